@@ -1,0 +1,71 @@
+"""Operations on the bytes of OTLP trace requests, in C.
+
+`chunks` is always a tuple of `bytes`, each a run of whole top-level fields of an
+ExportTraceServiceRequest (opentelemetry/proto/collector/trace/v1, opentelemetry-proto
+1.11). All functions raise `MalformedPayloadError` for bytes that are no such thing, with
+the offset counted over all chunks. Fields that aren't known are kept byte for byte.
+"""
+
+from typing import Literal, NamedTuple
+
+BUILD: Literal["release", "debug", "sanitize"]
+
+class Count(NamedTuple):
+    """`spans` are valid; the others are spans that must be cut out, by what is wrong."""
+
+    spans: int
+    bad_ids: int  # a trace id that isn't 16 bytes or a span id that isn't 8, or zero
+    bad_text: int  # deep only: a string inside the span that isn't UTF-8
+
+class Sampled(NamedTuple):
+    """What `sample` did. `chunks` is the argument itself where nothing changed."""
+
+    chunks: tuple[bytes, ...]
+    kept: int
+    sampled_out: int
+    rejected: int  # undecidable (zero trace id, bad tracestate): fail_closed drops them
+    kept_by_priority: int  # of `kept`: by sampling.priority
+    out_by_priority: int  # of `sampled_out`: by sampling.priority = 0
+
+def count(chunks: tuple[bytes, ...], deep: bool = False) -> Count:
+    """Check the structure down to every span and its ids; `deep` down to every leaf."""
+
+def valid(chunks: tuple[bytes, ...], deep: bool = False) -> bytes:
+    """One byte a span, in order: 1 where `count` finds it valid."""
+
+def keep(chunks: tuple[bytes, ...], verdicts: bytes) -> tuple[tuple[bytes, ...], int]:
+    """The chunks with only the spans whose byte in `verdicts` isn't 0, and their number.
+
+    Scopes and resources without spans go too. Raises ValueError when `verdicts` has not
+    one byte for each span. Kept chunks in which nothing was cut are the same objects.
+    """
+
+def sample(
+    chunks: tuple[bytes, ...],
+    mode: int,
+    threshold: int,
+    hash_seed: int,
+    precision: int,
+    fail_closed: bool,
+) -> Sampled: ...
+def split(
+    chunks: tuple[bytes, ...], max_spans: int = 0, max_bytes: int = 0
+) -> list[tuple[tuple[bytes, ...], int, int]]:
+    """Pieces as (chunks, spans, bytes), each within the limits (0: none), in order.
+
+    Resource and scope are repeated where a piece begins inside one. A span that is over
+    `max_bytes` by itself makes a piece of its own.
+    """
+
+def group_by_trace(
+    chunks: tuple[bytes, ...],
+) -> list[tuple[bytes, tuple[bytes, ...], int]]:
+    """(trace id, chunks, spans) for each trace, in order of first appearance."""
+
+def fields(chunks: tuple[bytes, ...], *names: str) -> tuple[list[object], ...]:
+    """A column for each name, a row for each span.
+
+    Names: trace_id, span_id, parent_span_id, trace_state, name (bytes as they stand),
+    kind, start, end, status, flags (int), service (bytes: the resource's service.name).
+    Raises ValueError for another name.
+    """

@@ -1,0 +1,59 @@
+"""Errors say whose fault it is and whether to try again.
+
+`grpc/status.py` maps them to gRPC status codes and HTTP statuses, in one table.
+"""
+
+
+class K8sTraceError(Exception):
+    """The root of all errors that k8strace raises on purpose."""
+
+
+class ConfigError(K8sTraceError):
+    """A configuration that cannot run; `problems` has one line for each mistake."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class MalformedPayloadError(K8sTraceError, ValueError):
+    """Bytes that are no ExportTraceServiceRequest: the sender's fault, never retried.
+
+    `offset` counts bytes from the start of the request (of all its chunks together).
+    """
+
+    def __init__(self, reason: str, offset: int) -> None:
+        super().__init__(f"{reason} at byte {offset}")
+        self.reason = reason
+        self.offset = offset
+
+
+class RefusedError(K8sTraceError):
+    """Not now: nothing was taken, the same payload may come again after `retry_after` s.
+
+    `retry_after` is None where nobody said how long to wait.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class RejectedError(K8sTraceError):
+    """Never: this payload will not be taken, however often it comes.
+
+    `reason` is the label under which its spans are counted as dropped.
+    `about_data` is False where the refusal is not about the payload's content (a wrong
+    token, an unknown method), so that sending its parts one by one cannot help.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        reason: str = "permanent_error",
+        *,
+        about_data: bool = True,
+    ) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.about_data = about_data

@@ -1,0 +1,1 @@
+"""Extensions: what serves the gateway itself."""

@@ -1,0 +1,79 @@
+"""health_check: an HTTP endpoint that says whether the gateway takes spans.
+
+200 while all components are started, 503 before and while draining (collector extension
+`health_check`).
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+from aiohttp import web
+
+from k8strace import component
+from k8strace.addresses import listen_address
+from k8strace.component import Context
+from k8strace.http_server import HTTPServer
+
+
+class ResponseBody(component.Config, frozen=True, kw_only=True):
+    """Texts to answer with instead of the JSON status."""
+
+    healthy: str = ""
+    unhealthy: str = ""
+
+
+class Config(component.Config, frozen=True, kw_only=True):
+    endpoint: str = "localhost:13133"
+    path: str = "/"
+    response_body: ResponseBody | None = None
+
+    def __post_init__(self) -> None:
+        listen_address(self.endpoint)
+        if not self.path.startswith("/"):
+            raise ValueError(f"path must begin with /, not {self.path!r}")
+
+
+class HealthCheck(component.Extension[Config]):
+    type_name = "health_check"
+    config_type = Config
+
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__(config, context)
+        self._up_since: float | None = None
+        self._server = HTTPServer({config.path: self._answer})
+
+    @property
+    def address(self) -> str:
+        """The address as bound."""
+        return self._server.address
+
+    async def start(self) -> None:
+        await self._server.start(*listen_address(self.config.endpoint))
+        self.log.info("health on http://%s%s", self.address, self.config.path)
+
+    async def stop(self, deadline: float) -> None:  # noqa: ARG002
+        self._up_since = None
+        await self._server.stop()
+
+    def ready(self, is_ready: bool) -> None:
+        self._up_since = time.time() if is_ready else None
+
+    async def _answer(self, request: web.Request) -> web.Response:  # noqa: ARG002
+        body = self.config.response_body
+        if self._up_since is None:
+            text = body.unhealthy if body else ""
+            return web.Response(
+                status=503,
+                text=text or '{"status":"Server not available"}',
+                content_type="text/plain" if text else "application/json",
+            )
+        if body and body.healthy:
+            return web.Response(text=body.healthy)
+        answer = {
+            "status": "Server available",
+            "upSince": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._up_since)),
+            "uptime": f"{time.time() - self._up_since:.3f}s",
+        }
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")

@@ -1,0 +1,204 @@
+"""The graph of components: built from a configuration, started from the back, stopped
+from the front.
+
+Receivers, exporters and extensions exist once however many pipelines name them;
+processors exist once in each pipeline. A component that no pipeline names is not built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from k8strace.budget import Budget
+from k8strace.component import (
+    Component,
+    ComponentID,
+    Consumer,
+    Context,
+    Exporter,
+    Extension,
+    Outlet,
+    Processor,
+    Promise,
+    Receiver,
+)
+from k8strace.components import COMPONENTS
+from k8strace.config import GatewayConfig
+from k8strace.edges import Edge, FanOut
+from k8strace.errors import ConfigError
+from k8strace.memory import default_budget
+from k8strace.metrics import BUDGET_LIMIT, BUDGET_USED, SPANS_RESENT, Ledger, Metrics
+
+log = logging.getLogger("k8strace")
+
+
+class Graph:
+    """All components of a configuration, wired. Nothing is acquired before `start`."""
+
+    def __init__(self, config: GatewayConfig, metrics: Metrics) -> None:
+        self.config = config
+        self.metrics = metrics
+        self.budget = Budget(default_budget())
+        self.extensions: dict[ComponentID, Extension[Any]] = {}
+        self.exporters: dict[ComponentID, Exporter[Any]] = {}
+        self.processors: dict[ComponentID, list[Processor[Any]]] = {}
+        self.receivers: dict[ComponentID, Receiver[Any]] = {}
+        self.promises: dict[ComponentID, Promise] = {}
+        self._started: list[Component[Any]] = []
+        self._build()
+        metrics.gauge(BUDGET_USED, lambda: self.budget.used)
+        metrics.gauge(BUDGET_LIMIT, lambda: self.budget.limit)
+
+    def _build(self) -> None:
+        service = self.config.service
+        for id_ in service.extensions:
+            self.extensions[id_] = self._make("extensions", id_)
+        heads: dict[ComponentID, list[Consumer[Any]]] = {}
+        for name, pipeline in service.pipelines.items():
+            consumers: list[Consumer[Any]] = []
+            for id_ in pipeline.exporters:
+                if id_ not in self.exporters:
+                    self.exporters[id_] = self._make("exporters", id_)
+                consumers.append(self.exporters[id_])
+            chain: list[Processor[Any]] = []
+            for id_ in reversed(pipeline.processors):
+                context = self._context("processors", id_, str(name))
+                outlet = self._outlet(context.ledger, str(id_), consumers)
+                processor = self._make("processors", id_, context, outlet)
+                chain.insert(0, processor)
+                consumers = [processor]
+            self.processors[name] = chain
+            self.promises[name] = min(one.promise for one in consumers)
+            self._check_origin(name, chain)
+            for id_ in pipeline.receivers:
+                heads.setdefault(id_, []).extend(consumers)
+        for id_, consumers in heads.items():
+            context = self._context("receivers", id_)
+            outlet = self._outlet(context.ledger, str(id_), consumers)
+            self.receivers[id_] = self._make("receivers", id_, context, outlet)
+        limits = [p.hard_limit for chain in self.processors.values() for p in chain]
+        self.budget.limit = min([self.budget.limit, *(x for x in limits if x)])
+
+    def _context(self, kind: str, id_: ComponentID, pipeline: str = "") -> Context:
+        fields = {"component": f"{kind}/{id_}"}
+        if pipeline:
+            fields["pipeline"] = pipeline
+        return Context(
+            id=id_,
+            kind=kind,
+            metrics=self.metrics,
+            ledger=self.metrics.ledger(kind, str(id_), pipeline),
+            budget=self.budget,
+            log=logging.LoggerAdapter(log, fields),
+            pipeline=pipeline,
+            extensions=self.extensions,
+        )
+
+    def _make(
+        self,
+        kind: str,
+        id_: ComponentID,
+        context: Context | None = None,
+        downstream: Outlet | None = None,
+    ) -> Any:
+        config = getattr(self.config, kind)[id_]
+        arguments = [config, context or self._context(kind, id_)]
+        if downstream is not None:
+            arguments.append(downstream)
+        try:
+            return COMPONENTS[kind][id_.type](*arguments)
+        except ValueError as error:
+            raise ConfigError([f"{kind}::{id_}: {error}"]) from error
+
+    def _outlet(self, source: Ledger, name: str, consumers: Sequence[Consumer[Any]]) -> Outlet:
+        if len(consumers) == 1:
+            return Edge(source, consumers[0])
+        edges = [Edge(Ledger(), consumer) for consumer in consumers]
+        return FanOut(source, edges, self.metrics.counter(SPANS_RESENT, name))
+
+    def _check_origin(self, pipeline: ComponentID, chain: list[Processor[Any]]) -> None:
+        joiner = None
+        for processor in chain:
+            if joiner is not None and processor.needs_origin:
+                raise ConfigError(
+                    [
+                        f"service::pipelines::{pipeline}: processor {processor.context.label}"
+                        f" needs each request's origin, but {joiner.context.label} in front "
+                        "of it joins requests of several: put it first"
+                    ]
+                )
+            if processor.joins:
+                joiner = processor
+
+    def consumers(self) -> Iterator[Consumer[Any]]:
+        """Processors and exporters, from the front to the back."""
+        for chain in self.processors.values():
+            yield from chain
+        yield from self.exporters.values()
+
+    async def start(self) -> None:
+        """Start all, from the back; what is started is stopped again if one fails.
+
+        Raises ConfigError that names the component.
+        """
+        order = [
+            *self.extensions.values(),
+            *reversed(list(self.consumers())),
+            *self.receivers.values(),
+        ]
+        for component in order:
+            try:
+                await component.start()
+            except (OSError, ValueError, ConfigError) as error:
+                self._started.append(component)
+                await self.stop(asyncio.get_running_loop().time())
+                where = f"{component.kind}::{component.context.label}"
+                raise ConfigError([f"{where}: {error}"]) from error
+            self._started.append(component)
+        for extension in self.extensions.values():
+            extension.ready(True)
+
+    async def stop(self, deadline: float) -> None:
+        """Drain from the front until the loop's time `deadline`, then give all back.
+
+        Receivers get a third of the time, processors the second, exporters what is left.
+        """
+        now = asyncio.get_running_loop().time()
+        third = max(0.0, deadline - now) / 3
+        for extension in self.extensions.values():
+            extension.ready(False)
+        stages: list[tuple[list[Component[Any]], float]] = [
+            (list(self.receivers.values()), now + third),
+            *(
+                (list(column), now + 2 * third)
+                for column in _columns(list(self.processors.values()))
+            ),
+            (list(self.exporters.values()), deadline),
+            (list(self.extensions.values()), deadline),
+        ]
+        for components, until in stages:
+            started = [one for one in components if one in self._started]
+            results = await asyncio.gather(
+                *(one.stop(until) for one in started), return_exceptions=True
+            )
+            for component, result in zip(started, results, strict=True):
+                if isinstance(result, BaseException):
+                    component.log.error("stopping failed", exc_info=result)
+        self._started.clear()
+
+    def undelivered(self) -> dict[str, int]:
+        """Spans that are still somewhere, by component; after `stop` there are none."""
+        return {
+            f"{one.kind}/{one.context.label}": one.ledger.parked + one.ledger.in_flight
+            for one in self.consumers()
+            if one.ledger.parked + one.ledger.in_flight
+        }
+
+
+def _columns(chains: list[list[Processor[Any]]]) -> Iterator[list[Processor[Any]]]:
+    """The first processors of all chains, then the second ones, and so on."""
+    for index in range(max(map(len, chains), default=0)):
+        yield [chain[index] for chain in chains if index < len(chain)]

@@ -1,0 +1,135 @@
+"""gRPC as the receivers and exporters see it; an engine is a `Server` and a `Client`.
+
+An engine owns sockets, HTTP/2, limits, admission to the byte budget and decompression. It
+knows nothing of OTLP: it maps a path to a handler, which gets the whole message as bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Literal, Protocol
+
+import msgspec
+
+from k8strace.budget import Budget, Lease
+from k8strace.units import Duration
+
+DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024  # what OTLP 1.11 recommends
+
+Metadata = tuple[tuple[str, str], ...]
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A request that is here whole: admitted, decompressed, within the limits.
+
+    `lease` holds exactly `message` in the budget. `deadline` is the loop's time at which
+    the caller gives up, None if it didn't say. `metadata` is empty where the server's
+    settings don't ask for it.
+    """
+
+    message: bytes
+    peer: str
+    lease: Lease | None
+    deadline: float | None = None
+    metadata: Metadata = ()
+
+
+Handler = Callable[[Call], Awaitable[bytes]]
+"""Answers a call; raises what `status.status_of` knows, or anything for INTERNAL."""
+
+Reject = Callable[[str], None]
+"""Told the reason of each request that ended before its handler was asked."""
+
+
+class ServerKeepalive(msgspec.Struct, frozen=True, kw_only=True):
+    """Seconds; None leaves the engine's default (gRPC's: no limit, pings every 2 h)."""
+
+    max_connection_idle: Duration | None = None
+    max_connection_age: Duration | None = None
+    max_connection_age_grace: Duration | None = None
+    time: Duration | None = None
+    timeout: Duration | None = None
+    min_time: Duration | None = None
+    permit_without_stream: bool = False
+
+
+class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a server listens. `max_message_size` bounds the decompressed message, bytes."""
+
+    endpoint: str
+    transport: Literal["tcp", "unix"] = "tcp"
+    max_message_size: int = DEFAULT_MAX_MESSAGE_SIZE
+    max_concurrent_streams: int | None = None
+    keepalive: ServerKeepalive = ServerKeepalive()
+    include_metadata: bool = False
+
+
+class Server(Protocol):
+    """A listening gRPC server of unary methods."""
+
+    async def start(self) -> str:
+        """Listen; returns the address as bound. Raises OSError, with the endpoint."""
+
+    async def stop(self, grace: float) -> None:
+        """Stop listening, let running calls end for `grace` seconds, cancel the rest."""
+
+
+class ServerFactory(Protocol):
+    """How an engine makes a server: handlers by full method path (`/package.Svc/Name`)."""
+
+    def __call__(
+        self,
+        settings: ServerSettings,
+        handlers: Mapping[str, Handler],
+        budget: Budget,
+        on_reject: Reject,
+    ) -> Server: ...
+
+
+class ClientTLS(msgspec.Struct, frozen=True, kw_only=True):
+    """PEM contents; None takes the system's certificate authorities."""
+
+    ca: bytes | None = None
+    cert: bytes | None = None
+    key: bytes | None = None
+    server_name_override: str = ""
+
+
+class ClientKeepalive(msgspec.Struct, frozen=True, kw_only=True):
+    time: Duration | None = None
+    timeout: Duration | None = None
+    permit_without_stream: bool = False
+
+
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """How a client connects. `target` is a gRPC name: host:port, dns:///…, unix:…"""
+
+    target: str
+    tls: ClientTLS | None = None
+    compression: Literal["gzip", "none"] = "gzip"
+    wait_for_ready: bool = False
+    balancer_name: str = "round_robin"
+    authority: str = ""
+    user_agent: str = ""
+    keepalive: ClientKeepalive = ClientKeepalive()
+
+
+class Client(Protocol):
+    """A channel to one target; connects when first used, reconnects by itself."""
+
+    async def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    async def call(
+        self,
+        path: str,
+        message: tuple[bytes, ...],
+        *,
+        timeout: float | None,
+        metadata: Metadata = (),
+    ) -> bytes:
+        """Send `message` (buffers that are one message) and return the answer.
+
+        Raises `status.StatusError`; after `timeout` seconds with DEADLINE_EXCEEDED.
+        """

@@ -1,0 +1,145 @@
+"""Status codes, and the one table from errors to gRPC statuses and HTTP statuses."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from http import HTTPStatus
+
+from google.protobuf.message import DecodeError
+from google.rpc.error_details_pb2 import RetryInfo
+from google.rpc.status_pb2 import Status
+
+from k8strace.errors import (
+    K8sTraceError,
+    MalformedPayloadError,
+    RefusedError,
+    RejectedError,
+)
+
+MAX_MESSAGE = 4096  # characters of a status message that are sent
+
+
+class Code(IntEnum):
+    """gRPC status codes (google.rpc.Code)."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+RETRYABLE = frozenset(
+    {
+        Code.CANCELLED,
+        Code.DEADLINE_EXCEEDED,
+        Code.ABORTED,
+        Code.OUT_OF_RANGE,
+        Code.UNAVAILABLE,
+        Code.DATA_LOSS,
+    }
+)
+"""Codes after which a client tries again (OTLP specification, "Failures").
+
+RESOURCE_EXHAUSTED is one only when it comes with a RetryInfo.
+"""
+
+ABOUT_CALLER = frozenset(
+    {
+        Code.UNAUTHENTICATED,
+        Code.PERMISSION_DENIED,
+        Code.UNIMPLEMENTED,
+        Code.NOT_FOUND,
+    }
+)
+"""Codes that are not about the data: sending less of it cannot help."""
+
+_HTTP = {
+    Code.CANCELLED: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.DEADLINE_EXCEEDED: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.ABORTED: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.OUT_OF_RANGE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.DATA_LOSS: HTTPStatus.SERVICE_UNAVAILABLE,
+    Code.RESOURCE_EXHAUSTED: HTTPStatus.TOO_MANY_REQUESTS,
+    Code.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
+    Code.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    Code.PERMISSION_DENIED: HTTPStatus.FORBIDDEN,
+    Code.UNIMPLEMENTED: HTTPStatus.NOT_FOUND,
+}
+
+
+class StatusError(K8sTraceError):
+    """A gRPC status other than OK.
+
+    `retry_delay` is the RetryInfo's, in seconds; None where there is none.
+    """
+
+    def __init__(self, code: Code, message: str, retry_delay: float | None = None) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message[:MAX_MESSAGE]
+        self.retry_delay = retry_delay
+
+    @property
+    def retryable(self) -> bool:
+        if self.code is Code.RESOURCE_EXHAUSTED:
+            return self.retry_delay is not None
+        return self.code in RETRYABLE
+
+    @property
+    def http_status(self) -> HTTPStatus:
+        """The HTTP status, as the collector's otlp receiver maps codes."""
+        return _HTTP.get(self.code, HTTPStatus.INTERNAL_SERVER_ERROR)
+
+    def proto(self) -> Status:
+        """The google.rpc.Status, with a RetryInfo where there is a delay."""
+        status = Status(code=self.code, message=self.message)
+        if self.retry_delay is not None:
+            info = RetryInfo()
+            info.retry_delay.FromNanoseconds(int(self.retry_delay * 1e9))
+            status.details.add().Pack(info)
+        return status
+
+
+def status_of(error: BaseException) -> StatusError:
+    """The status that tells a client of `error`."""
+    if isinstance(error, StatusError):
+        return error
+    if isinstance(error, MalformedPayloadError):
+        return StatusError(Code.INVALID_ARGUMENT, str(error))
+    if isinstance(error, RejectedError):
+        internal = error.reason == "internal_error"
+        code = Code.INTERNAL if internal else Code.INVALID_ARGUMENT
+        return StatusError(code, str(error))
+    if isinstance(error, RefusedError):
+        return StatusError(Code.UNAVAILABLE, str(error), error.retry_after)
+    return StatusError(Code.INTERNAL, "internal error")
+
+
+def retry_delay(details: bytes) -> float | None:
+    """Seconds from the RetryInfo in a `grpc-status-details-bin`, None without one.
+
+    Bytes that are no Status count as none: they come from a peer.
+    """
+    status, info = Status(), RetryInfo()
+    try:
+        status.ParseFromString(details)
+        for detail in status.details:
+            if detail.Unpack(info):
+                return max(0.0, info.retry_delay.ToNanoseconds() / 1e9)
+    except (DecodeError, ValueError, OverflowError):
+        return None
+    return None

@@ -1,0 +1,1 @@
+"""Processors: what happens to spans on their way."""

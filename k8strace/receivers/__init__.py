@@ -1,0 +1,1 @@
+"""Receivers: how spans come in."""

@@ -1,0 +1,138 @@
+"""What the gateway says of itself: its log, and its metrics for Prometheus."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Mapping
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import InfoMetricFamily, Metric
+
+from k8strace import __version__
+from k8strace.config import Logs, Prometheus, Telemetry
+from k8strace.http_server import HTTPServer
+from k8strace.memory import resident_bytes
+from k8strace.metrics import PROCESS_CPU, PROCESS_RSS, PROCESS_UPTIME, Metrics
+
+_FIELDS = ("component", "pipeline")
+
+
+class _Console(logging.Formatter):
+    """One line: time, level, message, where."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        where = "".join(
+            f" {name}={value}" for name in _FIELDS if (value := record.__dict__.get(name))
+        )
+        line = (
+            f"{stamp}.{int(record.msecs):03d}Z {record.levelname.lower():<7} "
+            f"{record.getMessage()}{where}"
+        )
+        if record.exc_info:
+            line += "\n" + self.formatException(record.exc_info)
+        return line
+
+
+class _JSON(logging.Formatter):
+    """One JSON object a line, with the collector's keys."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        entry: dict[str, object] = {
+            "level": record.levelname.lower(),
+            "ts": round(record.created, 3),
+            "msg": record.getMessage(),
+        }
+        entry |= {name: record.__dict__[name] for name in _FIELDS if name in record.__dict__}
+        if record.exc_info:
+            entry["stacktrace"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def set_up_logs(config: Logs) -> None:
+    """Send the gateway's log to stderr, as `service.telemetry.logs` says."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_JSON() if config.encoding == "json" else _Console())
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("k8strace").setLevel(config.level.upper())
+
+
+def resource_attributes(config: Telemetry) -> dict[str, str]:
+    """The gateway's own resource: the configured attributes over the built-in ones."""
+    attributes = {
+        "service.name": "k8strace",
+        "service.version": __version__,
+        "service.instance.id": str(
+            uuid.uuid5(uuid.NAMESPACE_DNS, f"{socket.gethostname()}/{os.getpid()}")
+        ),
+    }
+    return attributes | {key: str(value) for key, value in config.resource_attributes.items()}
+
+
+def bind_process(metrics: Metrics) -> None:
+    """Register the series about the process."""
+    started = time.time()
+    metrics.counter_reading(PROCESS_UPTIME, lambda: time.time() - started)
+    metrics.counter_reading(PROCESS_CPU, time.process_time)
+    metrics.gauge(PROCESS_RSS, resident_bytes)
+
+
+class _TargetInfo:
+    """The resource as Prometheus wants it: the labels of `target_info`."""
+
+    def __init__(self, attributes: Mapping[str, str]) -> None:
+        self._labels = {_label(key): value for key, value in attributes.items()}
+
+    def collect(self) -> list[Metric]:
+        return [InfoMetricFamily("target", "Target metadata", value=self._labels)]
+
+
+class MetricsServer:
+    """Serves /metrics as `service.telemetry.metrics` says; nothing at level none."""
+
+    def __init__(self, metrics: Metrics, config: Telemetry) -> None:
+        self._config: Prometheus | None = config.prometheus
+        attributes = resource_attributes(config)
+        if self._config is not None:
+            metrics.constant_labels = {
+                _label(key): value
+                for key, value in attributes.items()
+                if self._config.has_constant_label(key)
+            }
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(metrics)
+        self._registry.register(_TargetInfo(attributes))
+        self._server = HTTPServer({"/metrics": self._scrape})
+
+    @property
+    def address(self) -> str:
+        """The address as bound; empty where nothing listens."""
+        return self._server.address
+
+    async def start(self) -> None:
+        """Listen; raises OSError that names the address."""
+        if self._config is not None:
+            await self._server.start(self._config.host, self._config.port)
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
+    async def _scrape(self, request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(
+            body=encode(self._registry), headers={"Content-Type": content_type}
+        )
+
+
+def _label(key: str) -> str:
+    return "".join(c if c.isascii() and c.isalnum() else "_" for c in key)

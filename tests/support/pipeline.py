@@ -1,0 +1,133 @@
+"""What a component's test needs around it: a context, something behind it, the sums."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from k8strace.budget import Budget
+from k8strace.component import (
+    Blocked,
+    Component,
+    ComponentID,
+    Config,
+    Consumer,
+    Context,
+    Promise,
+)
+from k8strace.edges import Edge
+from k8strace.metrics import Ledger, Metrics
+from k8strace.payload import Origin, Payload
+from tests.support.requests import parse, request, span_ids
+
+MIB = 1024 * 1024
+
+
+def context(
+    kind: str,
+    name: str,
+    *,
+    metrics: Metrics | None = None,
+    budget: Budget | None = None,
+    pipeline: str = "",
+) -> Context:
+    metrics = metrics or Metrics()
+    return Context(
+        id=ComponentID.parse(name),
+        kind=kind,
+        metrics=metrics,
+        ledger=metrics.ledger(kind, name, pipeline),
+        budget=budget or Budget(64 * MIB),
+        log=logging.LoggerAdapter(logging.getLogger("k8strace"), {"component": name}),
+        pipeline=pipeline,
+    )
+
+
+def configured(component: type[Component[Any]], values: dict[str, Any]) -> Any:
+    """The component's config from plain values, as config.py would make it."""
+    from k8strace.config import decode
+
+    return decode(component.config_type, values)
+
+
+class Sink(Consumer[Config]):
+    """Takes payloads and remembers them, or fails as it is told.
+
+    `failures` are raised in turn, one for each payload, before anything is taken; while
+    `gate` is set to an unset Event, `consume` waits for it.
+    """
+
+    kind = "exporters"
+    type_name = "sink"
+
+    def __init__(self, ctx: Context | None = None) -> None:
+        super().__init__(Config(), ctx or context("exporters", "sink"))
+        self.payloads: list[Payload] = []
+        self.failures: list[Exception] = []
+        self.gate: asyncio.Event | None = None
+        self.blocked: Blocked | None = None
+        self.promised = Promise.DELIVERED
+        self.calls = 0
+
+    @property
+    def promise(self) -> Promise:
+        return self.promised
+
+    def blocked_by(self, payload: Payload) -> Blocked | None:
+        return self.blocked
+
+    async def consume(self, payload: Payload) -> None:
+        self.calls += 1
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failures:
+            raise self.failures.pop(0)
+        self.payloads.append(payload)
+        self.ledger.sent += payload.spans
+
+    @property
+    def spans(self) -> int:
+        return sum(payload.spans for payload in self.payloads)
+
+    def span_ids(self) -> list[bytes]:
+        return [i for p in self.payloads for i in span_ids(parse(p.chunks))]
+
+
+def edge_to(consumer: Consumer[Any]) -> tuple[Edge, Ledger]:
+    """A way into `consumer` and the ledger of whoever stands before it."""
+    source = Ledger()
+    return Edge(source, consumer), source
+
+
+def payload(
+    spans: int = 1,
+    *,
+    peer: str = "10.0.0.1:1",
+    budget: Budget | None = None,
+    wait_until: float = 0.0,
+    **options: Any,
+) -> Payload:
+    body = request(spans, **options).SerializeToString()
+    lease = budget.lease(len(body), peer) if budget else None
+    return Payload(
+        (body,), spans, len(body), Origin(peer), lease=lease, wait_until=wait_until
+    )
+
+
+def assert_at_rest(ledger: Ledger) -> None:
+    """The accounting holds and nothing is under way in the component."""
+    state = {name: getattr(ledger, name) for name in Ledger.__slots__}
+    assert ledger.parked == 0, state
+    assert ledger.in_flight == 0, state
+
+
+__all__ = [
+    "MIB",
+    "Sink",
+    "assert_at_rest",
+    "configured",
+    "context",
+    "edge_to",
+    "payload",
+]
