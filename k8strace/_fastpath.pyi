@@ -18,7 +18,11 @@ class Count(NamedTuple):
     bad_text: int  # deep only: a string inside the span that isn't UTF-8
 
 class Sampled(NamedTuple):
-    """What `sample` did. `chunks` is the argument itself where nothing changed."""
+    """What `sample` did. `chunks` is the argument itself where nothing changed.
+
+    kept + sampled_out + rejected is the number of spans. `kept_by` counts all kept spans,
+    `out_by` all others, by POLICIES: what the decision was made from.
+    """
 
     chunks: tuple[bytes, ...]
     kept: int
@@ -26,6 +30,15 @@ class Sampled(NamedTuple):
     rejected: int  # undecidable (zero trace id, bad tracestate): fail_closed drops them
     kept_by_priority: int  # of `kept`: by sampling.priority
     out_by_priority: int  # of `sampled_out`: by sampling.priority = 0
+    kept_by: tuple[int, int, int, int, int]
+    out_by: tuple[int, int, int, int, int]
+
+POLICIES: tuple[str, ...]
+"""trace_id_hash, trace_id_w3c, sampling_randomness, sampling_priority, missing_randomness"""
+
+HASH_SEED: int
+PROPORTIONAL: int
+EQUALIZING: int
 
 def count(chunks: tuple[bytes, ...], deep: bool = False) -> Count:
     """Check the structure down to every span and its ids; `deep` down to every leaf."""
@@ -43,11 +56,19 @@ def keep(chunks: tuple[bytes, ...], verdicts: bytes) -> tuple[tuple[bytes, ...],
 def sample(
     chunks: tuple[bytes, ...],
     mode: int,
-    threshold: int,
+    percentage: float,
     hash_seed: int,
     precision: int,
     fail_closed: bool,
-) -> Sampled: ...
+) -> Sampled:
+    """Keep `percentage` of the traces, and say so in each kept span's tracestate.
+
+    Decides and writes as the collector's probabilistic_sampler does. `mode` is HASH_SEED,
+    PROPORTIONAL or EQUALIZING; `percentage` is rounded to 32 bits, 0 keeps nothing, 100
+    and more everything; `hash_seed` is of 32 bits; `precision` is the number of hex
+    digits of a threshold, 1 to 14. Raises ValueError for arguments outside of that.
+    """
+
 def split(
     chunks: tuple[bytes, ...], max_spans: int = 0, max_bytes: int = 0
 ) -> list[tuple[tuple[bytes, ...], int, int]]:

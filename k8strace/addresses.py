@@ -10,9 +10,7 @@ def listen_address(endpoint: str) -> tuple[str, int]:
     """
     host, colon, port = endpoint.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(
-            f"endpoint {endpoint!r} is not host:port (such as localhost:4317 or 0.0.0.0:4317)"
-        )
+        raise ValueError(f"endpoint {endpoint!r} is not host:port (such as localhost:4317)")
     bracketed = host.startswith("[") and host.endswith("]")
     if ":" in host and not bracketed:
         raise ValueError(f"endpoint {endpoint!r}: write an IPv6 address as [address]:port")

@@ -10,6 +10,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from k8strace.component import Component
+from k8strace.exporters.debug import Debug
+from k8strace.exporters.file import File
+from k8strace.exporters.nop import Nop
+from k8strace.exporters.otlp_grpc import OtlpGrpc
+from k8strace.extensions.health_check import HealthCheck
+from k8strace.processors.batch import Batch
+from k8strace.processors.memory_limiter import MemoryLimiter
+from k8strace.processors.probabilistic_sampler import ProbabilisticSampler
+from k8strace.receivers.otlp import OTLP
 
 Table = Mapping[str, Mapping[str, type[Component[Any]]]]
 
@@ -29,4 +38,14 @@ def _table(*rows: tuple[type[Component[Any]], tuple[str, ...]]) -> Table:
     return table
 
 
-COMPONENTS = _table()
+COMPONENTS = _table(
+    (OTLP, ()),
+    (MemoryLimiter, ()),
+    (ProbabilisticSampler, ()),
+    (Batch, ()),
+    (OtlpGrpc, ("otlp",)),
+    (Debug, ("logging",)),
+    (File, ()),
+    (Nop, ()),
+    (HealthCheck, ()),
+)

@@ -7,7 +7,7 @@ where it stands.
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -32,20 +32,24 @@ class Rest(Generic[T]):
         self._waits_for = waits_for
 
     def __await__(self) -> Generator[Any, Any, T]:
-        send, throw = self._coro.send, self._coro.throw
         waits_for = self._waits_for
+        step: Callable[[Any], Any]
         while True:
             try:
-                value = yield waits_for
+                argument = yield waits_for
             except BaseException as error:
-                step, argument = throw, error
+                step, argument = self._coro.throw, error
             else:
-                step, argument = send, value
+                step = self._coro.send
             try:
                 waits_for = step(argument)
             except StopIteration as stop:
                 result: T = stop.value
                 return result
+            finally:
+                # An error that stays here is in a cycle with this frame, and its other
+                # frames hold payloads, whose bytes would stay in the budget.
+                del argument
 
     async def run(self) -> T:
         """The same as a coroutine, for whoever makes a task of it."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from k8strace.component import Blocked, Config, Consumer, Promise
 from k8strace.driver import Rest, begin
-from k8strace.errors import RefusedError, RejectedError
+from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
 from k8strace.metrics import Ledger, Value
 from k8strace.payload import Payload
 
@@ -33,15 +33,22 @@ class Edge:
         except RejectedError:
             ledger.rejected += spans
             raise
-        except (RefusedError, asyncio.CancelledError):
+        except RefusedError:
             ledger.refused += spans
             raise
+        except MalformedPayloadError as error:
+            # Found by who read deeper than the receiver was told to.
+            ledger.rejected += spans
+            raise RejectedError(str(error), "decode_error") from error
         except Exception as error:
             ledger.rejected += spans
             self.target.log.exception("failed on a payload of %d spans", spans)
             raise RejectedError(
                 f"internal error in {self.target.context.label}", "internal_error"
             ) from error
+        except BaseException:
+            ledger.refused += spans
+            raise
         self._source.sent += spans
 
     def blocked_by(self, payload: Payload) -> Blocked | None:
@@ -71,24 +78,38 @@ class FanOut:
                     "a destination of this pipeline has no room",
                     room.retry_after(amount),
                 )
-        outcomes: list[Rest[None] | BaseException | None] = []
-        for edge in self.edges:
+        taken = 0
+        errors: list[Exception] = []
+        late: list[asyncio.Task[None]] = []
+        try:
+            for edge in self.edges:
+                try:
+                    step = begin(edge(payload))
+                except (RefusedError, RejectedError) as error:
+                    errors.append(error)
+                else:
+                    if isinstance(step, Rest):
+                        late.append(asyncio.get_running_loop().create_task(step.run()))
+                    else:
+                        taken += 1
             try:
-                step = begin(edge(payload))
-            except (RefusedError, RejectedError) as error:
-                outcomes.append(error)
-            else:
-                outcomes.append(step if isinstance(step, Rest) else None)
-        waiting = [step.run() for step in outcomes if isinstance(step, Rest)]
-        late = await asyncio.gather(*waiting, return_exceptions=True) if waiting else []
-        failures = [one for one in outcomes if isinstance(one, BaseException)]
-        failures += [one for one in late if isinstance(one, BaseException)]
-        if failures:
-            refusal = next((e for e in failures if isinstance(e, RefusedError)), None)
-            if refusal is not None:
-                self._resent.add(payload.spans * (len(self.edges) - len(failures)))
-                raise refusal
-            raise failures[0]
+                if late:
+                    await _ended(late)
+            finally:
+                for task in late:
+                    if (failure := _failure(task)) is None:
+                        taken += 1
+                    else:
+                        errors.append(failure)
+                    del failure, task
+                if any(isinstance(error, RefusedError) for error in errors):
+                    self._resent.add(payload.spans * taken)
+            if errors:
+                raise _first_refusal(errors)
+        finally:
+            # What was raised refers to this frame: it must not refer back.
+            errors.clear()
+            late.clear()
         self._source.sent += payload.spans
 
     def blocked_by(self, payload: Payload) -> Blocked | None:
@@ -97,3 +118,28 @@ class FanOut:
             if blocked is not None:
                 return blocked
         return None
+
+
+async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
+    """Wait for all tasks; they are cancelled with whoever waits."""
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        raise
+
+
+def _failure(task: asyncio.Task[None]) -> Exception | None:
+    """What a task raised, cancellation as a refusal; None: nothing."""
+    if task.cancelled() or not task.done():
+        return RefusedError("cancelled")
+    error = task.exception()
+    assert error is None or isinstance(error, Exception)
+    return error
+
+
+def _first_refusal(errors: Sequence[Exception]) -> Exception:
+    """The error that the sender is told: to retry, where that can help any branch."""
+    return next((e for e in errors if isinstance(e, RefusedError)), errors[0])

@@ -29,7 +29,7 @@ PROMISES = {
 
 EPILOG = """\
 commands:
-  (none)         run the gateway until SIGTERM or SIGINT; SIGHUP reads the configuration again
+  (none)         run until SIGTERM or SIGINT; SIGHUP reads the configuration again
   validate       check the configuration, print each pipeline's promise, start nothing
   components     list every receiver, processor, exporter and extension
   print-config   print the configuration as it takes effect, defaults included
@@ -134,7 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 class Gateway:
     """One run: a graph, the metrics that outlive it, and the signals."""
 
-    def __init__(self, configuration: Callable[[], Loaded], shutdown_timeout: float) -> None:
+    def __init__(
+        self, configuration: Callable[[], Loaded], shutdown_timeout: float
+    ) -> None:
         self._configuration = configuration
         self._shutdown_timeout = shutdown_timeout
         self._metrics = Metrics()
@@ -247,8 +249,6 @@ def _components() -> str:
             alias = "" if name == component.type_name else f" (= {component.type_name})"
             lines.append(f"  - {name}{alias}\n")
     return "".join(lines)
-
-
 
 
 if __name__ == "__main__":

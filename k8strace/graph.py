@@ -113,7 +113,9 @@ class Graph:
         except ValueError as error:
             raise ConfigError([f"{kind}::{id_}: {error}"]) from error
 
-    def _outlet(self, source: Ledger, name: str, consumers: Sequence[Consumer[Any]]) -> Outlet:
+    def _outlet(
+        self, source: Ledger, name: str, consumers: Sequence[Consumer[Any]]
+    ) -> Outlet:
         if len(consumers) == 1:
             return Edge(source, consumers[0])
         edges = [Edge(Ledger(), consumer) for consumer in consumers]
@@ -123,13 +125,12 @@ class Graph:
         joiner = None
         for processor in chain:
             if joiner is not None and processor.needs_origin:
-                raise ConfigError(
-                    [
-                        f"service::pipelines::{pipeline}: processor {processor.context.label}"
-                        f" needs each request's origin, but {joiner.context.label} in front "
-                        "of it joins requests of several: put it first"
-                    ]
+                problem = (
+                    f"service::pipelines::{pipeline}: {processor.context.label} needs each "
+                    f"request's origin, but {joiner.context.label} in front of it joins "
+                    f"requests: put {processor.context.label} first"
                 )
+                raise ConfigError([problem])
             if processor.joins:
                 joiner = processor
 

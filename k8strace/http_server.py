@@ -30,7 +30,9 @@ class HTTPServer:
         except OSError as error:
             await runner.cleanup()
             where = join_address(host, port)
-            raise OSError(error.errno, f"cannot listen on {where}: {error.strerror}") from error
+            raise OSError(
+                error.errno, f"cannot listen on {where}: {error.strerror}"
+            ) from error
         self._runner = runner
         bound_host, bound_port = runner.addresses[0][:2]
         self.address = join_address(bound_host, bound_port)

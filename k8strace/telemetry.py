@@ -19,7 +19,7 @@ from prometheus_client.metrics_core import InfoMetricFamily, Metric
 from k8strace import __version__
 from k8strace.config import Logs, Prometheus, Telemetry
 from k8strace.http_server import HTTPServer
-from k8strace.memory import resident_bytes
+from k8strace.memory import resident_memory
 from k8strace.metrics import PROCESS_CPU, PROCESS_RSS, PROCESS_UPTIME, Metrics
 
 _FIELDS = ("component", "pipeline")
@@ -51,7 +51,9 @@ class _JSON(logging.Formatter):
             "ts": round(record.created, 3),
             "msg": record.getMessage(),
         }
-        entry |= {name: record.__dict__[name] for name in _FIELDS if name in record.__dict__}
+        entry |= {
+            name: record.__dict__[name] for name in _FIELDS if name in record.__dict__
+        }
         if record.exc_info:
             entry["stacktrace"] = self.formatException(record.exc_info)
         return json.dumps(entry, ensure_ascii=False)
@@ -76,7 +78,8 @@ def resource_attributes(config: Telemetry) -> dict[str, str]:
             uuid.uuid5(uuid.NAMESPACE_DNS, f"{socket.gethostname()}/{os.getpid()}")
         ),
     }
-    return attributes | {key: str(value) for key, value in config.resource_attributes.items()}
+    attributes |= config.resource_attributes
+    return {k: v for k, v in attributes.items() if k not in config.suppressed_attributes}
 
 
 def bind_process(metrics: Metrics) -> None:
@@ -84,7 +87,7 @@ def bind_process(metrics: Metrics) -> None:
     started = time.time()
     metrics.counter_reading(PROCESS_UPTIME, lambda: time.time() - started)
     metrics.counter_reading(PROCESS_CPU, time.process_time)
-    metrics.gauge(PROCESS_RSS, resident_bytes)
+    metrics.gauge(PROCESS_RSS, resident_memory)
 
 
 class _TargetInfo:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 
 MIB = 1024 * 1024
 
-_UNITS = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "µs": 1e-6,  # U+00B5
-    "μs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "h": 3600.0,
+_NANOSECONDS = {
+    "h": 3_600_000_000_000,
+    "m": 60_000_000_000,
+    "s": 1_000_000_000,
+    "ms": 1_000_000,
+    "us": 1_000,
+    "µs": 1_000,  # U+00B5
+    "μs": 1_000,  # U+03BC
+    "ns": 1,
 }
-_TERM = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)")
+_SHOWN = ("h", "m", "s", "ms", "us", "ns")
+_LONGEST = 2**63 - 1  # nanoseconds: Go's time.Duration ends there, after 292 years
+_TERM = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 
 
 class Duration(float):
-    """Seconds; written as Go writes durations ("1m30s", "200ms", "0")."""
+    """Seconds, in whole nanoseconds; written as Go writes durations ("1m30s", "0")."""
 
     __slots__ = ()
 
@@ -31,30 +34,32 @@ class Duration(float):
         Raises ValueError that names the text.
         """
         rest = text.strip()
-        sign = -1.0 if rest.startswith("-") else 1.0
-        rest = rest.removeprefix("-").removeprefix("+")
+        sign = -1 if rest.startswith("-") else 1
+        rest = rest[1:] if rest.startswith(("-", "+")) else rest
         if rest == "0":
             return cls(0.0)
-        total, position = 0.0, 0
+        total, position = Decimal(0), 0
         while position < len(rest):
             term = _TERM.match(rest, position)
             if term is None:
                 break
-            total += float(term[1]) * _UNITS[term[2]]
+            total += Decimal(term[1]) * _NANOSECONDS[term[2]]
             position = term.end()
         if not rest or position < len(rest):
             raise ValueError(
                 f"invalid duration {text!r}: write a number and a unit, "
                 "such as 200ms, 5s, 1m30s"
             )
-        return cls(sign * total)
+        if total > _LONGEST:
+            raise ValueError(f"invalid duration {text!r}: longer than 292 years")
+        return cls(sign * int(total) / 1e9)
 
     def __str__(self) -> str:
-        for unit, size in (("h", 3600.0), ("m", 60.0), ("s", 1.0), ("ms", 1e-3)):
-            count = self / size
-            if self and round(count, 9) == int(round(count, 9)):
-                return f"{round(count)}{unit}"
-        return f"{float(self):g}s"
+        count = round(self * 1e9)
+        if not count:
+            return "0s"
+        unit = next(unit for unit in _SHOWN if count % _NANOSECONDS[unit] == 0)
+        return f"{count // _NANOSECONDS[unit]}{unit}"
 
     def __repr__(self) -> str:
         return f"Duration({float(self)!r})"

@@ -76,4 +76,6 @@ class HealthCheck(component.Extension[Config]):
             "upSince": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._up_since)),
             "uptime": f"{time.time() - self._up_since:.3f}s",
         }
-        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+        return web.Response(
+            body=msgspec.json.encode(answer), content_type="application/json"
+        )

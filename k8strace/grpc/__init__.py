@@ -15,6 +15,9 @@ from k8strace.budget import Budget, Lease
 from k8strace.units import Duration
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024  # what OTLP 1.11 recommends
+MAX_HOLD = 2.0  # seconds for which an answer may be held while there is no room
+SLOW_AFTER = 2.0  # seconds; from then on a body has to come at SLOW_RATE
+SLOW_RATE = 64 * 1024  # bytes a second
 
 Metadata = tuple[tuple[str, str], ...]
 
@@ -23,7 +26,8 @@ class Call(msgspec.Struct, frozen=True):
     """A request that is here whole: admitted, decompressed, within the limits.
 
     `lease` holds exactly `message` in the budget. `deadline` is the loop's time at which
-    the caller gives up, None if it didn't say. `metadata` is empty where the server's
+    the caller gives up, None if it didn't say. `wait_until` is the loop's time up to which
+    the answer may be held while there is no room. `metadata` is empty where the server's
     settings don't ask for it.
     """
 
@@ -31,14 +35,39 @@ class Call(msgspec.Struct, frozen=True):
     peer: str
     lease: Lease | None
     deadline: float | None = None
+    wait_until: float = 0.0
     metadata: Metadata = ()
+
+
+def hold_until(now: float, deadline: float | None) -> float:
+    """The loop's time up to which the answer to a call that came `now` may be held.
+
+    A refusal costs the client its spans or a pause of seconds, so it is worth a third of
+    the time that is left until its deadline, and `MAX_HOLD` at most.
+    """
+    if deadline is None:
+        return now + MAX_HOLD
+    return now + min((deadline - now) / 3, MAX_HOLD)
 
 
 Handler = Callable[[Call], Awaitable[bytes]]
 """Answers a call; raises what `status.status_of` knows, or anything for INTERNAL."""
 
-Reject = Callable[[str], None]
-"""Told the reason of each request that ended before its handler was asked."""
+Reject = Callable[[str, str, str], None]
+"""Told of each request that ended before its handler was asked: reason, peer, message.
+
+Reasons are those of `REJECT_REASONS`.
+"""
+
+REJECT_REASONS = (
+    "memory",  # there was no room for the message
+    "msg_too_large",
+    "decode_error",  # neither what it says it is (gzip, OTLP) nor anything we know
+    "slow",
+    "incomplete",  # it ended before its message was whole
+    "unsupported",  # an encoding or a content type that we don't take
+    "unknown_method",
+)
 
 
 class ServerKeepalive(msgspec.Struct, frozen=True, kw_only=True):

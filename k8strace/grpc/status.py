@@ -9,6 +9,7 @@ from google.protobuf.message import DecodeError
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
+from k8strace.budget import MAX_RETRY_AFTER, MIN_RETRY_AFTER
 from k8strace.errors import (
     K8sTraceError,
     MalformedPayloadError,
@@ -17,6 +18,7 @@ from k8strace.errors import (
 )
 
 MAX_MESSAGE = 4096  # characters of a status message that are sent
+UNKNOWN_RETRY_AFTER = 1.0  # seconds to wait when nobody knows how long
 
 
 class Code(IntEnum):
@@ -66,6 +68,14 @@ ABOUT_CALLER = frozenset(
 )
 """Codes that are not about the data: sending less of it cannot help."""
 
+REJECT_REASONS = {
+    Code.INVALID_ARGUMENT: "decode_error",
+    Code.RESOURCE_EXHAUSTED: "msg_too_large",
+    Code.UNAVAILABLE: "memory",
+    Code.DEADLINE_EXCEEDED: "slow",
+}
+"""Under which reason a request is counted that a server ends with such a code."""
+
 _HTTP = {
     Code.CANCELLED: HTTPStatus.SERVICE_UNAVAILABLE,
     Code.DEADLINE_EXCEEDED: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -101,7 +111,12 @@ class StatusError(K8sTraceError):
 
     @property
     def http_status(self) -> HTTPStatus:
-        """The HTTP status, as the collector's otlp receiver maps codes."""
+        """The HTTP status, as the collector's otlp receiver maps codes.
+
+        RESOURCE_EXHAUSTED without a delay is a message over the size limit: 413.
+        """
+        if self.code is Code.RESOURCE_EXHAUSTED and self.retry_delay is None:
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         return _HTTP.get(self.code, HTTPStatus.INTERNAL_SERVER_ERROR)
 
     def proto(self) -> Status:
@@ -115,7 +130,11 @@ class StatusError(K8sTraceError):
 
 
 def status_of(error: BaseException) -> StatusError:
-    """The status that tells a client of `error`."""
+    """The status that tells a client of `error`.
+
+    A refusal always says when to come again: clients whose tries are bounded in time lose
+    their spans when left to guess, or when told to wait for long.
+    """
     if isinstance(error, StatusError):
         return error
     if isinstance(error, MalformedPayloadError):
@@ -125,7 +144,9 @@ def status_of(error: BaseException) -> StatusError:
         code = Code.INTERNAL if internal else Code.INVALID_ARGUMENT
         return StatusError(code, str(error))
     if isinstance(error, RefusedError):
-        return StatusError(Code.UNAVAILABLE, str(error), error.retry_after)
+        delay = UNKNOWN_RETRY_AFTER if error.retry_after is None else error.retry_after
+        delay = min(max(delay, MIN_RETRY_AFTER), MAX_RETRY_AFTER)
+        return StatusError(Code.UNAVAILABLE, str(error), delay)
     return StatusError(Code.INTERNAL, "internal error")
 
 
@@ -139,7 +160,7 @@ def retry_delay(details: bytes) -> float | None:
         status.ParseFromString(details)
         for detail in status.details:
             if detail.Unpack(info):
-                return max(0.0, info.retry_delay.ToNanoseconds() / 1e9)
+                return max(0.0, float(info.retry_delay.ToNanoseconds()) / 1e9)
     except (DecodeError, ValueError, OverflowError):
         return None
     return None

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
+
+import pytest
 
 from k8strace.budget import Budget
 from k8strace.component import (
@@ -16,7 +19,9 @@ from k8strace.component import (
     Context,
     Promise,
 )
+from k8strace.driver import Done, begin
 from k8strace.edges import Edge
+from k8strace.errors import RefusedError, RejectedError
 from k8strace.metrics import Ledger, Metrics
 from k8strace.payload import Origin, Payload
 from tests.support.requests import parse, request, span_ids
@@ -122,12 +127,60 @@ def assert_at_rest(ledger: Ledger) -> None:
     assert ledger.in_flight == 0, state
 
 
+Drive = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
+
+
+async def in_a_task(coro: Coroutine[Any, Any, Any]) -> Any:
+    return await asyncio.create_task(coro)
+
+
+async def without_a_task(coro: Coroutine[Any, Any, Any]) -> Any:
+    """As receivers do: a task only goes on with what had to wait."""
+    step = begin(coro)
+    if isinstance(step, Done):
+        return step.value
+    return await asyncio.create_task(step.run())
+
+
+both_drivers = pytest.mark.parametrize("drive", [in_a_task, without_a_task])
+
+
+async def failure(awaitable: Awaitable[Any]) -> Exception:
+    """The error that `awaitable` ends with, without the frames that hold payloads."""
+    try:
+        await awaitable
+    except (RefusedError, RejectedError) as error:
+        return error.with_traceback(None)
+    raise AssertionError("it did not fail")
+
+
+async def cancel(task: asyncio.Future[Any]) -> None:
+    """Cancel `task` and wait for its end, which must be that it was cancelled."""
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Let the loop run until `condition` is true."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 -- nobody sets an event for it
+            await asyncio.sleep(0)
+
+
 __all__ = [
+    "Drive",
     "MIB",
     "Sink",
     "assert_at_rest",
+    "both_drivers",
+    "cancel",
     "configured",
     "context",
     "edge_to",
+    "failure",
+    "in_a_task",
     "payload",
+    "until",
+    "without_a_task",
 ]

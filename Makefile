@@ -1,0 +1,100 @@
+# Everything goes into .venv; nothing outside this directory is changed, but for system
+# packages that the build lacks, which root gets installed.
+#
+#   PYTHON=python3.12     the interpreter to make .venv with
+#   K8STRACE_BUILD=debug  how the extension is compiled: release, debug, sanitize
+#   ARGS="…"              arguments for what is run: run, demo, test, bench, kube-spans
+
+PYTHON ?= python3
+K8STRACE_BUILD ?= release
+export K8STRACE_BUILD
+
+# Scripts in .venv/bin carry the path in their first line, where spaces and long paths
+# break them; modules have no such trouble.
+BIN := .venv/bin/python
+PYTEST := $(BIN) -m pytest
+CYTHON := $(wildcard k8strace/*.pyx k8strace/*.pxd)
+STUBS := $(patsubst k8strace/%.pyi,k8strace.%,$(wildcard k8strace/*.pyi))
+COMPILED_TESTS = $(wildcard $(patsubst k8strace/_%.pyx,tests/test_%*.py,$(wildcard k8strace/*.pyx)))
+ASAN = $(shell cc -print-file-name=libasan.so) $(shell cc -print-file-name=libubsan.so)
+BUILT := .venv/.built-$(K8STRACE_BUILD)
+
+# Tests wait more than they compute; more than two at once make each other slow on two cores.
+PARALLEL := -n 2 --dist worksteal
+
+.PHONY: help build run demo test lint types check sanitize bench kube-spans docs clean
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):[^#]*## /\1\t/p' Makefile | expand -t 14
+
+build: $(BUILT) ## set everything up in .venv and compile the extension
+
+run: build ## start the gateway; ARGS="--config my.yaml"
+	$(BIN) -m k8strace.gateway $(ARGS)
+
+demo: build ## send it spans, shaped as a kube-apiserver's; ARGS="--help"
+	$(BIN) -m k8strace.demo $(ARGS)
+
+test: build ## the whole suite, its fast part with asyncio's debug mode, the benchmarks once
+	$(PYTEST) $(PARALLEL) $(ARGS)
+	PYTHONASYNCIODEBUG=1 $(PYTEST) $(PARALLEL) -m "not slow" $(ARGS)
+	$(PYTEST) benchmarks --benchmark-disable
+
+lint: build ## ruff (rules, format) and cython-lint
+	$(BIN) -m ruff check .
+	$(BIN) -m ruff format --check .
+	PATH="$(CURDIR)/.venv/bin:$$PATH" $(BIN) -m cython_lint.cython_lint $(CYTHON)
+
+types: build ## mypy, strict, and the stubs against the compiled modules
+	$(BIN) -m mypy
+	$(BIN) -m mypy.stubtest $(STUBS)
+
+check: lint types test ## lint, types, test
+
+sanitize: ## the compiled part's tests under the address and undefined-behaviour sanitizers
+	@$(MAKE) --no-print-directory build K8STRACE_BUILD=sanitize
+	status=0; LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 \
+		$(PYTEST) $(COMPILED_TESTS) $(ARGS) || status=$$?; \
+	$(MAKE) --no-print-directory build K8STRACE_BUILD=release && exit $$status
+
+bench: build ## measure; prints one table
+	$(PYTEST) benchmarks $(ARGS)
+
+kube-spans: build ## replay a recording through a gateway and compare; SPANS=recording.tar.gz
+	@test -n "$(SPANS)" || { echo 'Name the recording: make kube-spans SPANS=…' >&2; exit 2; }
+	$(BIN) -m scripts.kube_spans "$(SPANS)" $(ARGS)
+
+docs: build ## write the option tables of docs/components anew
+	$(BIN) -m scripts.option_tables
+
+clean: ## remove all that make has made, .venv too
+	rm -rf .venv build dist k8strace.egg-info .benchmarks .hypothesis \
+		.mypy_cache .pytest_cache .ruff_cache
+	find k8strace -name '*.so' -delete
+	find k8strace scripts tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	rm -f $(patsubst %.pyx,%.c,$(wildcard k8strace/*.pyx))
+
+.venv/.created:
+	sh scripts/system-packages "$(PYTHON)"
+	"$(PYTHON)" -m venv .venv
+	@touch $@
+
+# The build requirements are installed first and used as they are: an isolated build would
+# fetch its own Cython each time. What is there already is not fetched again.
+$(BUILT): pyproject.toml setup.py $(CYTHON) | .venv/.created
+	$(if $(filter pyproject.toml,$?),$(INSTALL),$(COMPILE))
+	@rm -f .venv/.built-*
+	@touch $@
+
+COMPILE = $(BIN) setup.py --quiet build_ext --inplace
+
+define INSTALL
+@echo "Installing k8strace and what it needs into .venv; the first time takes a minute."
+@$(BIN) -c $(REQUIREMENTS) >.venv/build-requirements.txt
+$(BIN) -m pip install --quiet --requirement .venv/build-requirements.txt
+$(BIN) -m pip install --quiet --no-build-isolation --editable '.[dev]'
+endef
+
+REQUIREMENTS = 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'

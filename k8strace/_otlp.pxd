@@ -1,0 +1,231 @@
+"""What OTLP's trace messages are made of: field tags, depths, and a check of every leaf."""
+
+from libc.stdint cimport uint32_t
+
+from k8strace._wire cimport (
+    BAD_TEXT,
+    FIXED32,
+    FIXED64,
+    LEN,
+    MAX_DEPTH,
+    OK,
+    TOO_DEEP,
+    VARINT,
+    Bytes,
+    Code,
+    Cursor,
+    Field,
+    is_text,
+    load64,
+    next_field,
+)
+
+# The messages down to the span, by how deep they lie. Each of the first three holds the
+# next, and fields of its own.
+cdef enum:
+    REQUEST_LEVEL
+    RESOURCE_LEVEL
+    SCOPE_LEVEL
+    SPAN_LEVEL
+
+# Field tags: number << 3 | wire type.
+cdef enum:
+    REQUEST_RESOURCE_SPANS = 1 << 3 | LEN
+    CHILD = 2 << 3 | LEN  # scope_spans of ResourceSpans, spans of ScopeSpans
+    OWN = 1 << 3 | LEN  # resource of ResourceSpans, scope of ScopeSpans
+    SCHEMA_URL = 3 << 3 | LEN  # of both
+    RESOURCE_ATTRIBUTE = 1 << 3 | LEN
+    SPAN_TRACE_ID = 1 << 3 | LEN
+    SPAN_SPAN_ID = 2 << 3 | LEN
+    SPAN_TRACE_STATE = 3 << 3 | LEN
+    SPAN_PARENT_ID = 4 << 3 | LEN
+    SPAN_NAME = 5 << 3 | LEN
+    SPAN_KIND = 6 << 3 | VARINT
+    SPAN_START = 7 << 3 | FIXED64
+    SPAN_END = 8 << 3 | FIXED64
+    SPAN_ATTRIBUTE = 9 << 3 | LEN
+    SPAN_STATUS = 15 << 3 | LEN
+    SPAN_FLAGS = 16 << 3 | FIXED32
+    LINK_TRACE_ID = 1 << 3 | LEN
+    LINK_SPAN_ID = 2 << 3 | LEN
+    STATUS_CODE = 3 << 3 | VARINT
+    KEY = 1 << 3 | LEN
+    VALUE = 2 << 3 | LEN
+    STRING_VALUE = 1 << 3 | LEN
+
+cdef enum:
+    TRACE_ID_SIZE = 16
+    SPAN_ID_SIZE = 8
+
+# What a field of wire type LEN holds.
+cdef enum Shape:
+    OPAQUE
+    TEXT
+    RESOURCE
+    ENTITY_REF
+    SCOPE
+    SPAN
+    EVENT
+    LINK
+    STATUS
+    KEY_VALUE
+    ANY_VALUE
+    ARRAY_VALUE
+    KEY_VALUE_LIST
+
+cdef struct Leaves:
+    Bytes fault  # the field that breaks the structure
+    Bytes bad_text  # the first field that isn't UTF-8, NULL where all are
+    bint bad_ids  # in a link
+
+
+cdef inline bint is_zero(Bytes trace_id) noexcept nogil:
+    return load64(trace_id) | load64(trace_id + 8) == 0
+
+
+cdef inline Shape shape(Shape message, uint32_t number) noexcept nogil:
+    """What field `number` of a message holds."""
+    if message == SPAN:
+        if number == 3 or number == 5:
+            return TEXT
+        if number == 9:
+            return KEY_VALUE
+        if number == 11:
+            return EVENT
+        if number == 13:
+            return LINK
+        if number == 15:
+            return STATUS
+    elif message == KEY_VALUE:
+        if number == 1:
+            return TEXT
+        if number == 2:
+            return ANY_VALUE
+    elif message == ANY_VALUE:
+        if number == 1:
+            return TEXT
+        if number == 5:
+            return ARRAY_VALUE
+        if number == 6:
+            return KEY_VALUE_LIST
+    elif message == EVENT:
+        if number == 2:
+            return TEXT
+        if number == 3:
+            return KEY_VALUE
+    elif message == LINK:
+        if number == 3:
+            return TEXT
+        if number == 4:
+            return KEY_VALUE
+    elif message == STATUS:
+        if number == 2:
+            return TEXT
+    elif message == ARRAY_VALUE:
+        if number == 1:
+            return ANY_VALUE
+    elif message == KEY_VALUE_LIST:
+        if number == 1:
+            return KEY_VALUE
+    elif message == RESOURCE:
+        if number == 1:
+            return KEY_VALUE
+        if number == 3:
+            return ENTITY_REF
+    elif message == SCOPE:
+        if number == 1 or number == 2:
+            return TEXT
+        if number == 3:
+            return KEY_VALUE
+    elif message == ENTITY_REF:
+        if 1 <= number <= 4:
+            return TEXT
+    return OPAQUE
+
+
+cdef inline Code check_leaves(
+    Leaves *found, Shape message, Bytes at, Bytes end, int depth
+) noexcept nogil:
+    """Check all that is in a message at `depth`; bad text and ids are only noted."""
+    cdef Cursor c
+    cdef Field f
+    cdef Shape inner
+    cdef Code code
+    cdef Py_ssize_t trace_id = 0
+    cdef Py_ssize_t span_id = 0
+    if depth > MAX_DEPTH:
+        found.fault = at
+        return TOO_DEEP
+    c.at = at
+    c.end = end
+    while c.at < c.end:
+        code = next_field(&c, &f, depth)
+        if code != OK:
+            found.fault = c.at
+            return code
+        if f.tag & 7 != LEN:
+            continue
+        inner = shape(message, f.tag >> 3)
+        if inner == TEXT:
+            if found.bad_text == NULL and not is_text(f.body, f.end):
+                found.bad_text = f.start
+        elif inner != OPAQUE:
+            code = check_leaves(found, inner, f.body, f.end, depth + 1)
+            if code != OK:
+                return code
+        elif message == LINK:
+            if f.tag == LINK_TRACE_ID:
+                trace_id = f.end - f.body
+            elif f.tag == LINK_SPAN_ID:
+                span_id = f.end - f.body
+    if trace_id not in (0, TRACE_ID_SIZE) or span_id not in (0, SPAN_ID_SIZE):
+        found.bad_ids = True
+    return OK
+
+
+cdef inline Code check_fields(Bytes at, Bytes end, int depth, Bytes *fault) noexcept nogil:
+    """Check the fields of a message at `depth`, and nothing in them."""
+    cdef Cursor c
+    cdef Field f
+    cdef Code code
+    c.at = at
+    c.end = end
+    while c.at < c.end:
+        code = next_field(&c, &f, depth)
+        if code != OK:
+            fault[0] = c.at
+            return code
+    return OK
+
+
+cdef inline Code check_own(
+    Field *f, int level, bint deep, Bytes *fault
+) noexcept nogil:
+    """Check a field that a message above the spans has besides its children.
+
+    Bad text is an error here, since it concerns all the spans below.
+    """
+    cdef Leaves found
+    cdef Code code
+    if level == REQUEST_LEVEL:
+        return OK
+    if f.tag == OWN and not deep:
+        return check_fields(f.body, f.end, level + 1, fault)
+    found.bad_text = NULL
+    if f.tag == OWN:
+        code = check_leaves(
+            &found,
+            RESOURCE if level == RESOURCE_LEVEL else SCOPE,
+            f.body,
+            f.end,
+            level + 1,
+        )
+        if code != OK:
+            fault[0] = found.fault
+            return code
+    elif deep and f.tag == SCHEMA_URL and not is_text(f.body, f.end):
+        found.bad_text = f.start
+    if found.bad_text != NULL:
+        fault[0] = found.bad_text
+        return BAD_TEXT
+    return OK

@@ -1,0 +1,406 @@
+"""The configuration: collector YAML in, a typed and frozen `GatewayConfig` out.
+
+All mistakes are found before any is reported, each with its file, line and path. What is
+configured is checked whether a pipeline uses it or not.
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+import yaml
+
+from k8strace.component import ComponentID, Config
+from k8strace.components import COMPONENTS, Table
+from k8strace.config_source import resolve
+from k8strace.config_structs import (
+    Decoder,
+    Option,
+    decode,
+    encode,
+    nearest,
+    options,
+)
+from k8strace.config_telemetry import UNAVAILABLE, Logs, Prometheus, Telemetry
+from k8strace.config_yaml import Node
+from k8strace.errors import ConfigError
+
+DEFAULT = Path(__file__).with_name("default.yaml")
+
+_KINDS = ("receivers", "processors", "exporters", "extensions")
+_SINGULAR = {
+    "receivers": "receiver",
+    "processors": "processor",
+    "exporters": "exporter",
+    "extensions": "extension",
+    "connectors": "connector",
+}
+_SIGNALS = ("traces", "metrics", "logs", "profiles")
+_LONGEST_TYPE, _LONGEST_NAME = 63, 1024
+
+
+class Pipeline(Config, frozen=True, kw_only=True):
+    """One of `service.pipelines`."""
+
+    receivers: tuple[ComponentID, ...] = ()
+    processors: tuple[ComponentID, ...] = ()
+    exporters: tuple[ComponentID, ...] = ()
+
+
+class Service(msgspec.Struct, frozen=True, kw_only=True):
+    """What runs: pipelines, extensions, and the gateway's own telemetry."""
+
+    extensions: tuple[ComponentID, ...]
+    pipelines: dict[ComponentID, Pipeline]
+    telemetry: Telemetry
+
+
+class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A whole configuration, checked: every id that `service` names is configured."""
+
+    receivers: dict[ComponentID, Config]
+    processors: dict[ComponentID, Config]
+    exporters: dict[ComponentID, Config]
+    extensions: dict[ComponentID, Config]
+    service: Service
+
+
+class Loaded(NamedTuple):
+    """A configuration, and what the log should say of it: one line each."""
+
+    config: GatewayConfig
+    notes: tuple[str, ...]
+
+
+class _ServiceOptions(Config, frozen=True, kw_only=True):
+    extensions: tuple[ComponentID, ...] = ()
+    telemetry: Telemetry = Telemetry()
+
+
+def load(
+    uris: Sequence[str],
+    sets: Sequence[str] = (),
+    *,
+    traces_only: bool = False,
+    components: Table | None = None,
+) -> Loaded:
+    """Read, merge, expand and check; without `uris` it is the built-in default.
+
+    `traces_only` leaves out pipelines of other signals, and unknown components that no
+    pipeline of traces names. Raises ConfigError with all problems.
+    """
+    found = resolve(list(uris) or [f"file:{DEFAULT}"], sets)
+    reading = [str(problem) for problem in found.problems]
+    if found.failed:
+        raise ConfigError(reading)
+    loader = _Loader(COMPONENTS if components is None else components, traces_only)
+    config = loader.config(found.root)
+    problems = reading + [str(problem) for problem in loader.decoder.problems]
+    if problems or config is None:
+        raise ConfigError(problems)
+    return Loaded(config, tuple(found.notes + loader.decoder.notes + loader.left_out))
+
+
+def render(
+    config: GatewayConfig | Loaded,
+    mode: Literal["redacted", "unredacted"] = "redacted",
+    fmt: Literal["yaml", "json"] = "yaml",
+) -> str:
+    """The configuration as it takes effect, defaults included, as a configuration.
+
+    Read again it is the same; a `$` that would begin a `${}` is written `$$`.
+    """
+    config = config.config if isinstance(config, Loaded) else config
+    redact = mode != "unredacted"
+    plain: dict[str, Any] = {}
+    for kind in _KINDS:
+        if section := getattr(config, kind):
+            plain[kind] = encode(section, redact)
+    service = config.service
+    plain["service"] = {
+        "telemetry": encode(service.telemetry, redact),
+        "extensions": encode(service.extensions, redact),
+        "pipelines": encode(service.pipelines, redact),
+    }
+    # An attribute that is null is a part of its own, unlike any other null.
+    attributes = service.telemetry.resource
+    plain["service"]["telemetry"]["resource"] |= {
+        name: None for name, value in attributes.items() if value is None
+    }
+    if fmt == "json":
+        return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+        return True
+
+
+class _Loader:
+    """Checks one merged configuration; `decoder` gathers problems and notes."""
+
+    def __init__(self, components: Table, traces_only: bool) -> None:
+        self.decoder = Decoder(UNAVAILABLE)
+        self.left_out: list[str] = []
+        self._components = components
+        self._traces_only = traces_only
+        self._declared: dict[str, set[ComponentID]] = {kind: set() for kind in _KINDS}
+
+    def config(self, root: Node) -> GatewayConfig | None:
+        sections = self._map(root, "")
+        if not any(node.value for name, node in sections.items() if name != "service"):
+            unset = f" (environment variable {root.unset} is not set)" if root.unset else ""
+            self._problem(root, "", f"empty configuration{unset}")
+            return None
+        known = (*self._components, "connectors", "service")
+        for name, node in sections.items():
+            if name not in known:
+                self._problem(node, name, f"unknown section{nearest(name, known)}")
+        service = sections.get("service", Node({}, root.mark))
+        options_, pipelines = self._service(service)
+        named = self._named(options_, pipelines)
+        configs = {
+            kind: self._section(kind, sections.get(kind), named[kind]) for kind in _KINDS
+        }
+        self._connectors(sections.get("connectors"), named)
+        for kind in ("receivers", "exporters"):
+            if not self._declared[kind] and kind not in self._broken(sections):
+                text = f"no {_SINGULAR[kind]} configuration specified in config"
+                self._problem(root, kind, text)
+        self._check_references(service, options_, pipelines, self._broken(sections))
+        if self.decoder.problems or options_ is None:
+            return None
+        return GatewayConfig(
+            **configs,
+            service=Service(
+                extensions=options_.extensions,
+                pipelines={id_: pipeline for id_, (pipeline, _) in pipelines.items()},
+                telemetry=options_.telemetry,
+            ),
+        )
+
+    def _service(
+        self, node: Node
+    ) -> tuple[_ServiceOptions | None, dict[ComponentID, tuple[Pipeline, Node]]]:
+        service = dict(self._map(node, "service"))
+        section = service.pop("pipelines", Node({}, node.mark))
+        if isinstance(telemetry := service.get("telemetry"), Node):
+            service["telemetry"] = self._telemetry(telemetry)
+        found = self.decoder.struct(_ServiceOptions, Node(service, node.mark), "service")
+        pipelines: dict[ComponentID, tuple[Pipeline, Node]] = {}
+        for name, one in self._map(section, "service::pipelines").items():
+            path = f"service::pipelines::{name}"
+            id_ = self._id(name, one, path)
+            if id_ is None:
+                continue
+            if id_.type != "traces":
+                self._other_signal(id_, one, path)
+                continue
+            pipeline = self.decoder.struct(Pipeline, one, path)
+            if id_ in pipelines:
+                self._problem(one, path, f"duplicate id {str(id_)!r}")
+            elif isinstance(pipeline, Pipeline):
+                pipelines[id_] = pipeline, one
+        if not section.value and not section.broken and not node.broken:
+            text = "service must have at least one pipeline"
+            self._problem(section, "service::pipelines", text)
+        elif not pipelines and not self.decoder.problems:
+            text = "there is no pipeline of traces"
+            self._problem(section, "service::pipelines", text)
+        return (found if isinstance(found, _ServiceOptions) else None), pipelines
+
+    def _other_signal(self, id_: ComponentID, node: Node, path: str) -> None:
+        if id_.type not in _SIGNALS:
+            hint = nearest(id_.type, ("traces",))
+            self._problem(node, path, f"unknown signal {id_.type!r}{hint}")
+        elif self._traces_only:
+            self.left_out.append(f"{node.mark}: {path}: left out: not traces")
+        else:
+            text = f"{id_.type} pipelines are not available: only traces are; "
+            self._problem(node, path, f"{text}leave them out with --traces-only")
+
+    def _telemetry(self, node: Node) -> Node:
+        """`node` with the newer way to write `resource` turned into the older one."""
+        value = node.value
+        resource = value.get("resource") if isinstance(value, dict) else None
+        if resource is None or not isinstance(resource.value, dict):
+            return node
+        attributes: dict[str, Node] = {}
+        for name, child in resource.value.items():
+            path = f"service::telemetry::resource::{name}"
+            if name == "attributes" and isinstance(child.value, list):
+                attributes |= self._attributes(child, path)
+            elif name == "schema_url":
+                self.decoder.notes.append(f"{child.mark}: {path}: has no effect here")
+            elif path in UNAVAILABLE:
+                self._problem(child, path, UNAVAILABLE[path])
+            else:
+                attributes[name] = child
+        assert isinstance(value, dict)
+        return Node({**value, "resource": Node(attributes, resource.mark)}, node.mark)
+
+    def _attributes(self, node: Node, path: str) -> dict[str, Node]:
+        attributes = {}
+        assert isinstance(node.value, list)
+        for index, item in enumerate(node.value):
+            found = self.decoder.struct(_Attribute, item, f"{path}[{index}]")
+            if isinstance(found, _Attribute) and isinstance(item.value, dict):
+                attributes[found.name] = item.value.get("value", Node(None, item.mark))
+        return attributes
+
+    def _section(
+        self, kind: str, node: Node | None, named: set[ComponentID]
+    ) -> dict[ComponentID, Config]:
+        types = self._components.get(kind, {})
+        configs: dict[ComponentID, Config] = {}
+        for name, child in self._map(node, kind).items() if node else ():
+            path = f"{kind}::{name}"
+            id_ = self._id(name, child, path)
+            if id_ is None:
+                continue
+            if id_ in self._declared[kind]:
+                self._problem(child, path, f"duplicate id {str(id_)!r}")
+                continue
+            self._declared[kind].add(id_)
+            component = types.get(id_.type)
+            if component is not None:
+                config = self.decoder.struct(component.config_type, child, path)
+                if isinstance(config, Config):
+                    configs[id_] = config
+            elif self._traces_only and id_ not in named:
+                self.left_out.append(f"{child.mark}: {path}: left out: not for traces")
+            else:
+                hint = nearest(id_.type, types)
+                text = f"unknown {_SINGULAR[kind]} type {id_.type!r}{hint}"
+                self._problem(child, path, text)
+        return configs
+
+    def _connectors(self, node: Node | None, named: dict[str, set[ComponentID]]) -> None:
+        for name, child in self._map(node, "connectors").items() if node else ():
+            path = f"connectors::{name}"
+            id_ = self._id(name, child, path)
+            if id_ is None:
+                continue
+            if self._traces_only and id_ not in named["receivers"] | named["exporters"]:
+                self.left_out.append(f"{child.mark}: {path}: left out: not for traces")
+            else:
+                self._problem(child, path, "connectors are not available")
+
+    def _named(
+        self,
+        service: _ServiceOptions | None,
+        pipelines: dict[ComponentID, tuple[Pipeline, Node]],
+    ) -> dict[str, set[ComponentID]]:
+        """The ids that pipelines and `service.extensions` name, by kind."""
+        named: dict[str, set[ComponentID]] = {kind: set() for kind in _KINDS}
+        named["extensions"] |= set(service.extensions if service else ())
+        for pipeline, _ in pipelines.values():
+            for kind in ("receivers", "processors", "exporters"):
+                named[kind] |= set(getattr(pipeline, kind))
+        return named
+
+    def _check_references(
+        self,
+        service: Node,
+        found: _ServiceOptions | None,
+        pipelines: dict[ComponentID, tuple[Pipeline, Node]],
+        broken: set[str],
+    ) -> None:
+        if found is not None and "extensions" not in broken:
+            path = "service::extensions"
+            self._references("extensions", found.extensions, service, path)
+        for id_, (pipeline, node) in pipelines.items():
+            path = f"service::pipelines::{id_}"
+            for kind in ("receivers", "processors", "exporters"):
+                ids = getattr(pipeline, kind)
+                if not ids and kind != "processors":
+                    self._problem(node, path, f"must have at least one {_SINGULAR[kind]}")
+                if kind not in broken:
+                    self._references(kind, ids, node, path)
+
+    def _references(
+        self, kind: str, ids: Iterable[ComponentID], holder: Node, path: str
+    ) -> None:
+        """Report ids in the list `kind` of `holder` that come twice or aren't declared."""
+        seen: set[ComponentID] = set()
+        for index, id_ in enumerate(ids):
+            node = _item(holder, kind, index)
+            what = f'references {_SINGULAR[kind]} "{id_}"'
+            if id_ in seen:
+                self._problem(node, path, f"{what} multiple times")
+            elif id_ not in self._declared[kind]:
+                hint = nearest(str(id_), map(str, self._declared[kind]))
+                self._problem(node, path, f"{what} which is not configured{hint}")
+            seen.add(id_)
+
+    def _id(self, text: str, node: Node, path: str) -> ComponentID | None:
+        try:
+            id_ = ComponentID.parse(text)
+            check_id(id_)
+        except ValueError as error:
+            self._problem(node, path, str(error))
+            return None
+        return id_
+
+    def _map(self, node: Node, path: str) -> dict[str, Node]:
+        if isinstance(node.value, dict):
+            return node.value
+        if node.value is not None and not node.broken:
+            self._problem(node, path, "expected a map")
+        return {}
+
+    def _broken(self, sections: dict[str, Node]) -> set[str]:
+        return {name for name, node in sections.items() if node.broken}
+
+    def _problem(self, node: Node, path: str, text: str) -> None:
+        self.decoder.problem(node.mark, path, text)
+
+
+class _Attribute(Config, frozen=True, kw_only=True):
+    name: str
+    value: Any = None
+    type: str = "string"
+
+
+def check_id(id_: ComponentID) -> None:
+    """Raise ValueError for characters that the collector doesn't take in an id."""
+    kind, name = id_
+    plain = kind.isascii() and kind.replace("_", "a").isalnum() and kind[0].isalpha()
+    if not plain or len(kind) > _LONGEST_TYPE:
+        raise ValueError(
+            f"type {kind!r} of an id must begin with a letter and consist of at most "
+            f"{_LONGEST_TYPE} letters, digits and _"
+        )
+    if len(name) > _LONGEST_NAME or any(unicodedata.category(c)[0] in "ZCS" for c in name):
+        raise ValueError(
+            f"name {name[:_LONGEST_TYPE]!r} of an id must consist of at most "
+            f"{_LONGEST_NAME} characters without spaces, control characters and symbols"
+        )
+
+
+def _item(holder: Node, key: str, index: int) -> Node:
+    """The node of an item of a list, or the nearest that holds it."""
+    node = holder.value.get(key, holder) if isinstance(holder.value, dict) else holder
+    return node.value[index] if isinstance(node.value, list) else node
+
+
+__all__ = [
+    "GatewayConfig",
+    "Loaded",
+    "Logs",
+    "Option",
+    "Pipeline",
+    "Prometheus",
+    "Service",
+    "Telemetry",
+    "decode",
+    "load",
+    "options",
+    "render",
+]

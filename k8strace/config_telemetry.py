@@ -1,0 +1,159 @@
+"""`service.telemetry`: what the gateway says of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from k8strace.component import NO_EFFECT, Config
+
+_LEVELS = ("none", "basic", "normal", "detailed")
+_LOG_LEVELS = ("debug", "info", "warn", "error")
+
+UNAVAILABLE = {
+    "service::telemetry::metrics::address": (
+        "the collector ignores it since v0.123; write service::telemetry::metrics::readers"
+    ),
+    "service::telemetry::metrics::views": "views are not available",
+    "service::telemetry::metrics::readers[]::periodic": (
+        "periodic readers are not available; write a pull reader, and let it be scraped"
+    ),
+    "service::telemetry::metrics::readers[]::pull::exporter::otlp": (
+        "not available; the one exporter of a pull reader is prometheus"
+    ),
+    "service::telemetry::logs::processors": "logs go to stderr only",
+    "service::telemetry::logs::initial_fields": "fields of all log lines are not available",
+    "service::telemetry::traces::processors": "the gateway makes no spans of its own",
+    "service::telemetry::traces::propagators": "the gateway makes no spans of its own",
+    "service::telemetry::traces::sampler": "the gateway makes no spans of its own",
+    "service::telemetry::resource::detectors": (
+        "resource detectors are not available; write the attributes"
+    ),
+    "service::telemetry::resource::detection/development": (
+        "resource detectors are not available; write the attributes"
+    ),
+    "service::telemetry::resource::attributes_list": "not available; write attributes",
+}
+"""The collector's options that are refused, and what to do instead."""
+
+
+def _check_level(level: str, known: Sequence[str]) -> None:
+    if level.lower() not in known:
+        raise ValueError(f"level must be one of {', '.join(known)}, not {level!r}")
+
+
+class Logs(Config, frozen=True, kw_only=True):
+    """`logs`: `level` is debug, info, warn or error, in any case."""
+
+    level: str = "info"
+    encoding: Literal["console", "json"] = "console"
+    output_paths: tuple[str, ...] = ("stderr",)
+    error_output_paths: Annotated[tuple[str, ...], NO_EFFECT] = ("stderr",)
+    sampling: Annotated[dict[str, Any], NO_EFFECT] = msgspec.field(default_factory=dict)
+    development: Annotated[bool, NO_EFFECT] = False
+    disable_caller: Annotated[bool, NO_EFFECT] = False
+    disable_stacktrace: Annotated[bool, NO_EFFECT] = False
+    disable_zap_resource: Annotated[bool, NO_EFFECT] = False
+
+    def __post_init__(self) -> None:
+        _check_level(self.level, _LOG_LEVELS)
+        if self.output_paths != ("stderr",):
+            raise ValueError("output_paths can be [stderr] only: logs go to stderr")
+
+
+class ConstantLabels(Config, frozen=True, kw_only=True):
+    """Which resource attributes are labels of every series; patterns with * and ?."""
+
+    included: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+
+
+class Prometheus(Config, frozen=True, kw_only=True):
+    """Where /metrics is served. Names always have their units and `_total`."""
+
+    host: str = "localhost"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8888
+    without_scope_info: Annotated[bool, NO_EFFECT] = True
+    without_type_suffix: Annotated[bool, NO_EFFECT] = True
+    without_units: Annotated[bool, NO_EFFECT] = True
+    with_resource_constant_labels: ConstantLabels = ConstantLabels()
+
+    def has_constant_label(self, attribute: str) -> bool:
+        """Whether every series has the resource attribute `attribute` as a label."""
+        labels = self.with_resource_constant_labels
+        if any(fnmatchcase(attribute, pattern) for pattern in labels.excluded):
+            return False
+        included = labels.included or ("*",)
+        return any(fnmatchcase(attribute, pattern) for pattern in included)
+
+
+class PullExporter(Config, frozen=True, kw_only=True):
+    prometheus: Prometheus
+
+
+class Pull(Config, frozen=True, kw_only=True):
+    exporter: PullExporter
+
+
+class Reader(Config, frozen=True, kw_only=True):
+    """One of `readers`: a pull reader, which Prometheus scrapes."""
+
+    pull: Pull
+
+
+class Metrics(Config, frozen=True, kw_only=True):
+    """`metrics`: `level` is none, basic, normal or detailed, in any case."""
+
+    level: str = "normal"
+    readers: tuple[Reader, ...] = (
+        Reader(pull=Pull(exporter=PullExporter(prometheus=Prometheus()))),
+    )
+
+    def __post_init__(self) -> None:
+        _check_level(self.level, _LEVELS)
+        if self.level.lower() != "none" and not self.readers:
+            raise ValueError("readers is empty: write one, or level: none")
+        if len(self.readers) > 1:
+            raise ValueError(f"readers has {len(self.readers)} entries: one is available")
+
+
+class Traces(Config, frozen=True, kw_only=True):
+    """`traces`: the gateway makes no spans of its own."""
+
+    level: str = "none"
+
+    def __post_init__(self) -> None:
+        if self.level.lower() != "none":
+            raise ValueError(
+                f"level {self.level!r} is not available: the gateway makes no spans of "
+                "its own; write none"
+            )
+
+
+class Telemetry(Config, frozen=True, kw_only=True):
+    """`service.telemetry`. An attribute of `resource` that is null is left out."""
+
+    logs: Logs = Logs()
+    metrics: Metrics = Metrics()
+    traces: Traces = Traces()
+    resource: dict[str, str | None] = msgspec.field(default_factory=dict)
+
+    @property
+    def prometheus(self) -> Prometheus | None:
+        """Where metrics are served; None where they are not."""
+        if self.metrics.level.lower() == "none":
+            return None
+        return self.metrics.readers[0].pull.exporter.prometheus
+
+    @property
+    def resource_attributes(self) -> dict[str, str]:
+        """The attributes that were given a value."""
+        return {k: v for k, v in self.resource.items() if v is not None}
+
+    @property
+    def suppressed_attributes(self) -> frozenset[str]:
+        """The attributes that were given as null: the built-in ones are left out, too."""
+        return frozenset(k for k, v in self.resource.items() if v is None)

@@ -1,0 +1,343 @@
+"""Delivering a parcel: attempts and the time between them, and who it was that failed.
+
+Rules:
+1. Whatever happens to a parcel, each of its tickets is settled, exactly once.
+2. Nothing that was refused for good is sent again as it is: a parcel of several requests
+   goes out once more in groups of whole requests, and a group that is refused again in
+   smaller ones, down to the culprit. One that is too large is halved.
+3. Errors are kept without their tracebacks, which would keep payloads in memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple
+
+from k8strace.component import Context
+from k8strace.driver import Done, Rest, begin
+from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
+from k8strace.exporters._lines import Lines
+from k8strace.exporters._parcel import Parcel, Ticket
+from k8strace.exporters._retry import Backoff, RetryConfig
+from k8strace.metrics import (
+    EXPORTER_BATCH_SEND_SIZE,
+    EXPORTER_SEND_FAILED_SPANS,
+    RETRIES,
+    SPANS_RESENT,
+)
+from k8strace.payload import Payload
+from k8strace.units import Duration
+
+MAX_GROUPS = 64
+"""A refused parcel is sent again in at most this many groups: three rounds find a culprit
+among a quarter of a million requests, and no round is a flood of small requests."""
+
+PLAUSIBLE_LIMIT = 64 * 1024
+"""Bytes: no destination's limit on messages is as low as this, unless it says so."""
+
+
+class Sent(NamedTuple):
+    """What a destination said of a request that it took."""
+
+    rejected: int = 0
+    message: str = ""
+
+
+class TooLargeError(RejectedError):
+    """The request is over the destination's limit; smaller ones may be taken.
+
+    `certain` is False where the destination may have meant something else (a quota).
+    """
+
+    def __init__(self, message: str, *, certain: bool = True) -> None:
+        super().__init__(message, "msg_too_large")
+        self.certain = certain
+
+
+class Limits(NamedTuple):
+    """What one request may have; 0 is no limit."""
+
+    spans: int = 0
+    bytes: int = 0
+
+
+class Delivery:
+    """Sends parcels for one exporter, counts what became of them and tells the tickets.
+
+    `settled` is told each ticket of which nothing is left to do.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        destination: str,
+        send: Callable[[Payload], Coroutine[Any, Any, Sent]],
+        settled: Callable[[Ticket], None],
+        *,
+        timeout: Duration,
+        retry: RetryConfig,
+        limits: Limits,
+    ) -> None:
+        self.in_flight = 0
+        self._destination = destination
+        self._send = send
+        self._settled = settled
+        self._timeout = timeout
+        self._retry = retry
+        self._limits = limits
+        self._ledger = context.ledger
+        self._lines = Lines(context.log)
+        self._hurried = False
+        self._pauses: set[asyncio.Future[None]] = set()
+        metrics, label = context.metrics, context.label
+        self._send_failed = metrics.counter(EXPORTER_SEND_FAILED_SPANS, label)
+        self._retries = metrics.counter(RETRIES, label)
+        self._resent = metrics.counter(SPANS_RESENT, label)
+        self._sizes = metrics.histogram(EXPORTER_BATCH_SEND_SIZE, label)
+
+    def hurry(self) -> None:
+        """From now on nothing waits: what failed is tried once more and then given up."""
+        self._hurried = True
+        for pause in self._pauses:
+            _wake(pause)
+
+    async def deliver(self, work: list[Parcel]) -> None:
+        """Send all of `work`, from the last to the first; it is empty when all is settled.
+
+        Only cancellation comes out, and leaves in `work` what isn't settled.
+        """
+        course = _Course(Backoff(self._retry, asyncio.get_running_loop().time()))
+        while work:
+            smaller = await self._step(work[-1], course)
+            del work[-1]
+            work += reversed(smaller)
+
+    def give_up(self, work: list[Parcel], why: str) -> None:
+        """Settle what a cancelled `deliver` left, as refused."""
+        while work:
+            self._fail(work.pop(), RefusedError(why))
+
+    async def _step(self, parcel: Parcel, course: _Course) -> list[Parcel]:
+        """Send and settle `parcel`, or return the parcels that are to go in its place."""
+        try:
+            pieces = parcel.cut(*self._limits)
+            if len(pieces) > 1:
+                return pieces
+            sent = await self._persist(parcel.payload, course)
+        except RejectedError as error:
+            smaller = _smaller(parcel, error, course)
+            if not smaller:
+                self._fail(parcel, error)
+            return smaller
+        except RefusedError as error:
+            self._fail(parcel, error)
+        except MalformedPayloadError as error:
+            self._fail(parcel, RejectedError(str(error), "decode_error"))
+        else:
+            self._succeed(parcel, sent)
+        return []
+
+    async def _persist(self, payload: Payload, course: _Course) -> Sent:
+        """Attempt until it is taken or there is no sense in another attempt."""
+        loop = asyncio.get_running_loop()
+        self._sizes.observe(payload.spans)
+        while True:
+            is_last = self._hurried
+            try:
+                sent = await self._attempt(payload)
+            except RefusedError as error:
+                if is_last:
+                    raise
+                delay = course.backoff.delay(loop.time(), error.retry_after)
+                if delay is None:
+                    raise
+                self._lines.write(
+                    "retry",
+                    logging.WARNING,
+                    "%s did not take %d spans, next attempt in %.3g s: %s",
+                    *(self._destination, payload.spans, delay, error),
+                )
+            else:
+                course.backoff.reset()
+                return sent
+            await self._pause(delay)
+            self._retries.add(1)
+
+    async def _attempt(self, payload: Payload) -> Sent:
+        self.in_flight += 1
+        try:
+            step = begin(self._guarded(payload))
+            if isinstance(step, Done):
+                return step.value
+            return await (self._timed(step) if self._timeout else step.run())
+        finally:
+            self.in_flight -= 1
+
+    async def _guarded(self, payload: Payload) -> Sent:
+        try:
+            return await self._send(payload)
+        except (RefusedError, RejectedError):
+            raise
+        except Exception as error:
+            self._lines.write(
+                "internal_error",
+                logging.ERROR,
+                "failed on a request of %d spans",
+                payload.spans,
+                exc_info=error,
+            )
+            raise RejectedError(f"internal error: {error!r}", "internal_error") from error
+
+    async def _timed(self, step: Rest[Sent]) -> Sent:
+        """What `step` returns, within the timeout; in a task, so that it can be ended."""
+        task = asyncio.get_running_loop().create_task(step.run())
+        try:
+            await asyncio.wait((task,), timeout=self._timeout)
+            if not task.done():
+                task.cancel()
+                await asyncio.wait((task,))
+            if task.cancelled():
+                raise RefusedError(f"no answer within {self._timeout}")
+            return task.result()
+        except asyncio.CancelledError:
+            task.cancel()
+            await asyncio.wait((task,))
+            if not task.cancelled():
+                task.exception()
+            raise
+        finally:
+            task.cancel()
+            # Its exception would otherwise refer to this frame, and so to itself.
+            del task
+
+    async def _pause(self, delay: float) -> None:
+        if self._hurried:
+            return
+        loop = asyncio.get_running_loop()
+        pause = loop.create_future()
+        timer = loop.call_later(delay, _wake, pause)
+        self._pauses.add(pause)
+        try:
+            await pause
+        finally:
+            timer.cancel()
+            self._pauses.discard(pause)
+
+    def _succeed(self, parcel: Parcel, sent: Sent) -> None:
+        spans = parcel.payload.spans
+        rejected = min(max(sent.rejected, 0), spans)
+        if rejected:
+            self._lines.write(
+                "partial_success",
+                logging.ERROR,
+                "%s took a request of %d spans but rejected %d of them: %s",
+                *(self._destination, spans, rejected, sent.message),
+            )
+        elif sent.message:
+            self._lines.write(
+                "message",
+                logging.WARNING,
+                "%s took a request of %d spans and says: %s",
+                *(self._destination, spans, sent.message),
+            )
+        for ticket, share in parcel.shares().items():
+            if ticket.parked:
+                self._ledger.parked -= share
+            ticket.done += share
+            self._finish_part(ticket)
+        self._ledger.sent += spans - rejected
+        if rejected:
+            self._ledger.drop(rejected, "partial_success")
+            self._send_failed.add(rejected)
+
+    def _fail(self, parcel: Parcel, error: RefusedError | RejectedError) -> None:
+        payload = parcel.payload
+        if isinstance(error, RejectedError):
+            reason, why = error.reason, "refused for good"
+            kept: RefusedError | RejectedError = RejectedError(
+                str(error), reason, about_data=error.about_data
+            )
+        else:
+            reason = "shutdown" if self._hurried else "retry_exhausted"
+            why = "not taken in time"
+            kept = RefusedError(str(error), error.retry_after)
+        self._send_failed.add(payload.spans)
+        self._lines.write(
+            reason,
+            logging.ERROR,
+            "%d spans from %s were %s by %s (%s): %s",
+            *(payload.spans, payload.origin.peer if payload.origin else "several senders"),
+            *(why, self._destination, reason, kept),
+        )
+        for ticket, share in parcel.shares().items():
+            if ticket.parked:
+                self._ledger.parked -= share
+            if ticket.answered:
+                self._ledger.drop(share, reason)
+            else:
+                ticket.failures.append((share, reason, kept))
+            self._finish_part(ticket)
+
+    def _finish_part(self, ticket: Ticket) -> None:
+        ticket.parts -= 1
+        if ticket.parts:
+            return
+        self._conclude(ticket)
+        self._settled(ticket)
+        if ticket.waiter is not None and not ticket.waiter.done():
+            ticket.waiter.set_result(None)
+
+    def _conclude(self, ticket: Ticket) -> None:
+        """Decide what the sender is told: to retry, if that can save any of its spans."""
+        failures, ticket.failures = ticket.failures, []
+        if not failures:
+            return
+        refusal = next((e for *_, e in failures if isinstance(e, RefusedError)), None)
+        if not ticket.answered and refusal is not None:
+            ticket.error = refusal
+            self._ledger.received += ticket.done
+            self._resent.add(ticket.done)
+        elif not ticket.answered and not ticket.done:
+            ticket.error = failures[0][-1]
+        else:
+            for share, reason, _ in failures:
+                self._ledger.drop(share, reason)
+
+
+class _Course:
+    """What one delivery has learned so far."""
+
+    __slots__ = ("backoff", "halve")
+
+    def __init__(self, backoff: Backoff) -> None:
+        self.backoff = backoff
+        self.halve = True
+
+
+def _smaller(parcel: Parcel, error: RejectedError, course: _Course) -> list[Parcel]:
+    """The parcels to send in place of one that was refused for good; none: give it up."""
+    payload = parcel.payload
+    try:
+        if isinstance(error, TooLargeError):
+            if payload.spans > 1:
+                if not (error.certain or course.halve):
+                    return []
+                pieces = parcel.cut(max_bytes=max(1, payload.size // 2))
+                return pieces if len(pieces) > 1 else []
+            if not error.certain and payload.size < PLAUSIBLE_LIMIT:
+                # Not about size, or this could not have been refused: a quota, say.
+                # Halving on would send each of thousands of spans by itself for nothing.
+                course.halve = False
+            return []
+        if error.about_data and len(parcel.tickets) > 1:
+            return parcel.groups(MAX_GROUPS)
+    except MalformedPayloadError:
+        return []
+    return []
+
+
+def _wake(pause: asyncio.Future[None]) -> None:
+    if not pause.done():
+        pause.set_result(None)

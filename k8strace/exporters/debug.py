@@ -1,0 +1,197 @@
+"""debug: prints the spans, or how many came, in the collector's layout.
+
+Each payload is written at once, so that lines of others never stand in the middle of it.
+A terminal or pipe that is read slowly holds the gateway up: nothing is left out for it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import select
+import time
+from typing import Annotated
+
+import msgspec
+from google.protobuf.message import DecodeError
+from msgspec import UNSET, Meta, UnsetType
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+)
+
+from k8strace.component import Context
+from k8strace.errors import RefusedError, RejectedError
+from k8strace.exporters._debug_text import detailed, normal, resource_spans
+from k8strace.exporters._sending import (
+    QueueConfig,
+    RetryConfig,
+    SendingConfig,
+    SendingExporter,
+    Sent,
+)
+from k8strace.payload import Payload
+from k8strace.units import Duration
+
+VERBOSITIES = ("basic", "normal", "detailed")
+LEVELS = {
+    "debug": "detailed",
+    "info": "normal",
+    "warn": "basic",
+    "error": "basic",
+    "dpanic": "basic",
+    "panic": "basic",
+    "fatal": "basic",
+}
+"""What `loglevel` of the collector's former logging exporter means."""
+
+TICK = 1.0  # seconds over which payloads are counted for thinning
+_STANDARD = {"stdout": 1, "stderr": 2}
+
+
+class Config(SendingConfig, frozen=True, kw_only=True):
+    """`verbosity` is basic where neither it nor `loglevel` is given.
+
+    In each second the first `sampling_initial` payloads are printed, then every
+    `sampling_thereafter`th (0: none).
+
+    With `use_internal_logger` the output looks like the gateway's log, is printed where
+    that logs at level info, and goes to stdout. Without, it is bare and goes to
+    `output_paths`: "stdout", "stderr", files.
+    """
+
+    timeout: Duration = Duration(0.0)
+    sending_queue: QueueConfig = QueueConfig(enabled=False)
+    retry_on_failure: RetryConfig = RetryConfig(enabled=False)
+    verbosity: str | UnsetType = UNSET
+    loglevel: str | UnsetType = UNSET
+    log_level: str | UnsetType = msgspec.field(default=UNSET, name="logLevel")
+    sampling_initial: Annotated[int, Meta(ge=0)] = 2
+    sampling_thereafter: Annotated[int, Meta(ge=0)] = 1
+    use_internal_logger: bool = True
+    output_paths: tuple[str, ...] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        given = {
+            name: value.lower()
+            for name, value in (
+                ("verbosity", self.verbosity),
+                ("loglevel", self.loglevel),
+                ("logLevel", self.log_level),
+            )
+            if value is not UNSET
+        }
+        if len(given) > 1:
+            names = " and ".join(f"{name}: {value}" for name, value in given.items())
+            raise ValueError(f"only one of them may be given, use verbosity: {names}")
+        for name, value in given.items():
+            known = VERBOSITIES if name == "verbosity" else tuple(LEVELS)
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        if self.output_paths is not UNSET:
+            if self.use_internal_logger:
+                raise ValueError(
+                    "output_paths is not supported when use_internal_logger is true"
+                )
+            if not self.output_paths:
+                raise ValueError(
+                    "output_paths must not be empty when use_internal_logger is false"
+                )
+
+    @property
+    def level(self) -> str:
+        """The verbosity, by whichever option it was given."""
+        if self.verbosity is not UNSET:
+            return self.verbosity.lower()
+        former = self.loglevel if self.loglevel is not UNSET else self.log_level
+        return "basic" if former is UNSET else LEVELS[former.lower()]
+
+
+class Debug(SendingExporter[Config]):
+    """Prints payloads. What is thinned out by the sampling options counts as sent."""
+
+    type_name = "debug"
+    config_type = Config
+
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__(config, context)
+        self._outputs: dict[str, int] = {}
+        self._tick_end = 0.0
+        self._seen = 0
+
+    async def open(self) -> None:
+        paths = self.config.output_paths
+        for path in ("stdout",) if paths is UNSET else paths:
+            if path in _STANDARD:
+                self._outputs[path] = os.dup(_STANDARD[path])
+            else:
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+                self._outputs[path] = os.open(path, flags, 0o644)
+
+    async def send(self, payload: Payload) -> Sent:
+        if self._is_due() and self._is_wanted():
+            text = self._text(payload).encode(errors="replace")
+            for path, descriptor in self._outputs.items():
+                try:
+                    _write(descriptor, text)
+                except OSError as error:
+                    raise RefusedError(
+                        f"cannot write to {path}: {error.strerror}"
+                    ) from error
+        return Sent()
+
+    async def close(self) -> None:
+        while self._outputs:
+            os.close(self._outputs.popitem()[1])
+
+    def _is_wanted(self) -> bool:
+        """Whether the gateway's log, where it is the output, shows level info."""
+        return not self.config.use_internal_logger or self.log.isEnabledFor(logging.INFO)
+
+    def _is_due(self) -> bool:
+        """Count a payload, say whether it is one of those that are printed."""
+        now = time.monotonic()
+        if now >= self._tick_end:
+            self._tick_end, self._seen = now + TICK, 0
+        self._seen += 1
+        beyond = self._seen - self.config.sampling_initial
+        if beyond <= 0:
+            return True
+        every = self.config.sampling_thereafter
+        return every > 0 and beyond % every == 0
+
+    def _text(self, payload: Payload) -> str:
+        """The summary and, above basic, the spans; each as the collector logs it."""
+        try:
+            counts = {"resource spans": resource_spans(payload.chunks)}
+            body = ""
+            if self.config.level != "basic":
+                request = ExportTraceServiceRequest.FromString(b"".join(payload.chunks))
+                body = (normal if self.config.level == "normal" else detailed)(request)
+        except DecodeError as error:
+            raise RejectedError(
+                f"spans that cannot be decoded: {error}", "decode_error"
+            ) from error
+        counts["spans"] = payload.spans
+        if not self.config.use_internal_logger:
+            return f"Traces\t{json.dumps(counts)}\n" + (body and f"{body}\n")
+        now = time.time()
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
+        start = f"{stamp}.{int(now % 1 * 1000):03d}Z\tinfo\t"
+        where = {
+            "otelcol.component.id": self.context.label,
+            "otelcol.component.kind": "exporter",
+            "otelcol.signal": "traces",
+        }
+        summary = f"{start}Traces\t{json.dumps(where | counts)}\n"
+        return summary + (body and f"{start}{body}\t{json.dumps(where)}\n")
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    """Write all of `data`, also where someone made the terminal non-blocking."""
+    rest = memoryview(data)
+    while rest:
+        try:
+            rest = rest[os.write(descriptor, rest) :]
+        except BlockingIOError:
+            select.select((), (descriptor,), ())

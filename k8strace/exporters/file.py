@@ -1,0 +1,290 @@
+"""file: writes spans to a file, as lines of OTLP's JSON or as protobuf.
+
+Each payload is a record: a line, or a message behind its length in 4 bytes (big-endian).
+A record is handed to the operating system before its payload counts as sent, so the end
+of the process loses none; `flush_interval` is how often it goes on to the disk. A record
+that could not be written whole is taken back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import stat
+from pathlib import Path
+from typing import Literal
+
+from google.protobuf.message import DecodeError
+from msgspec import UNSET, UnsetType
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+)
+
+from k8strace.component import Context
+from k8strace.errors import RefusedError, RejectedError
+from k8strace.exporters import _otlp_json
+from k8strace.exporters._rotation import Rotation
+from k8strace.exporters._sending import (
+    QueueConfig,
+    RetryConfig,
+    SendingConfig,
+    SendingExporter,
+    Sent,
+)
+from k8strace.payload import Payload
+from k8strace.units import Duration
+
+DEFAULT_FLUSH_INTERVAL = Duration(1.0)
+_LENGTH = 4  # bytes of the length before each protobuf record
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+
+
+class Config(SendingConfig, frozen=True, kw_only=True):
+    """A file that exists is emptied at start, unless there is `append` or `rotation`.
+
+    `rotation` is off unless it is given, be it empty (`rotation:`).
+    """
+
+    path: str
+    timeout: Duration = Duration(0.0)
+    sending_queue: QueueConfig = QueueConfig(enabled=False)
+    retry_on_failure: RetryConfig = RetryConfig(enabled=False)
+    append: bool = False
+    format: Literal["json", "proto"] = "json"
+    compression: str = ""
+    flush_interval: Duration = DEFAULT_FLUSH_INTERVAL
+    rotation: Rotation | UnsetType | None = UNSET
+    create_directory: bool = False
+    directory_permissions: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ValueError("path must not be empty")
+        if self.append and self.rotation is not UNSET:
+            raise ValueError("append and rotation cannot be used together")
+        if self.compression == "zstd":
+            raise ValueError("compression: zstd is not available yet, leave it out")
+        if self.compression:
+            raise ValueError(f"compression {self.compression!r} is not supported")
+        if self.flush_interval < 0:
+            raise ValueError(
+                f"flush_interval must not be negative, found {self.flush_interval}"
+            )
+        if self.directory_permissions and not self.create_directory:
+            raise ValueError("directory_permissions requires create_directory: true")
+        if not 0 <= self.directory_mode <= 0o777:
+            raise ValueError(
+                "directory_permissions must be an octal number up to 0777, "
+                f"not {self.directory_permissions!r}"
+            )
+
+    @property
+    def directory_mode(self) -> int:
+        """`directory_permissions` as a number, -1 where it is none."""
+        try:
+            return int(self.directory_permissions or "0755", 8)
+        except ValueError:
+            return -1
+
+    @property
+    def rotating(self) -> Rotation | None:
+        """The options of `rotation`, None where it is off."""
+        return None if self.rotation is UNSET else self.rotation or Rotation()
+
+
+class File(SendingExporter[Config]):
+    """Writes payloads to a file."""
+
+    type_name = "file"
+    config_type = Config
+
+    def __init__(self, config: Config, context: Context) -> None:
+        self._path = Path(config.path)
+        super().__init__(config, context)
+        self._file = -1
+        self._regular = False
+        self._torn_at: int | None = None
+        self._unsynced: list[int] = []
+        self._dirty = False
+        self._closing = asyncio.Event()
+        self._flusher: asyncio.Task[None] | None = None
+
+    @property
+    def destination(self) -> str:
+        return str(self._path)
+
+    async def open(self) -> None:
+        config = self.config
+        if config.create_directory:
+            self._path.parent.mkdir(config.directory_mode, parents=True, exist_ok=True)
+        keep = config.append or config.rotating is not None
+        self._file = _open(self._path, truncate=not keep)
+        self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
+        if config.rotating is not None and not self._regular:
+            await self.close()
+            raise ValueError(f"rotation needs a regular file, {self._path} is none")
+        if keep and self._regular:
+            self._mend()
+        self._prune()
+        self._closing.clear()
+        self._flusher = asyncio.ensure_future(self._flush_regularly())
+
+    async def send(self, payload: Payload) -> Sent:
+        record = self._record(payload)
+        try:
+            self._write(record)
+        except OSError as error:
+            raise RefusedError(
+                f"cannot write to {error.filename or self._path}: {error.strerror}"
+            ) from error
+        return Sent()
+
+    async def close(self) -> None:
+        self._closing.set()
+        if self._flusher is not None:
+            await self._flusher
+            self._flusher = None
+            await self._sync()
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def _record(self, payload: Payload) -> bytes:
+        if self.config.format == "proto":
+            length = payload.size.to_bytes(_LENGTH, "big")
+            return b"".join((length, *payload.chunks))
+        try:
+            request = ExportTraceServiceRequest.FromString(b"".join(payload.chunks))
+        except DecodeError as error:
+            raise RejectedError(
+                f"spans that cannot be decoded: {error}", "decode_error"
+            ) from error
+        return _otlp_json.encode(request) + b"\n"
+
+    def _write(self, record: bytes) -> None:
+        """Write all of `record` or nothing of it; raises OSError."""
+        if not self._regular:
+            _write_all(self._file, record)
+            return
+        if self._torn_at is not None:
+            os.ftruncate(self._file, self._torn_at)
+            self._torn_at = None
+        size = os.fstat(self._file).st_size
+        rotation = self.config.rotating
+        if rotation is not None and size and size + len(record) > rotation.max_bytes:
+            self._rotate(rotation)
+            size = 0
+        self._dirty = True
+        try:
+            _write_all(self._file, record)
+        except OSError:
+            self._torn_at = size
+            os.ftruncate(self._file, size)
+            self._torn_at = None
+            raise
+
+    def _rotate(self, rotation: Rotation) -> None:
+        """Set the file aside and begin a new one; on failure all is as before."""
+        backup = rotation.set_aside(self._path)
+        try:
+            file = _open(self._path)
+        except OSError:
+            backup.rename(self._path)
+            raise
+        self._unsynced.append(self._file)
+        self._file = file
+        self._prune()
+
+    def _prune(self) -> None:
+        if self.config.rotating is not None:
+            try:
+                self.config.rotating.prune(self._path)
+            except OSError as error:
+                self.log.warning("cannot remove an old file: %s", error)
+
+    def _mend(self) -> None:
+        """Cut off a record that an earlier process did not finish."""
+        end_of = _end_of_messages if self.config.format == "proto" else _end_of_lines
+        with self._path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            whole = end_of(file.fileno(), size)
+        if whole < size:
+            os.ftruncate(self._file, whole)
+            self.log.warning(
+                "cut %d bytes of an unfinished record off %s", size - whole, self._path
+            )
+
+    async def _flush_regularly(self) -> None:
+        interval = self.config.flush_interval or DEFAULT_FLUSH_INTERVAL
+        while not self._closing.is_set():
+            try:
+                async with asyncio.timeout(interval):
+                    await self._closing.wait()
+            except TimeoutError:
+                pass
+            await self._sync()
+
+    async def _sync(self) -> None:
+        """Bring to the disk what was written since the last time."""
+        if self._dirty:
+            try:
+                self._unsynced.append(os.dup(self._file))
+            except OSError as error:
+                self.log.warning("cannot flush %s now: %s", self._path, error)
+            else:
+                self._dirty = False
+        files, self._unsynced = self._unsynced, []
+        if not files:
+            return
+        # A disk may take long, and a thread is no part of the way of a payload.
+        for failure in await asyncio.to_thread(_sync_and_close, files):
+            self.log.error("cannot bring %s to the disk: %s", self._path, failure)
+
+
+def _open(path: Path, *, truncate: bool = False) -> int:
+    """Open for writing at the end; raises OSError that names the path."""
+    # A named pipe that nobody reads is an error now, instead of a wait without end.
+    flags = _FLAGS | os.O_NONBLOCK | (os.O_TRUNC if truncate else 0)
+    file = os.open(path, flags, 0o644)
+    os.set_blocking(file, True)
+    return file
+
+
+def _write_all(file: int, record: bytes) -> None:
+    rest = memoryview(record)
+    while rest:
+        rest = rest[os.write(file, rest) :]
+
+
+def _sync_and_close(files: list[int]) -> list[OSError]:
+    errors = []
+    for file in files:
+        try:
+            os.fdatasync(file)
+        except OSError as error:
+            errors.append(error)
+        finally:
+            os.close(file)
+    return errors
+
+
+def _end_of_messages(file: int, size: int) -> int:
+    """Where the last message that is there whole ends."""
+    end = 0
+    while end + _LENGTH <= size:
+        length = int.from_bytes(os.pread(file, _LENGTH, end), "big")
+        if end + _LENGTH + length > size:
+            break
+        end += _LENGTH + length
+    return end
+
+
+def _end_of_lines(file: int, size: int, step: int = 64 * 1024) -> int:
+    """Where the last line that is there whole ends."""
+    while size:
+        start = max(0, size - step)
+        newline = os.pread(file, size - start, start).rfind(b"\n")
+        if newline >= 0:
+            return start + newline + 1
+        size = start
+    return 0

@@ -1,0 +1,243 @@
+"""otlp_grpc: sends spans to an OTLP/gRPC backend. Also known as `otlp`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+import msgspec
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceResponse,
+)
+
+from k8strace import __version__
+from k8strace.component import NO_EFFECT, SECRET, Context
+from k8strace.component import Config as ComponentConfig
+from k8strace.errors import ConfigError, RefusedError, RejectedError
+from k8strace.exporters._sending import (
+    SendingConfig,
+    SendingExporter,
+    Sent,
+    TooLargeError,
+)
+from k8strace.grpc import Client, ClientKeepalive, ClientSettings, ClientTLS, grpcio
+from k8strace.grpc.status import ABOUT_CALLER, Code, StatusError
+from k8strace.payload import Payload
+from k8strace.units import MIB, Duration
+
+EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+HEADROOM = 1024  # bytes below the limit, for what may be counted besides the spans
+
+_ABOUT_SIZE = re.compile(
+    r"larger than max|too large|exceed\w* (the )?max|maximum (message )?size", re.IGNORECASE
+)
+_HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
+_SCHEME = re.compile(r"(https?)://")
+_PLACE = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/\s]+):(\d{1,5})")
+
+
+class TLSConfig(ComponentConfig, frozen=True, kw_only=True):
+    """`tls`. Certificate authorities are the system's where none are given."""
+
+    insecure: bool = False
+    insecure_skip_verify: bool = False
+    ca_file: str = ""
+    ca_pem: Annotated[str, SECRET] = ""
+    cert_file: str = ""
+    cert_pem: Annotated[str, SECRET] = ""
+    key_file: str = ""
+    key_pem: Annotated[str, SECRET] = ""
+    server_name_override: str = ""
+
+    def __post_init__(self) -> None:
+        if self.insecure_skip_verify:
+            raise ValueError(
+                "`insecure_skip_verify` is not possible here: give the backend's "
+                "certificate (or its authority's) in `ca_file`, and the name in it as "
+                "`server_name_override`"
+            )
+        for name in ("ca", "cert", "key"):
+            if getattr(self, f"{name}_file") and getattr(self, f"{name}_pem"):
+                raise ValueError(f"give either `{name}_file` or `{name}_pem`, not both")
+        if bool(self.cert_file or self.cert_pem) != bool(self.key_file or self.key_pem):
+            raise ValueError("give both certificate and key (`cert_…` and `key_…`)")
+
+    @property
+    def has_ca(self) -> bool:
+        return bool(self.ca_file or self.ca_pem)
+
+    def load(self) -> ClientTLS:
+        """Read the files. Raises OSError that names the file."""
+        return ClientTLS(
+            ca=_pem(self.ca_file, self.ca_pem),
+            cert=_pem(self.cert_file, self.cert_pem),
+            key=_pem(self.key_file, self.key_pem),
+            server_name_override=self.server_name_override,
+        )
+
+
+class KeepaliveConfig(ComponentConfig, frozen=True, kw_only=True):
+    """`keepalive`; 0 leaves gRPC's default."""
+
+    time: Duration = Duration(0)
+    timeout: Duration = Duration(0)
+    permit_without_stream: bool = False
+
+
+class Config(SendingConfig, frozen=True, kw_only=True):
+    """`max_request_size_mib` is ours: larger requests are split, since most backends keep
+    gRPC's default limit of 4 MiB and refuse a larger message for good (0: no limit)."""
+
+    endpoint: str = ""
+    compression: Literal["gzip", "none", ""] = "gzip"
+    tls: TLSConfig = TLSConfig()
+    headers: dict[str, str] = msgspec.field(default_factory=dict)
+    wait_for_ready: bool = False
+    balancer_name: Literal["round_robin", "pick_first"] = "round_robin"
+    authority: str = ""
+    user_agent: str = ""
+    keepalive: KeepaliveConfig = KeepaliveConfig()
+    max_request_size_mib: Annotated[int, msgspec.Meta(ge=0)] = 4
+    read_buffer_size: Annotated[int, NO_EFFECT] = 0
+    write_buffer_size: Annotated[int, NO_EFFECT] = 512 * 1024
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.endpoint:
+            raise ValueError('requires a non-empty "endpoint"')
+        self.target()
+        for name, value in self.headers.items():
+            if not _HEADER_NAME.fullmatch(name.lower()):
+                raise ValueError(f"`headers`: {name!r} is no name of a gRPC header")
+            if name.lower().startswith("grpc-") or name.lower().endswith("-bin"):
+                raise ValueError(f"`headers`: {name!r} is reserved by gRPC")
+            if not (value.isascii() and value.isprintable()):
+                raise ValueError(
+                    f"`headers`: the value of {name!r} has characters that are not "
+                    "printable ASCII"
+                )
+
+    def target(self) -> str:
+        """The endpoint as a gRPC name. Raises ValueError for one that is none."""
+        endpoint = _SCHEME.sub("", self.endpoint, count=1)
+        scheme, _, rest = endpoint.partition(":")
+        if scheme in ("unix", "unix-abstract"):
+            if not rest.strip("/"):
+                raise ValueError(f'"endpoint" {self.endpoint!r} names no socket')
+            return endpoint
+        if scheme in ("dns", "ipv4", "ipv6", "passthrough") and not rest.isdigit():
+            place = rest.rpartition("/")[2]
+            if scheme == "passthrough":
+                endpoint = place
+        else:
+            place = endpoint
+        match = _PLACE.fullmatch(place)
+        if match is None or int(match[2]) > 65535:
+            raise ValueError(f'"endpoint" {self.endpoint!r} is not host:port')
+        return endpoint
+
+    def client(self) -> ClientSettings:
+        """Read certificates and keys. Raises OSError that names the file."""
+        tls = self.tls
+        insecure = tls.insecure or self.endpoint.startswith("http://")
+        if self.endpoint.startswith("https://"):
+            insecure = False
+        keepalive = self.keepalive
+        return ClientSettings(
+            target=self.target(),
+            tls=None if insecure and not tls.has_ca else tls.load(),
+            compression="gzip" if self.compression == "gzip" else "none",
+            wait_for_ready=self.wait_for_ready,
+            balancer_name=self.balancer_name,
+            authority=self.authority,
+            user_agent=self.user_agent or f"k8strace/{__version__}",
+            keepalive=ClientKeepalive(
+                time=keepalive.time or None,
+                timeout=keepalive.timeout or None,
+                permit_without_stream=keepalive.permit_without_stream,
+            ),
+        )
+
+
+class OtlpGrpc(SendingExporter[Config]):
+    """Sends each request as it is, joined and split by what all exporters share."""
+
+    type_name = "otlp_grpc"
+    config_type = Config
+
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__(config, context)
+        self._client: Client | None = None
+        self._metadata = tuple(
+            (name.lower(), value) for name, value in config.headers.items()
+        )
+
+    @property
+    def destination(self) -> str:
+        return self.config.endpoint
+
+    @property
+    def max_request_bytes(self) -> int:
+        limit = self.config.max_request_size_mib * MIB
+        return limit - HEADROOM if limit else 0
+
+    async def open(self) -> None:
+        try:
+            settings = self.config.client()
+        except OSError as error:
+            raise ConfigError(
+                [f"cannot read {error.filename}: {error.strerror}"]
+            ) from error
+        client = grpcio.Client(settings)
+        await client.start()
+        self._client = client
+
+    async def send(self, payload: Payload) -> Sent:
+        client = self._client
+        if client is None:
+            raise RefusedError(f"{self.context.label} is not started")
+        try:
+            answer = await client.call(
+                EXPORT,
+                payload.chunks,
+                timeout=self.config.timeout or None,
+                metadata=self._metadata,
+            )
+        except StatusError as error:
+            raise _refusal(error) from error
+        return self._read(answer) if answer else Sent()
+
+    async def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            await client.stop()
+
+    def _read(self, answer: bytes) -> Sent:
+        try:
+            response = ExportTraceServiceResponse.FromString(answer)
+        except DecodeError:
+            # The status says that it was taken: sending it again would make it two.
+            return Sent(message="an answer that is no ExportTraceServiceResponse")
+        partial = response.partial_success
+        return Sent(partial.rejected_spans, partial.error_message)
+
+
+def _refusal(error: StatusError) -> RefusedError | RejectedError:
+    """What a backend's status means for the request that it answers."""
+    is_about_size = _ABOUT_SIZE.search(error.message) is not None
+    if error.code is Code.RESOURCE_EXHAUSTED and not error.retryable:
+        return TooLargeError(str(error), certain=is_about_size)
+    if error.code is Code.OUT_OF_RANGE and is_about_size:
+        # Servers in Rust (tonic) say so of a message over their limit, and always would.
+        return TooLargeError(str(error))
+    if error.retryable:
+        return RefusedError(str(error), error.retry_delay)
+    return RejectedError(str(error), about_data=error.code not in ABOUT_CALLER)
+
+
+def _pem(path: str, text: str) -> bytes | None:
+    if path:
+        with open(path, "rb") as file:
+            return file.read()
+    return text.encode() or None

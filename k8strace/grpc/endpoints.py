@@ -1,0 +1,135 @@
+"""Where servers listen and who their peers are, whatever the engine."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import stat
+from urllib.parse import unquote
+
+from k8strace.addresses import join_address, listen_address
+
+UNIX_PEER = "unix:"
+MAX_UNIX_PATH = 107  # sockaddr_un.sun_path, without the final zero
+_PROBE_TIMEOUT = 1.0
+
+
+def check_endpoint(endpoint: str, transport: str) -> None:
+    """Raises ValueError, which names the endpoint, for one that no server can take."""
+    if transport == "unix":
+        unix_path(endpoint)
+    else:
+        listen_address(endpoint)
+
+
+def unix_path(endpoint: str) -> str:
+    """The socket's path as asyncio takes it; of an abstract one with a leading zero byte.
+
+    Takes a path, `unix:path`, `unix:///path`, and for abstract sockets `@name` or
+    `unix-abstract:name`.
+    """
+    if endpoint.startswith("@"):
+        path = "\0" + endpoint[1:]
+    elif endpoint.startswith("unix-abstract:"):
+        path = "\0" + endpoint.removeprefix("unix-abstract:")
+    else:
+        path = endpoint.removeprefix("unix:").removeprefix("//")
+    if not path.strip("\0"):
+        raise ValueError(f"endpoint {endpoint!r} is not the path of a socket")
+    if len(os.fsencode(path)) > MAX_UNIX_PATH:
+        raise ValueError(f"endpoint {endpoint!r} is longer than {MAX_UNIX_PATH} bytes")
+    return path
+
+
+def show_unix(path: str) -> str:
+    """`path` as an endpoint that a client can dial."""
+    return f"unix-abstract:{path[1:]}" if path.startswith("\0") else f"unix:{path}"
+
+
+def claim_unix(path: str) -> None:
+    """Make `path` free to bind: a socket that nobody listens on is removed.
+
+    Raises OSError that names the path when somebody listens there, or it is no socket.
+    """
+    where = show_unix(path)
+    if not path.startswith("\0"):
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            return
+        if not stat.S_ISSOCK(mode):
+            raise OSError(
+                errno.EEXIST, f"cannot listen on {where}: the file exists and is no socket"
+            )
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(_PROBE_TIMEOUT)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            if not path.startswith("\0"):
+                os.unlink(path)
+            return
+        except TimeoutError:
+            pass  # its backlog is full: somebody listens
+    raise cannot_listen(where, errno.EADDRINUSE)
+
+
+async def check_free(host: str, port: int) -> None:
+    """Raises OSError that names the address when it cannot be bound.
+
+    An engine that cannot say why binding failed is asked after this. One of several
+    addresses of a name may fail, but none may be in use.
+    """
+    where = join_address(host, port)
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {where}: {error}") from error
+    failures: list[OSError] = []
+    for family, kind, protocol, _, address in found:
+        try:
+            _probe(family, kind, protocol, address)
+        except OSError as error:
+            failures.append(error)
+    for failure in failures:
+        if failure.errno == errno.EADDRINUSE or len(failures) == len(found):
+            raise cannot_listen(where, failure.errno)
+
+
+def _probe(family: int, kind: int, protocol: int, address: tuple[object, ...]) -> None:
+    with socket.socket(family, kind, protocol) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        probe.bind(address)
+
+
+def cannot_listen(where: str, number: int | None) -> OSError:
+    """The error that says where, and why."""
+    reason = os.strerror(number) if number else "unknown error"
+    return OSError(number or errno.EIO, f"cannot listen on {where}: {reason}")
+
+
+def peer_of_grpc(uri: str) -> str:
+    """The peer that gRPC's core names by a URI, as `Origin.peer` has it."""
+    scheme, _, address = uri.partition(":")
+    if scheme.startswith("unix"):
+        return UNIX_PEER
+    return unquote(address) or "unknown"
+
+
+def peer_of_socket(name: object) -> str:
+    """The peer from a socket's address, as `Origin.peer` has it."""
+    if isinstance(name, tuple) and len(name) >= 2:
+        return join_address(str(name[0]).removeprefix("::ffff:"), name[1])
+    return UNIX_PEER
+
+
+def host_of(peer: str) -> str:
+    """Whose share of the budget `peer` uses: its host's. All on Unix sockets are one."""
+    return peer.rpartition(":")[0]

@@ -1,0 +1,365 @@
+"""The engine on grpcio: `grpc.aio`, messages as raw bytes.
+
+- A call's handler is asked before its message is read, so that nobody's body is read while
+  the budget has no room at all. How long a message is, core tells only with the message
+  itself; so its reservation is made when it is here, and core's own buffers (a message of
+  each running call) are on top of the budget.
+- Core hands compressed messages over as they are. Which encoding they have it keeps to
+  itself, but it lets only gzip in, and a gzip message is known by its first bytes.
+- Core ends a call by itself when the declared length is over the limit. That is seen here
+  as the end of a call that has lost its peer.
+- Core takes any content type, and as empty a message whose flags it doesn't know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from k8strace.addresses import join_address, listen_address
+from k8strace.budget import Budget
+from k8strace.errors import K8sTraceError
+from k8strace.grpc import (
+    SLOW_AFTER,
+    SLOW_RATE,
+    Call,
+    ClientSettings,
+    Handler,
+    Metadata,
+    Reject,
+    ServerSettings,
+    hold_until,
+)
+from k8strace.grpc.compression import MAGIC, gunzip
+from k8strace.grpc.endpoints import (
+    cannot_listen,
+    check_free,
+    claim_unix,
+    host_of,
+    peer_of_grpc,
+    show_unix,
+    unix_path,
+)
+from k8strace.grpc.status import (
+    REJECT_REASONS,
+    Code,
+    StatusError,
+    retry_delay,
+    status_of,
+)
+from k8strace.units import Duration
+
+log = logging.getLogger(__name__)
+
+MAX_RESPONSE = 4 * 1024 * 1024  # bytes; no OTLP answer is larger
+_INT_MAX = 2**31 - 1
+_GZIP_AND_NONE = 1 << 0 | 1 << 2  # bits of grpc_compression_algorithm
+_DETAILS = "grpc-status-details-bin"
+_CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+
+Options = list[tuple[str, Any]]
+
+
+class Server:
+    """A `grpc.aio` server; `grpc.Server` says what its methods promise."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        handlers: Mapping[str, Handler],
+        budget: Budget,
+        on_reject: Reject,
+    ) -> None:
+        self._settings = settings
+        self._budget = budget
+        self._on_reject = on_reject
+        self._limit = settings.max_message_size
+        self._read_timeout = SLOW_AFTER + self._limit / SLOW_RATE
+        self._methods = _Methods(
+            {path: partial(self._serve, handler) for path, handler in handlers.items()},
+            self._unknown,
+        )
+        self._server: grpc.aio.Server | None = None
+
+    async def start(self) -> str:
+        settings = self._settings
+        if settings.transport == "unix":
+            path = unix_path(settings.endpoint)
+            claim_unix(path)
+            target = where = show_unix(path)
+        else:
+            host, port = listen_address(settings.endpoint)
+            if port:
+                await check_free(host, port)
+            where = join_address(host, port)
+            target = join_address(host or "::", port)
+        server = grpc.aio.server(
+            handlers=(self._methods,), options=_server_options(settings)
+        )
+        try:
+            bound = server.add_insecure_port(target)
+        except RuntimeError as error:
+            raise cannot_listen(where, None) from error
+        await server.start()
+        self._server = server
+        return where if settings.transport == "unix" else join_address(host, bound)
+
+    async def stop(self, grace: float) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(max(grace, 0.0))
+
+    async def _serve(self, handler: Handler, _requests: object, context: Any) -> bytes:
+        try:
+            return await self._answer(handler, context)
+        except K8sTraceError as error:
+            failure = _failure(status_of(error))
+            # An error caught on its way may be held by a frame that its traceback holds;
+            # with it go the payload and its bytes in the budget.
+            error.__traceback__ = None
+        except Exception as error:
+            log.exception("the handler of a call failed")
+            failure = _failure(status_of(error))
+            error.__traceback__ = None
+        # Outside of `except`: the context keeps the exception that it raises, with all its
+        # frames, until the garbage collector comes.
+        return await _abort(context, failure)
+
+    async def _answer(self, handler: Handler, context: Any) -> bytes:
+        budget = self._budget
+        peer = peer_of_grpc(context.peer())
+        now = asyncio.get_running_loop().time()
+        remaining = context.time_remaining()
+        deadline = None if remaining is None else now + remaining
+        wait_until = hold_until(now, deadline)
+        if not budget.fits(1) and not await budget.wait(1, wait_until):
+            raise self._refusal(1, peer)
+        message = await self._read(context, peer)
+        host = host_of(peer)
+        lease = await budget.admit(len(message), host, wait_until)
+        if lease is None:
+            raise self._refusal(len(message), peer)
+        if message.startswith(MAGIC):
+            try:
+                message = gunzip(message, self._limit, lease)
+            except StatusError as error:
+                self._on_reject(REJECT_REASONS[error.code], peer, error.message)
+                raise
+        metadata = _metadata(context) if self._settings.include_metadata else ()
+        call = Call(message, peer, lease, deadline, wait_until, metadata)
+        del message, lease
+        return await handler(call)
+
+    async def _read(self, context: Any, peer: str) -> bytes:
+        try:
+            async with asyncio.timeout(self._read_timeout):
+                message = await context.read()
+        except TimeoutError:
+            text = f"the message took longer than {self._read_timeout:.0f} s"
+            self._on_reject("slow", peer, text)
+            raise StatusError(Code.DEADLINE_EXCEEDED, text) from None
+        except asyncio.CancelledError:
+            self._on_reject("incomplete", peer, "the call ended before its message")
+            raise
+        if message is not grpc.aio.EOF:
+            body: bytes = message
+            return body
+        if context.peer():
+            text = "the call ended before its message"
+            self._on_reject("incomplete", peer, text)
+            raise StatusError(Code.INVALID_ARGUMENT, text)
+        text = f"message is larger than {self._limit} bytes"
+        self._on_reject("msg_too_large", peer, text)
+        raise StatusError(Code.RESOURCE_EXHAUSTED, text)
+
+    async def _unknown(self, method: str, _requests: object, context: Any) -> bytes:
+        text = f"unknown method {method[:200]!r}"
+        self._on_reject("unknown_method", peer_of_grpc(context.peer()), text)
+        return await _abort(context, _failure(StatusError(Code.UNIMPLEMENTED, text)))
+
+    def _refusal(self, amount: int, peer: str) -> K8sTraceError:
+        refusal = self._budget.refusal(amount, host_of(peer))
+        self._on_reject("memory", peer, str(refusal))
+        return refusal
+
+
+class _Methods(grpc.GenericRpcHandler):
+    """Finds the handler of a method. All are streaming ones to core, which then leaves
+    reading the message to them."""
+
+    def __init__(self, methods: Mapping[str, Any], unknown: Any) -> None:
+        self._methods: dict[str, Any] = {
+            path: grpc.stream_unary_rpc_method_handler(method)
+            for path, method in methods.items()
+        }
+        self._unknown = unknown
+
+    def service(self, handler_call_details: Any) -> Any:
+        method = handler_call_details.method
+        found = self._methods.get(method)
+        if found is not None:
+            return found
+        return grpc.stream_unary_rpc_method_handler(partial(self._unknown, method))
+
+
+_Failure = tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]
+
+
+def _failure(status: StatusError) -> _Failure:
+    details: tuple[tuple[str, bytes], ...] = ()
+    if status.retry_delay is not None:
+        details = ((_DETAILS, status.proto().SerializeToString()),)
+    return _CODES[status.code], status.message, details
+
+
+async def _abort(context: Any, failure: _Failure) -> bytes:
+    await context.abort(*failure)
+    raise AssertionError("abort returned")
+
+
+def _metadata(context: Any) -> Metadata:
+    return tuple(
+        (key, value)
+        for key, value in context.invocation_metadata() or ()
+        if isinstance(value, str)
+    )
+
+
+def _server_options(settings: ServerSettings) -> Options:
+    keepalive = settings.keepalive
+    options: Options = [
+        ("grpc.so_reuseport", 0),
+        ("grpc.per_message_decompression", 0),
+        ("grpc.compression_enabled_algorithms_bitset", _GZIP_AND_NONE),
+        ("grpc.max_receive_message_length", min(settings.max_message_size, _INT_MAX)),
+        ("grpc.keepalive_permit_without_calls", int(keepalive.permit_without_stream)),
+    ]
+    if settings.max_concurrent_streams:
+        options.append(("grpc.max_concurrent_streams", settings.max_concurrent_streams))
+    return options + _milliseconds(
+        ("grpc.max_connection_idle_ms", keepalive.max_connection_idle),
+        ("grpc.max_connection_age_ms", keepalive.max_connection_age),
+        ("grpc.max_connection_age_grace_ms", keepalive.max_connection_age_grace),
+        ("grpc.keepalive_time_ms", keepalive.time),
+        ("grpc.keepalive_timeout_ms", keepalive.timeout),
+        ("grpc.http2.min_ping_interval_without_data_ms", keepalive.min_time),
+    )
+
+
+def _milliseconds(*options: tuple[str, Duration | None]) -> Options:
+    """Channel options from durations; none and zero leave core's default."""
+    return [
+        (name, min(max(round(seconds * 1000), 1), _INT_MAX))
+        for name, seconds in options
+        if seconds
+    ]
+
+
+class Client:
+    """A `grpc.aio` channel; `grpc.Client` says what its methods promise.
+
+    grpcio has no way to send a message that is compressed already, so gzip is core's own:
+    zlib at its default level, about ten times the CPU of `compression.gzip`.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self._compression = (
+            grpc.Compression.Gzip
+            if settings.compression == "gzip"
+            else grpc.Compression.NoCompression
+        )
+        self._channel: grpc.aio.Channel | None = None
+        self._methods: dict[str, Any] = {}
+
+    async def start(self) -> None:
+        settings = self._settings
+        options = _client_options(settings)
+        if settings.tls is None:
+            self._channel = grpc.aio.insecure_channel(settings.target, options=options)
+            return
+        tls = settings.tls
+        self._channel = grpc.aio.secure_channel(
+            settings.target,
+            grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert),
+            options=options,
+        )
+
+    async def stop(self) -> None:
+        channel, self._channel = self._channel, None
+        self._methods.clear()
+        if channel is not None:
+            await channel.close()
+
+    async def call(
+        self,
+        path: str,
+        message: tuple[bytes, ...],
+        *,
+        timeout: float | None,
+        metadata: Metadata = (),
+    ) -> bytes:
+        target = self._settings.target
+        if self._channel is None:
+            raise StatusError(Code.UNAVAILABLE, f"{target}: not started")
+        method = self._methods.get(path)
+        if method is None:
+            method = self._methods[path] = self._channel.unary_unary(path)
+        try:
+            answer: bytes = await method(
+                message[0] if len(message) == 1 else b"".join(message),
+                timeout=timeout,
+                metadata=metadata or None,
+                wait_for_ready=self._settings.wait_for_ready,
+                compression=self._compression,
+            )
+        except grpc.aio.AioRpcError as error:
+            raise _status_error(target, error) from None
+        except asyncio.CancelledError:
+            # Closing the channel cancels its calls, which is not the caller's cancellation.
+            task = asyncio.current_task()
+            if self._channel is not None or task is None or task.cancelling():
+                raise
+            raise StatusError(Code.UNAVAILABLE, f"{target}: stopped") from None
+        return answer
+
+
+def _status_error(target: str, error: grpc.aio.AioRpcError) -> StatusError:
+    trailers: Any = error.trailing_metadata()
+    details = trailers.get(_DETAILS) if trailers else None
+    delay = retry_delay(details) if isinstance(details, bytes) else None
+    return StatusError(Code(error.code().value[0]), f"{target}: {error.details()}", delay)
+
+
+def _client_options(settings: ClientSettings) -> Options:
+    keepalive = settings.keepalive
+    service: dict[str, Any] = {"loadBalancingConfig": [{settings.balancer_name: {}}]}
+    options: Options = [
+        ("grpc.enable_retries", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.service_config", json.dumps(service)),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_receive_message_length", MAX_RESPONSE),
+        # Core's own defaults, 1 s to 2 min, would outlast a backend's restart.
+        ("grpc.initial_reconnect_backoff_ms", 200),
+        ("grpc.max_reconnect_backoff_ms", 5_000),
+        ("grpc.dns_min_time_between_resolutions_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", int(keepalive.permit_without_stream)),
+    ]
+    if settings.user_agent:
+        options.append(("grpc.primary_user_agent", settings.user_agent))
+    if settings.authority:
+        options.append(("grpc.default_authority", settings.authority))
+    if settings.tls is not None and settings.tls.server_name_override:
+        options.append(("grpc.ssl_target_name_override", settings.tls.server_name_override))
+    return options + _milliseconds(
+        ("grpc.keepalive_time_ms", keepalive.time),
+        ("grpc.keepalive_timeout_ms", keepalive.timeout),
+    )

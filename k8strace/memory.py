@@ -1,0 +1,136 @@
+"""How much memory there is, how much the process holds, and giving some of it back."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+_ROOT = Path("/")
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+
+
+def memory_limit(root: Path = _ROOT) -> int:
+    """Bytes of memory that this process may use.
+
+    The least of the limits of its cgroup (v1 or v2) and of those around it, and of the
+    machine's memory. `root` is where /proc and /sys are looked for.
+    """
+    return min([_machine_memory(root), *_cgroup_limits(root)])
+
+
+def default_budget(root: Path = _ROOT) -> int:
+    """The bytes of payloads that the process holds at most: half of its memory."""
+    return memory_limit(root) // 2
+
+
+def resident_memory(root: Path = _ROOT) -> int:
+    """Bytes of this process that are in memory (RSS)."""
+    pages = int((root / "proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def trim() -> bool:
+    """Give free memory of the C heap back to the system; False where that can't be done.
+
+    It runs without the GIL, and may take some milliseconds for each GiB.
+    """
+    if _malloc_trim is None:
+        return False
+    return bool(_malloc_trim(0))
+
+
+def _malloc_trim_function() -> ctypes._NamedFuncPointer | None:
+    try:
+        function = ctypes.CDLL(None).malloc_trim
+    except AttributeError:  # a C library other than glibc
+        return None
+    function.argtypes = [ctypes.c_size_t]
+    function.restype = ctypes.c_int
+    return function
+
+
+_malloc_trim = _malloc_trim_function()
+
+
+def _machine_memory(root: Path) -> int:
+    for line in (root / "proc/meminfo").read_text().splitlines():
+        name, _, value = line.partition(":")
+        if name == "MemTotal":
+            return int(value.split()[0]) * 1024
+    raise OSError(f"{root / 'proc/meminfo'} has no MemTotal")
+
+
+def _cgroup_limits(root: Path) -> Iterator[int]:
+    """The memory limits of the process's cgroup and of its parents, as far as they show."""
+    v1, v2 = _own_cgroups(root)
+    for mount in _read_lines(root / "proc/self/mountinfo"):
+        fields, _, kind = mount.partition(" - ")
+        if kind.startswith("cgroup2 ") and v2 is not None:
+            own, name = v2, "memory.max"
+        elif kind.startswith("cgroup ") and v1 is not None and _has_memory(kind):
+            own, name = v1, "memory.limit_in_bytes"
+        else:
+            continue
+        mounted, mount_point = map(_unescaped, fields.split()[3:5])
+        top = root / mount_point.lstrip("/")
+        for directory in _upwards(top, _inside(own, mounted)):
+            limit = _read_limit(directory / name)
+            if limit is not None:
+                yield limit
+
+
+def _has_memory(kind: str) -> bool:
+    """Whether a v1 mount (its type, source and options) is the memory hierarchy."""
+    return "memory" in kind.split()[-1].split(",")
+
+
+def _own_cgroups(root: Path) -> tuple[str | None, str | None]:
+    """The paths of the process's cgroup in the v1 memory hierarchy and in v2."""
+    v1 = v2 = None
+    for line in _read_lines(root / "proc/self/cgroup"):
+        hierarchy, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            v1 = path
+        elif hierarchy == "0":
+            v2 = path
+    return v1, v2
+
+
+def _inside(own: str, mounted: str) -> PurePosixPath:
+    """`own` as seen below a mount whose root is the cgroup `mounted`.
+
+    Where it is not below it (another cgroup namespace), the mount itself is the best guess.
+    """
+    path = PurePosixPath(own)
+    if ".." not in path.parts and path.is_relative_to(mounted):
+        return path.relative_to(mounted)
+    return PurePosixPath()
+
+
+def _upwards(top: Path, below: PurePosixPath) -> Iterator[Path]:
+    yield top / below
+    for parent in below.parents:
+        yield top / parent
+
+
+def _read_limit(file: Path) -> int | None:
+    """The limit in `file`; None without a file or a limit (`max`, or -1 in old kernels)."""
+    lines = _read_lines(file)
+    if not lines or not lines[0].strip().isdigit():
+        return None
+    return int(lines[0]) or None
+
+
+def _read_lines(file: Path) -> list[str]:
+    try:
+        return file.read_text().splitlines()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        return []
+
+
+def _unescaped(text: str) -> str:
+    """A field of mountinfo, in which blanks are written as octal numbers."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 8)), text)

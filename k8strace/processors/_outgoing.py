@@ -1,0 +1,311 @@
+"""How the batch processor hands batches on, and what it answers to their senders.
+
+`Keeping` keeps a batch until it is taken; its senders were answered when it was parked.
+`Answering` offers a batch once and tells its senders what became of their spans.
+
+No error is kept, passed on or logged as the object that it is: its traceback holds frames,
+and they hold payloads, whose bytes would stay in the budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Iterable
+from typing import ClassVar
+
+import msgspec
+
+from k8strace.budget import MAX_RETRY_AFTER, MIN_RETRY_AFTER, Room
+from k8strace.component import Context, Outlet
+from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
+from k8strace.metrics import BATCH_SEND_SIZE, BATCH_SEND_SIZE_BYTES
+from k8strace.payload import Payload
+
+SHORTEST_PAUSE = 0.001  # seconds: who refuses and says "at once" must not make us spin
+
+Failure = RefusedError | RejectedError
+
+
+class Held:
+    """A payload whose sender waits for the outcome.
+
+    When it is `settled`, `taken` of its spans went on, and `error` says why not all did.
+    `abandoned`: its sender went away when it was on its way already.
+    """
+
+    __slots__ = ("abandoned", "error", "parcel", "payload", "settled", "taken", "waiter")
+
+    def __init__(self, payload: Payload, waiter: asyncio.Future[None]) -> None:
+        self.payload = payload
+        self.waiter = waiter
+        self.parcel: Parcel | None = None
+        self.abandoned = False
+        self.settled = False
+        self.taken = 0
+        self.error: Failure | None = None
+
+
+class Parcel:
+    """Payloads that go on together; where answers are held, `held` has each of them."""
+
+    __slots__ = ("held", "payloads", "size", "spans", "started")
+
+    def __init__(self) -> None:
+        self.payloads: list[Payload] = []
+        self.held: list[Held] = []
+        self.spans = 0
+        self.size = 0
+        self.started = False
+
+
+class Outgoing(ABC):
+    """The way on for parcels. Their bytes are in `room`, their spans parked in the ledger;
+    when `send` or `give_up` is done, neither is any more.
+    """
+
+    # Parcels of one group that may be on their way at the same time.
+    at_once: ClassVar[int]
+
+    def __init__(
+        self, context: Context, downstream: Outlet, room: Room, max_spans: int
+    ) -> None:
+        self.label = context.label
+        self.log = context.log
+        self.ledger = context.ledger
+        self.downstream = downstream
+        self.room = room
+        self.max_spans = max_spans
+        self._send_size = context.metrics.histogram(BATCH_SEND_SIZE, context.label)
+        self._send_bytes = context.metrics.histogram(BATCH_SEND_SIZE_BYTES, context.label)
+
+    @abstractmethod
+    async def send(self, parcel: Parcel) -> None:
+        """Hand `parcel` on; when cancelled, give up what is left of it."""
+
+    @abstractmethod
+    def give_up(self, parcel: Parcel) -> None:
+        """End a parcel whose turn never came."""
+
+    @abstractmethod
+    def hurry(self) -> None:
+        """Don't wait long any more: the component is stopping."""
+
+    def unpark(self, spans: int, size: int) -> None:
+        self.ledger.parked -= spans
+        self.room.give(size)
+
+    def shutting_down(self) -> RefusedError:
+        return RefusedError(f"{self.label} is shutting down")
+
+    def _pieces(self, parcel: Parcel) -> list[Payload]:
+        """What `parcel` becomes, each within the limit; it lets its payloads go."""
+        joined = Payload.join(parcel.payloads)
+        parcel.payloads = []
+        try:
+            return joined.split(self.max_spans)
+        except MalformedPayloadError as error:
+            raise RejectedError(str(error), "decode_error") from error
+
+    def _count_sent(self, piece: Payload) -> None:
+        self._send_size.observe(piece.spans)
+        self._send_bytes.observe(piece.size)
+
+
+class Keeping(Outgoing):
+    """For what is only taken into memory behind us: nobody else would try again."""
+
+    at_once = 1  # more would not keep order
+
+    def __init__(
+        self, context: Context, downstream: Outlet, room: Room, max_spans: int
+    ) -> None:
+        super().__init__(context, downstream, room, max_spans)
+        self._pauses: set[asyncio.Future[None]] = set()
+        self._hurried = False
+        self._refused = False
+
+    async def send(self, parcel: Parcel) -> None:
+        """Hand `parcel` on until it is taken or rejected; cancelled, drop what is left."""
+        spans, size = parcel.spans, parcel.size
+        try:
+            pieces = deque(self._pieces(parcel))
+            pause = MIN_RETRY_AFTER
+            while pieces:
+                refusal = await self._offer(pieces[0])
+                if refusal is not None:
+                    wait = pause if refusal.retry_after is None else refusal.retry_after
+                    await self._pause(wait)
+                    pause = min(2 * pause, MAX_RETRY_AFTER)
+                    continue
+                piece = pieces.popleft()
+                given = min(piece.size, size) if pieces else size
+                self.unpark(piece.spans, given)
+                spans, size = spans - piece.spans, size - given
+                pause = MIN_RETRY_AFTER
+        except RejectedError as error:
+            self.unpark(spans, size)
+            self._drop(spans, error)
+        except asyncio.CancelledError:
+            self.unpark(spans, size)
+            self.ledger.drop(spans, "shutdown")
+            raise
+
+    def give_up(self, parcel: Parcel) -> None:
+        self.unpark(parcel.spans, parcel.size)
+        self.ledger.drop(parcel.spans, "shutdown")
+
+    def hurry(self) -> None:
+        self._hurried = True
+        for pause in self._pauses:
+            wake(pause)
+
+    async def _offer(self, piece: Payload) -> RefusedError | None:
+        """Offer `piece` once; None when nothing more is to be done for it."""
+        # Who is next may hold its answer for as long as it would ask to wait anyway.
+        until = asyncio.get_running_loop().time() + MAX_RETRY_AFTER
+        try:
+            await self.downstream(msgspec.structs.replace(piece, wait_until=until))
+        except RefusedError as error:
+            if not self._refused:
+                self._refused = True
+                self.log.warning("spans are kept and sent again: %s", str(error))
+            return RefusedError(str(error), error.retry_after)
+        except RejectedError as error:
+            self._drop(piece.spans, error)
+        else:
+            self._count_sent(piece)
+            if self._refused:
+                self._refused = False
+                self.log.info("spans are taken again")
+        return None
+
+    async def _pause(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        if self._hurried:
+            seconds = min(seconds, MIN_RETRY_AFTER)
+        pause: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_later(max(seconds, SHORTEST_PAUSE), wake, pause)
+        self._pauses.add(pause)
+        try:
+            await pause
+        finally:
+            timer.cancel()
+            self._pauses.discard(pause)
+
+    def _drop(self, spans: int, error: RejectedError) -> None:
+        self.ledger.drop(spans, error.reason)
+        self.log.error("dropped %d spans (%s): %s", spans, error.reason, str(error))
+
+
+class Answering(Outgoing):
+    """For exporters that store or wait for their backend: senders learn the outcome."""
+
+    # Order is not known where senders wait for each other's answers, and one parcel at a
+    # time would mean one for each round trip. The collector's queues have ten consumers.
+    at_once = 10
+
+    async def send(self, parcel: Parcel) -> None:
+        """Offer `parcel` once and settle it; after a refusal no piece of it is offered."""
+        until = min(held.payload.wait_until for held in parcel.held)
+        outcomes: list[tuple[int, Failure | None]] = []
+        pieces: list[Payload] = []
+        refusal: RefusedError | None = None
+        try:
+            pieces = self._pieces(parcel)
+            for piece in pieces:
+                failure: Failure | None = refusal
+                if refusal is None:
+                    try:
+                        offer = msgspec.structs.replace(piece, wait_until=until)
+                        await self.downstream(offer)
+                    except RefusedError as error:
+                        failure = refusal = RefusedError(str(error), error.retry_after)
+                    except RejectedError as error:
+                        failure = same(error)
+                    else:
+                        self._count_sent(piece)
+                outcomes.append((piece.spans, failure))
+        except RejectedError as error:
+            outcomes = [(parcel.spans, same(error))]
+        except asyncio.CancelledError:
+            rest = pieces[len(outcomes) :]
+            refusal = self.shutting_down()
+            self._settle(parcel, [*outcomes, *((one.spans, refusal) for one in rest)])
+            raise
+        self._settle(parcel, outcomes)
+
+    def give_up(self, parcel: Parcel) -> None:
+        self._settle(parcel, [(parcel.spans, self.shutting_down())])
+
+    def hurry(self) -> None:
+        """Nothing waits here: each parcel is offered once."""
+
+    def leave(self, held: Held) -> None:
+        """A sender went away: take its payload out, or let it go on without it.
+
+        The edge counts the payload as refused. Of spans that go on all the same, the
+        ledger says that they came in a second time.
+        """
+        parcel, spans = held.parcel, held.payload.spans
+        if held.settled:
+            self.ledger.received += held.taken
+        elif parcel is None or parcel.started:
+            held.abandoned = True
+            self.ledger.received += spans
+        else:
+            index = parcel.held.index(held)
+            del parcel.held[index], parcel.payloads[index]
+            parcel.spans -= spans
+            parcel.size -= held.payload.size
+            self.unpark(spans, held.payload.size)
+
+    def _settle(
+        self, parcel: Parcel, outcomes: Iterable[tuple[int, Failure | None]]
+    ) -> None:
+        """Tell each sender of `parcel` what became of its spans.
+
+        Payloads and pieces hold the same spans in the same order; `outcomes` gives the
+        number of spans in each piece and what went wrong with it. A refusal outweighs a
+        rejection: the sender may try again.
+        """
+        pieces = iter(outcomes)
+        left, error = next(pieces)
+        for held in parcel.held:
+            missing = held.payload.spans
+            while missing:
+                if not left:
+                    left, error = next(pieces)
+                part = min(missing, left)
+                missing, left = missing - part, left - part
+                if error is None:
+                    held.taken += part
+                elif not isinstance(held.error, RefusedError):
+                    held.error = error
+            held.settled = True
+            held.parcel = None  # a cycle would keep the payloads in memory
+            self.unpark(held.payload.spans, held.payload.size)
+            if held.abandoned:
+                self._count_abandoned(held)
+            wake(held.waiter)
+
+    def _count_abandoned(self, held: Held) -> None:
+        """Count, in the sender's place, the spans of a payload that did not go on."""
+        rest = held.payload.spans - held.taken
+        if isinstance(held.error, RejectedError):
+            self.ledger.rejected += rest
+        else:
+            self.ledger.refused += rest
+
+
+def wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
+
+
+def same(error: Failure) -> Failure:
+    """`error` without its traceback, whose frames would keep payloads in memory."""
+    if isinstance(error, RefusedError):
+        return RefusedError(str(error), error.retry_after)
+    return RejectedError(str(error), error.reason, about_data=error.about_data)

@@ -1,0 +1,291 @@
+"""batch: join small requests into larger ones.
+
+How it answers depends on what stands behind it:
+
+- Where spans are only taken into memory, `consume` returns as soon as they are parked. A
+  batch that is refused is kept and sent again until it is taken, in order; what is parked
+  is bounded in bytes, and when that is used up, `consume` waits and then refuses.
+- In front of an exporter that stores or waits for its backend, `consume` returns or raises
+  when the outcome of its own spans is known. Nothing is kept after a refusal: the senders
+  try again.
+
+A batch is handed on inside the call that fills it; only where it has to wait does a task of
+the component go on with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Annotated
+
+from msgspec import Meta
+
+from k8strace import component
+from k8strace.budget import Room
+from k8strace.component import Blocked, Context, Outlet, Promise
+from k8strace.driver import Rest, begin
+from k8strace.errors import RefusedError, RejectedError
+from k8strace.metrics import (
+    BATCH_METADATA_CARDINALITY,
+    BATCH_SIZE_TRIGGER_SEND,
+    BATCH_TIMEOUT_TRIGGER_SEND,
+    Value,
+)
+from k8strace.payload import Payload
+from k8strace.processors._outgoing import Answering, Held, Keeping, Outgoing, Parcel, same
+from k8strace.units import Duration
+
+PARKED_SHARE = 4  # a quarter of the process's budget may be parked here
+
+_UINT32 = Meta(ge=0, le=2**32 - 1)
+
+
+class Config(component.Config, frozen=True, kw_only=True):
+    timeout: Duration = Duration(0.2)
+    send_batch_size: Annotated[int, _UINT32] = 8192
+    send_batch_max_size: Annotated[int, _UINT32] = 0
+    metadata_keys: tuple[str, ...] = ()
+    metadata_cardinality_limit: Annotated[int, _UINT32] = 1000
+
+    def __post_init__(self) -> None:
+        if self.timeout < 0:
+            raise ValueError(f"timeout must not be negative: {self.timeout}")
+        if 0 < self.send_batch_max_size < self.send_batch_size:
+            raise ValueError(
+                f"send_batch_max_size ({self.send_batch_max_size}) must not be smaller "
+                f"than send_batch_size ({self.send_batch_size})"
+            )
+        seen: set[str] = set()
+        for key in self.metadata_keys:
+            if key.lower() in seen:
+                raise ValueError(
+                    f"metadata_keys has {key!r} twice (upper and lower case are the same)"
+                )
+            seen.add(key.lower())
+
+
+_Key = tuple[tuple[str, ...], ...]
+
+
+class _Group:
+    """The batches of one combination of metadata values.
+
+    `open` takes payloads, `ready` wait for their turn, `sending` are on their way.
+    """
+
+    __slots__ = ("key", "open", "ready", "sending", "timer")
+
+    def __init__(self, key: _Key) -> None:
+        self.key = key
+        self.open: Parcel | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.ready: deque[Parcel] = deque()
+        self.sending = 0
+
+
+class Batch(component.Processor[Config]):
+    type_name = "batch"
+    config_type = Config
+    joins = True
+
+    def __init__(self, config: Config, context: Context, downstream: Outlet) -> None:
+        super().__init__(config, context, downstream)
+        self._at_once = not config.timeout or not config.send_batch_size
+        self._keys = tuple(key.lower() for key in config.metadata_keys)
+        self._room = Room(context.budget.limit // PARKED_SHARE)
+        self._answering: Answering | None = None
+        self._outgoing: Outgoing
+        way = (context, downstream, self._room, config.send_batch_max_size)
+        if downstream.promise > Promise.MEMORY:
+            self._outgoing = self._answering = Answering(*way)
+        else:
+            self._outgoing = Keeping(*way)
+        self._groups: dict[_Key, _Group] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
+        self._over = False
+        metrics, label = context.metrics, context.label
+        self._by_size = metrics.counter(BATCH_SIZE_TRIGGER_SEND, label)
+        self._by_timeout = metrics.counter(BATCH_TIMEOUT_TRIGGER_SEND, label)
+        metrics.gauge(BATCH_METADATA_CARDINALITY, lambda: len(self._groups), label)
+
+    @property
+    def needs_origin(self) -> bool:
+        return bool(self._keys)
+
+    async def consume(self, payload: Payload) -> None:
+        if not payload.spans:
+            return
+        room = self._room
+        room.limit = self.context.budget.limit // PARKED_SHARE
+        if self._draining or not room.take(payload.size):
+            await self._wait_for_room(payload)
+        group = self._groups.get(self._key(payload) if self._keys else ())
+        if group is None:
+            group = self._new_group(payload)
+        if self._answering is None:
+            self._park(group, payload, None)
+            return
+        held = Held(payload, asyncio.get_running_loop().create_future())
+        self._park(group, payload, held)
+        if not held.settled:
+            try:
+                await held.waiter
+            except asyncio.CancelledError:
+                self._answering.leave(held)
+                self._close_if_empty(group)
+                raise
+        if held.error is not None:
+            self.ledger.received += held.taken
+            raise same(held.error)
+
+    def blocked_by(self, payload: Payload) -> Blocked | None:
+        room = self._room
+        room.limit = self.context.budget.limit // PARKED_SHARE
+        if room.fits(payload.size) or not room.used:
+            return None
+        return Blocked(room, min(payload.size, room.limit))
+
+    async def stop(self, deadline: float) -> None:
+        """Send what is parked until `deadline`; the rest is dropped, or refused to senders
+        that still wait.
+        """
+        self._draining = True
+        loop = asyncio.get_running_loop()
+        dropped = self.ledger.dropped
+        before = dropped.get("shutdown", 0)
+        self._outgoing.hurry()
+        for group in list(self._groups.values()):
+            self._close(group, self._by_timeout)
+            self._forget_if_idle(group)
+        while self._tasks and not self._over:
+            left = deadline - loop.time()
+            self._over = left <= 0
+            await asyncio.wait(tuple(self._tasks), timeout=max(0.0, left))
+        self._over = True
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+        for group in list(self._groups.values()):
+            while group.ready:
+                self._outgoing.give_up(group.ready.popleft())
+            self._forget_if_idle(group)
+        lost = dropped.get("shutdown", 0) - before
+        if lost:
+            self.log.error("dropped %d spans (shutdown): nobody took them in time", lost)
+
+    # What comes in
+
+    async def _wait_for_room(self, payload: Payload) -> None:
+        """Take room for `payload`, or raise RefusedError.
+
+        A payload that is larger than the whole room gets it when nothing else is in it.
+        """
+        room, size = self._room, payload.size
+        while True:
+            if self._draining:
+                raise self._outgoing.shutting_down()
+            if room.take(size):
+                return
+            if not room.used:
+                room.force(size)
+                return
+            amount = min(size, room.limit)
+            if not await room.wait(amount, payload.wait_until):
+                raise RefusedError(
+                    f"{self.context.label} has no room", room.retry_after(amount)
+                )
+
+    def _key(self, payload: Payload) -> _Key:
+        values: dict[str, list[str]] = {key: [] for key in self._keys}
+        if payload.origin is not None:
+            for name, value in payload.origin.metadata:
+                found = values.get(name.lower())
+                if found is not None:
+                    found.append(value)
+        return tuple(map(tuple, values.values()))
+
+    def _new_group(self, payload: Payload) -> _Group:
+        key = self._key(payload)
+        limit = self.config.metadata_cardinality_limit
+        if self._keys and limit and len(self._groups) >= limit:
+            self._room.give(payload.size)
+            raise RejectedError(
+                f"{self.context.label}: more than {limit} combinations of the values of "
+                f"{', '.join(self.config.metadata_keys)}",
+                about_data=False,
+            )
+        group = self._groups[key] = _Group(key)
+        return group
+
+    def _park(self, group: _Group, payload: Payload, held: Held | None) -> None:
+        limit = self.config.send_batch_max_size
+        parcel = group.open
+        if limit and parcel is not None and parcel.spans + payload.spans > limit:
+            self._close(group, self._by_size)
+            parcel = None
+        if parcel is None:
+            parcel = group.open = Parcel()
+        parcel.payloads.append(payload)
+        parcel.spans += payload.spans
+        parcel.size += payload.size
+        self.ledger.parked += payload.spans
+        if held is not None:
+            held.parcel = parcel
+            parcel.held.append(held)
+        if self._at_once or parcel.spans >= self.config.send_batch_size:
+            self._close(group, self._by_size)
+            self._forget_if_idle(group)
+        elif group.timer is None:
+            loop = asyncio.get_running_loop()
+            group.timer = loop.call_later(self.config.timeout, self._expire, group)
+
+    # What goes on
+
+    def _expire(self, group: _Group) -> None:
+        self._close(group, self._by_timeout)
+        self._forget_if_idle(group)
+
+    def _close(self, group: _Group, trigger: Value) -> None:
+        """Let the open batch go, at once where its turn has come."""
+        if group.timer is not None:
+            group.timer.cancel()
+            group.timer = None
+        parcel, group.open = group.open, None
+        if parcel is not None and parcel.payloads:
+            trigger.add(1)
+            group.ready.append(parcel)
+            self._pump(group)
+
+    def _close_if_empty(self, group: _Group) -> None:
+        """After a payload was taken out of the open batch."""
+        if group.open is not None and not group.open.payloads:
+            self._expire(group)
+
+    def _pump(self, group: _Group) -> None:
+        while group.ready and group.sending < self._outgoing.at_once and not self._over:
+            parcel = group.ready.popleft()
+            if not parcel.payloads:
+                continue
+            parcel.started = True
+            step = begin(self._outgoing.send(parcel))
+            if isinstance(step, Rest):
+                group.sending += 1
+                loop = asyncio.get_running_loop()
+                task = loop.create_task(self._go_on(group, step), name=self.context.label)
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _go_on(self, group: _Group, step: Rest[None]) -> None:
+        try:
+            await step
+        finally:
+            group.sending -= 1
+            self._pump(group)
+            self._forget_if_idle(group)
+
+    def _forget_if_idle(self, group: _Group) -> None:
+        if group.open is None and not group.ready and not group.sending:
+            self._groups.pop(group.key, None)

@@ -1,0 +1,105 @@
+"""probabilistic_sampler: keep a percentage of the traces, the same ones as the collector.
+
+The decision is made for each span from its trace id, so that traces stay whole. What was
+decided is written into the tracestate of the kept spans (`ot=th:…`, with `rv:…` where the
+randomness isn't the trace id itself). A `sampling.priority` attribute of 0 drops a span,
+one above 0 keeps it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from k8strace import _fastpath, component
+from k8strace.component import NO_EFFECT, Context, Outlet
+from k8strace.metrics import SAMPLER_COUNT_TRACES_SAMPLED
+from k8strace.payload import Payload
+
+SAMPLING_ERROR = "sampling_error"  # the drop reason of spans that fail_closed rejects
+SMALLEST_PERCENTAGE = 100 * 2.0**-56  # a threshold has 56 bits
+
+_MODES = {
+    "hash_seed": _fastpath.HASH_SEED,
+    "proportional": _fastpath.PROPORTIONAL,
+    "equalizing": _fastpath.EQUALIZING,
+}
+
+
+class Config(component.Config, frozen=True, kw_only=True):
+    sampling_percentage: float = 0.0
+    mode: Literal["hash_seed", "proportional", "equalizing", ""] = "hash_seed"
+    hash_seed: Annotated[int, Meta(ge=0, le=2**32 - 1)] = 0
+    fail_closed: bool = True
+    sampling_precision: Annotated[int, Meta(ge=1, le=14)] = 4
+    # For logs only; the collector accepts them for traces, and ignores them too.
+    attribute_source: Annotated[Literal["traceID", "record"], NO_EFFECT] = "traceID"
+    from_attribute: Annotated[str, NO_EFFECT] = ""
+    sampling_priority: Annotated[str, NO_EFFECT] = ""
+
+    def __post_init__(self) -> None:
+        percentage = self.sampling_percentage
+        if not math.isfinite(percentage) or percentage < 0:
+            raise ValueError(
+                f"sampling_percentage must be a number of 0 or more, not {percentage}"
+            )
+        if 0 < percentage < SMALLEST_PERCENTAGE:
+            raise ValueError(
+                f"sampling_percentage is too small: {percentage}, at least "
+                f"{SMALLEST_PERCENTAGE:.3g} (or 0 to keep nothing)"
+            )
+
+
+class ProbabilisticSampler(component.Processor[Config]):
+    type_name = "probabilistic_sampler"
+    config_type = Config
+
+    def __init__(self, config: Config, context: Context, downstream: Outlet) -> None:
+        super().__init__(config, context, downstream)
+        self._arguments = (
+            _MODES[config.mode or "hash_seed"],
+            config.sampling_percentage,
+            config.hash_seed,
+            config.sampling_precision,
+            config.fail_closed,
+        )
+        counter = context.metrics.counter
+        self._kept_by, self._out_by = (
+            [
+                counter(SAMPLER_COUNT_TRACES_SAMPLED, policy, sampled)
+                for policy in _fastpath.POLICIES
+            ]
+            for sampled in ("true", "false")
+        )
+
+    async def start(self) -> None:
+        if self.config.mode in ("proportional", "equalizing"):
+            self.log.warning(
+                "mode %s keeps traces with large ids; Kubernetes components that sample "
+                "(samplingRatePerMillion) keep those with small ids: of what they send "
+                "it may keep nothing where their rate is below 4000; mode hash_seed is "
+                "safe",
+                self.config.mode,
+            )
+
+    async def consume(self, payload: Payload) -> None:
+        sampled = _fastpath.sample(payload.chunks, *self._arguments)
+        if sampled.kept:
+            kept = payload
+            if sampled.chunks is not payload.chunks:
+                kept = payload.replaced(sampled.chunks, sampled.kept)
+            await self.downstream(kept)
+        self._count(sampled)
+
+    def _count(self, sampled: _fastpath.Sampled) -> None:
+        self.ledger.sampled_out += sampled.sampled_out
+        if sampled.rejected:
+            self.ledger.drop(sampled.rejected, SAMPLING_ERROR)
+        for counter, spans in zip(self._kept_by, sampled.kept_by, strict=True):
+            if spans:
+                counter.add(spans)
+        for counter, spans in zip(self._out_by, sampled.out_by, strict=True):
+            if spans:
+                counter.add(spans)

@@ -1,0 +1,345 @@
+"""OTLP over HTTP/1.1: the `http` protocol of the receiver `otlp`.
+
+It is a server as `k8strace.grpc.Server` says: it admits a request to the byte budget before
+its body is read, inflates it within the limit, and asks the same handler as gRPC does.
+Whatever goes wrong is answered with a google.rpc.Status, as OTLP demands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+from contextlib import suppress
+from http import HTTPStatus
+from typing import Annotated, Literal
+
+from aiohttp import ClientPayloadError, hdrs, web
+from msgspec import Meta
+
+from k8strace.addresses import join_address, listen_address
+from k8strace.budget import Budget, Lease
+from k8strace.component import Config
+from k8strace.errors import K8sTraceError
+from k8strace.grpc import (
+    DEFAULT_MAX_MESSAGE_SIZE,
+    SLOW_AFTER,
+    SLOW_RATE,
+    Call,
+    Handler,
+    Metadata,
+    Reject,
+    hold_until,
+)
+from k8strace.grpc.compression import gunzip
+from k8strace.grpc.endpoints import (
+    check_endpoint,
+    claim_unix,
+    host_of,
+    peer_of_socket,
+    show_unix,
+    unix_path,
+)
+from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
+from k8strace.units import Duration
+
+log = logging.getLogger(__name__)
+
+PROTOBUF = "application/x-protobuf"
+STEP = 64 * 1024  # bytes that a body of unknown length reserves at a time
+LINGER = (
+    2.0  # seconds for which the rest of a refused body is read, so that the answer arrives
+)
+_CLOSE = 0.1  # seconds for connections whose requests have ended
+MAX_LOGGED = 200  # characters of a malformed request
+FOR_EVER = 10.0 * 365 * 86400  # seconds
+
+
+class HTTPConfig(Config, frozen=True, kw_only=True):
+    """The server of OTLP over HTTP; sizes are bytes."""
+
+    endpoint: str = "localhost:4318"
+    transport: Literal["tcp", "unix"] = "tcp"
+    traces_url_path: str = "/v1/traces"
+    max_request_body_size: Annotated[int, Meta(ge=0)] = 0
+    include_metadata: bool = False
+    keep_alives_enabled: bool = True
+    idle_timeout: Duration = Duration(0)
+
+    def __post_init__(self) -> None:
+        check_endpoint(self.endpoint, self.transport)
+        if self.idle_timeout < 0:
+            raise ValueError(f"idle_timeout must not be negative: {self.idle_timeout}")
+
+    @property
+    def max_size(self) -> int:
+        """The limit of a body as it is decompressed; 0 in the configuration is ours."""
+        return self.max_request_body_size or DEFAULT_MAX_MESSAGE_SIZE
+
+    @property
+    def path(self) -> str:
+        return "/" + self.traces_url_path.removeprefix("/")
+
+
+class _HTTPError(StatusError):
+    """A status with an HTTP status that its gRPC code doesn't stand for."""
+
+    def __init__(self, http: HTTPStatus, code: Code, reason: str, message: str) -> None:
+        super().__init__(code, message)
+        self._http = http
+        self.reason = reason
+
+    @property
+    def http_status(self) -> HTTPStatus:
+        return self._http
+
+
+class Server:
+    """Serves POST of one path."""
+
+    def __init__(
+        self, config: HTTPConfig, handler: Handler, budget: Budget, on_reject: Reject
+    ) -> None:
+        self._config = config
+        self._handler = handler
+        self._budget = budget
+        self._on_reject = on_reject
+        self._path = config.path
+        self._limit = config.max_size
+        self._web: web.Server | None = None
+        self._listener: asyncio.Server | None = None
+        self._unix_path = ""
+        self._running: set[asyncio.Task[object]] = set()
+
+    async def start(self) -> str:
+        """Listen; returns the address as bound. Raises OSError, with the endpoint."""
+        config = self._config
+        server = web.Server(
+            self._handle,
+            handler_cancellation=True,
+            access_log=None,
+            logger=_parser_log(self._on_reject),
+            auto_decompress=False,
+            lingering_time=LINGER,
+            keepalive_timeout=float(config.idle_timeout) or FOR_EVER,
+        )
+        loop = asyncio.get_running_loop()
+        if config.transport == "unix":
+            path = unix_path(config.endpoint)
+            claim_unix(path)
+            where = show_unix(path)
+        else:
+            host, port = listen_address(config.endpoint)
+            where = join_address(host, port)
+        try:
+            if config.transport == "unix":
+                self._listener = await loop.create_unix_server(server, path)
+                self._unix_path = path
+            else:
+                self._listener = await loop.create_server(server, host or None, port)
+                where = join_address(*self._listener.sockets[0].getsockname()[:2])
+        except OSError as error:
+            number = error.errno or 0
+            reason = os.strerror(number) if number > 0 else error.strerror
+            raise OSError(number, f"cannot listen on {where}: {reason}") from error
+        self._web = server
+        return where
+
+    async def stop(self, grace: float) -> None:
+        """Stop listening, let running requests end for `grace` seconds, cancel the rest."""
+        listener, self._listener = self._listener, None
+        server, self._web = self._web, None
+        if listener is None or server is None:
+            return
+        listener.close()
+        if self._unix_path and not self._unix_path.startswith("\0"):
+            with suppress(FileNotFoundError):
+                os.unlink(self._unix_path)
+        server.pre_shutdown()
+        if self._running:
+            _, late = await asyncio.wait(self._running, timeout=max(grace, 0.0))
+            for task in late:
+                task.cancel()
+        await server.shutdown(_CLOSE)
+        await listener.wait_closed()
+
+    async def _handle(self, request: web.BaseRequest) -> web.Response:
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            return await self._respond(request)
+        finally:
+            self._running.discard(task)
+
+    async def _respond(self, request: web.BaseRequest) -> web.Response:
+        try:
+            answer = await self._answer(request)
+            response = web.Response(body=answer, content_type=PROTOBUF)
+        except K8sTraceError as error:
+            response = _failure(status_of(error))
+            error.__traceback__ = None  # as in k8strace.grpc.grpcio
+        except Exception as error:
+            log.exception("the handler of a request failed")
+            response = _failure(status_of(error))
+            error.__traceback__ = None
+        if response.status == HTTPStatus.METHOD_NOT_ALLOWED:
+            response.headers[hdrs.ALLOW] = hdrs.METH_POST
+        if not self._config.keep_alives_enabled:
+            response.force_close()
+        return response
+
+    async def _answer(self, request: web.BaseRequest) -> bytes:
+        transport = request.transport
+        peer = peer_of_socket(transport.get_extra_info("peername") if transport else None)
+        wait_until = hold_until(asyncio.get_running_loop().time(), None)
+        try:
+            packed = self._check(request)
+            body, lease = await self._read(request, peer, wait_until)
+            if packed:
+                body = gunzip(body, self._limit, lease)
+        except K8sTraceError as error:
+            self._on_reject(_reason(error), peer, status_of(error).message)
+            raise
+        except asyncio.CancelledError:
+            self._on_reject("incomplete", peer, "the connection ended before the body")
+            raise
+        metadata = _metadata(request) if self._config.include_metadata else ()
+        call = Call(body, peer, lease, None, wait_until, metadata)
+        del body, lease
+        return await self._handler(call)
+
+    def _check(self, request: web.BaseRequest) -> bool:
+        """Whether the body is gzip. Raises _HTTPError for what is no OTLP request."""
+        if request.path != self._path:
+            raise _HTTPError(
+                HTTPStatus.NOT_FOUND,
+                Code.NOT_FOUND,
+                "unknown_method",
+                f"nothing here: POST {self._path}",
+            )
+        if request.method != hdrs.METH_POST:
+            raise _HTTPError(
+                HTTPStatus.METHOD_NOT_ALLOWED,
+                Code.UNIMPLEMENTED,
+                "unknown_method",
+                f"method {request.method[:32]} is not allowed, only POST",
+            )
+        if request.content_type != PROTOBUF:
+            raise _HTTPError(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                Code.INVALID_ARGUMENT,
+                "unsupported",
+                f"content type {request.content_type[:128]!r} is not supported: "
+                f"send {PROTOBUF}",
+            )
+        encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
+        if encoding not in ("", "identity", "gzip"):
+            raise _HTTPError(
+                HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+                Code.INVALID_ARGUMENT,
+                "unsupported",
+                f"content encoding {encoding[:128]!r} is not supported: "
+                "send gzip, or no encoding",
+            )
+        return encoding == "gzip"
+
+    async def _read(
+        self, request: web.BaseRequest, peer: str, wait_until: float
+    ) -> tuple[bytes, Lease]:
+        """The body as it came, and the lease that holds it."""
+        length = request.content_length
+        if length is None:
+            length = STEP if request.body_exists else 0
+        elif length > self._limit:
+            raise self._too_large()
+        host = host_of(peer)
+        lease = await self._budget.admit(length, host, wait_until)
+        if lease is None:
+            raise self._budget.refusal(length, host)
+        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+            assert request.transport is not None
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        parts: list[bytes] = []
+        size = 0
+        begin = asyncio.get_running_loop().time() + SLOW_AFTER
+        try:
+            async with asyncio.timeout_at(begin) as timer:
+                async for part in request.content.iter_any():
+                    size += len(part)
+                    if size > self._limit:
+                        raise self._too_large()
+                    if size > lease.size and not lease.try_grow(
+                        max(STEP, size - lease.size)
+                    ):
+                        raise self._budget.refusal(STEP, host)
+                    parts.append(part)
+                    timer.reschedule(begin + size / SLOW_RATE)
+        except TimeoutError:
+            raise _HTTPError(
+                HTTPStatus.REQUEST_TIMEOUT,
+                Code.DEADLINE_EXCEEDED,
+                "slow",
+                f"the body comes slower than {SLOW_RATE} bytes a second",
+            ) from None
+        except (ClientPayloadError, ConnectionError) as error:
+            raise _HTTPError(
+                HTTPStatus.BAD_REQUEST,
+                Code.INVALID_ARGUMENT,
+                "incomplete",
+                f"incomplete body: {error}",
+            ) from None
+        lease.shrink_to(size)
+        return parts[0] if len(parts) == 1 else b"".join(parts), lease
+
+    def _too_large(self) -> StatusError:
+        return StatusError(
+            Code.RESOURCE_EXHAUSTED, f"message is larger than {self._limit} bytes"
+        )
+
+
+class _ParserErrors(logging.Handler):
+    """Tells of requests that aiohttp refuses because they are no HTTP."""
+
+    def __init__(self, on_reject: Reject) -> None:
+        super().__init__(logging.ERROR)
+        self._on_reject = on_reject
+
+    def emit(self, record: logging.LogRecord) -> None:
+        peer = str(record.args[0]) if isinstance(record.args, tuple) else "unknown"
+        error = record.exc_info[1] if record.exc_info else record.getMessage()
+        self._on_reject("decode_error", peer, " ".join(str(error).split())[:MAX_LOGGED])
+
+
+def _parser_log(on_reject: Reject) -> logging.Logger:
+    """What aiohttp logs to: by itself it writes a traceback for each malformed request."""
+    logger = logging.Logger("k8strace.receivers.otlp.http", logging.ERROR)
+    logger.addHandler(_ParserErrors(on_reject))
+    return logger
+
+
+def _reason(error: K8sTraceError) -> str:
+    if isinstance(error, _HTTPError):
+        return error.reason
+    return REJECT_REASONS[status_of(error).code]
+
+
+def _failure(status: StatusError) -> web.Response:
+    headers = {}
+    http = status.http_status
+    if status.retry_delay is not None and http in (
+        HTTPStatus.TOO_MANY_REQUESTS,
+        HTTPStatus.SERVICE_UNAVAILABLE,
+    ):
+        headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(status.retry_delay)))
+    return web.Response(
+        status=http,
+        body=status.proto().SerializeToString(),
+        content_type=PROTOBUF,
+        headers=headers,
+    )
+
+
+def _metadata(request: web.BaseRequest) -> Metadata:
+    return tuple((key.lower(), value) for key, value in request.headers.items())

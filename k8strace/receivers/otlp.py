@@ -1,0 +1,283 @@
+"""otlp: takes traces over gRPC and over HTTP, as the OpenTelemetry protocol says.
+
+Spans that cannot be right (ids of a wrong length or of zeros; with `validate: deep` also
+text that is not UTF-8) are cut out of a request and reported to its sender as partial
+success; the others go on. A request that is no OTLP at all is refused whole.
+
+`otelcol_receiver_accepted_spans` counts the spans that went on, `refused` those that
+something behind refused or that were cut out, `failed` those lost to a defect of ours.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from time import monotonic
+from typing import Annotated, Literal, Protocol
+
+from msgspec import Meta
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceResponse,
+)
+
+from k8strace import _fastpath, component
+from k8strace.component import NO_EFFECT, Context, Outlet, Receiver
+from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
+from k8strace.grpc import (
+    DEFAULT_MAX_MESSAGE_SIZE,
+    REJECT_REASONS,
+    Call,
+    ServerKeepalive,
+    ServerSettings,
+    grpcio,
+)
+from k8strace.grpc.endpoints import check_endpoint
+from k8strace.metrics import (
+    RECEIVER_ACCEPTED_SPANS,
+    RECEIVER_FAILED_SPANS,
+    RECEIVER_REFUSED_SPANS,
+    REQUESTS_REJECTED,
+    Metrics,
+)
+from k8strace.payload import Origin, Payload
+from k8strace.receivers import _otlp_http
+from k8strace.receivers._otlp_http import HTTPConfig
+from k8strace.units import MIB, Duration
+
+EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+LOG_EVERY = 60.0  # seconds between two log lines of one kind
+
+
+class ServerParameters(component.Config, frozen=True, kw_only=True):
+    max_connection_idle: Duration | None = None
+    max_connection_age: Duration | None = None
+    max_connection_age_grace: Duration | None = None
+    time: Duration | None = None
+    timeout: Duration | None = None
+
+
+class EnforcementPolicy(component.Config, frozen=True, kw_only=True):
+    min_time: Duration | None = None
+    permit_without_stream: bool = False
+
+
+class Keepalive(component.Config, frozen=True, kw_only=True):
+    server_parameters: ServerParameters = ServerParameters()
+    enforcement_policy: EnforcementPolicy = EnforcementPolicy()
+
+    def settings(self) -> ServerKeepalive:
+        given, policy = self.server_parameters, self.enforcement_policy
+        return ServerKeepalive(
+            max_connection_idle=given.max_connection_idle,
+            max_connection_age=given.max_connection_age,
+            max_connection_age_grace=given.max_connection_age_grace,
+            time=given.time,
+            timeout=given.timeout,
+            min_time=policy.min_time,
+            permit_without_stream=policy.permit_without_stream,
+        )
+
+
+class GRPCConfig(component.Config, frozen=True, kw_only=True):
+    """The server of OTLP over gRPC. Zero is the default of a limit, as in the collector."""
+
+    endpoint: str = "localhost:4317"
+    transport: Literal["tcp", "unix"] = "tcp"
+    max_recv_msg_size_mib: Annotated[int, Meta(ge=0, le=2047)] = 64
+    max_concurrent_streams: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    read_buffer_size: Annotated[int, NO_EFFECT] = 0
+    write_buffer_size: Annotated[int, NO_EFFECT] = 0
+    keepalive: Keepalive = Keepalive()
+    include_metadata: bool = False
+
+    def __post_init__(self) -> None:
+        check_endpoint(self.endpoint, self.transport)
+
+    def settings(self) -> ServerSettings:
+        return ServerSettings(
+            endpoint=self.endpoint,
+            transport=self.transport,
+            max_message_size=self.max_recv_msg_size_mib * MIB or DEFAULT_MAX_MESSAGE_SIZE,
+            max_concurrent_streams=self.max_concurrent_streams or None,
+            keepalive=self.keepalive.settings(),
+            include_metadata=self.include_metadata,
+        )
+
+
+class Protocols(component.Config, frozen=True, kw_only=True):
+    """A protocol is served when it is named, if only as `grpc:`."""
+
+    grpc: GRPCConfig | None = None
+    http: HTTPConfig | None = None
+
+
+class Config(component.Config, frozen=True, kw_only=True):
+    """`validate` says how deep each span is checked: down to its ids, or to every leaf."""
+
+    protocols: Protocols = Protocols()
+    validate: Literal["span", "deep"] = "span"
+
+    def __post_init__(self) -> None:
+        if self.protocols.grpc is None and self.protocols.http is None:
+            raise ValueError(
+                "must specify at least one protocol when using the OTLP receiver: "
+                "protocols has neither grpc nor http"
+            )
+
+
+class _Server(Protocol):
+    async def start(self) -> str: ...
+
+    async def stop(self, grace: float) -> None: ...
+
+
+class _Counts:
+    """The collector's counters of one transport."""
+
+    def __init__(self, metrics: Metrics, label: str, transport: str) -> None:
+        self.accepted = metrics.counter(RECEIVER_ACCEPTED_SPANS, label, transport)
+        self.refused = metrics.counter(RECEIVER_REFUSED_SPANS, label, transport)
+        self.failed = metrics.counter(RECEIVER_FAILED_SPANS, label, transport)
+
+
+class OTLP(Receiver[Config]):
+    """One server for each protocol, shared by all pipelines that name the receiver.
+
+    `addresses` says where they listen, by protocol.
+    """
+
+    type_name = "otlp"
+    config_type = Config
+
+    def __init__(self, config: Config, context: Context, downstream: Outlet) -> None:
+        super().__init__(config, context, downstream)
+        self.addresses: dict[str, str] = {}
+        self._deep = config.validate == "deep"
+        self._rejected = {
+            reason: context.metrics.counter(REQUESTS_REJECTED, context.label, reason)
+            for reason in REJECT_REASONS
+        }
+        self._logged: dict[str, float] = {}
+        self._unlogged: dict[str, int] = {}
+        self._servers: dict[str, _Server] = {}
+        grpc, http = config.protocols.grpc, config.protocols.http
+        if grpc is not None:
+            export = partial(self._export, _Counts(context.metrics, context.label, "grpc"))
+            self._servers["grpc"] = grpcio.Server(
+                grpc.settings(), {EXPORT: export}, context.budget, self._reject
+            )
+        if http is not None:
+            export = partial(self._export, _Counts(context.metrics, context.label, "http"))
+            self._servers["http"] = _otlp_http.Server(
+                http, export, context.budget, self._reject
+            )
+
+    async def start(self) -> None:
+        try:
+            for protocol, server in self._servers.items():
+                self.addresses[protocol] = await server.start()
+        except BaseException:
+            await self.stop(0)
+            raise
+        for protocol, address in self.addresses.items():
+            self.log.info("%s on %s", protocol, address)
+
+    async def stop(self, deadline: float) -> None:
+        grace = deadline - asyncio.get_running_loop().time()
+        await asyncio.gather(*(server.stop(grace) for server in self._servers.values()))
+        self.addresses.clear()
+
+    async def _export(self, counts: _Counts, call: Call) -> bytes:
+        """Take a request; the answer is an ExportTraceServiceResponse."""
+        if not call.message:
+            return b""
+        chunks: tuple[bytes, ...] = (call.message,)
+        try:
+            spans, bad_ids, bad_text = _fastpath.count(chunks, self._deep)
+        except MalformedPayloadError as error:
+            self._reject("decode_error", call.peer, str(error))
+            raise
+        bad = bad_ids + bad_text
+        if not spans and not bad:
+            return b""
+        self.ledger.received += spans + bad
+        if bad:
+            chunks, _ = _fastpath.keep(chunks, _fastpath.valid(chunks, self._deep))
+        if spans:
+            await self._pass_on(counts, call, chunks, spans, bad)
+            counts.accepted.add(spans)
+        if not bad:
+            return b""
+        return self._partial_success(counts, call.peer, spans, bad_ids, bad_text)
+
+    async def _pass_on(
+        self,
+        counts: _Counts,
+        call: Call,
+        chunks: tuple[bytes, ...],
+        spans: int,
+        bad: int,
+    ) -> None:
+        size = sum(map(len, chunks))
+        if call.lease is not None:
+            call.lease.shrink_to(size)
+        payload = Payload(
+            chunks,
+            spans,
+            size,
+            Origin(call.peer, metadata=call.metadata),
+            lease=call.lease,
+            wait_until=call.wait_until,
+        )
+        try:
+            await self.downstream(payload)
+        except (RefusedError, asyncio.CancelledError):
+            # The sender comes again with all of it, also with what was cut out.
+            self.ledger.refused += spans + bad
+            counts.refused.add(spans + bad)
+            raise
+        except RejectedError as error:
+            self.ledger.rejected += spans + bad
+            ours = error.reason == "internal_error"
+            (counts.failed if ours else counts.refused).add(spans + bad)
+            raise
+        except Exception as error:
+            self.ledger.rejected += spans + bad
+            counts.failed.add(spans + bad)
+            self.log.exception("failed on a request of %d spans", spans + bad)
+            raise RejectedError("internal error", "internal_error") from error
+
+    def _partial_success(
+        self, counts: _Counts, peer: str, spans: int, bad_ids: int, bad_text: int
+    ) -> bytes:
+        bad = bad_ids + bad_text
+        counts.refused.add(bad)
+        found = []
+        for number, reason, what in (
+            (bad_ids, "invalid_id", "with an invalid trace or span id"),
+            (bad_text, "invalid_text", "with text that is not UTF-8"),
+        ):
+            if number:
+                self.ledger.drop(number, reason)
+                found.append(f"{number} {what}")
+        text = f"{bad} of {spans + bad} spans dropped: {', '.join(found)}"
+        self._log_sometimes("invalid spans", peer, text)
+        answer = ExportTraceServiceResponse()
+        answer.partial_success.rejected_spans = bad
+        answer.partial_success.error_message = text
+        return answer.SerializeToString()
+
+    def _reject(self, reason: str, peer: str, text: str) -> None:
+        self._rejected[reason].add(1)
+        self._log_sometimes(reason, peer, text)
+
+    def _log_sometimes(self, kind: str, peer: str, text: str) -> None:
+        """One line for each kind and minute: who sends rubbish sends much of it."""
+        now = monotonic()
+        if now - self._logged.get(kind, -LOG_EVERY) < LOG_EVERY:
+            self._unlogged[kind] = self._unlogged.get(kind, 0) + 1
+            return
+        self._logged[kind] = now
+        more = self._unlogged.pop(kind, 0)
+        since = f" (and {more} more since the last such line)" if more else ""
+        self.log.warning("%s: request of %s: %s%s", kind, peer, text, since)

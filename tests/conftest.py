@@ -1,0 +1,11 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+
+# A law fails for what it says, never for how fast this machine is just now.
+_SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
+settings.register_profile("default", deadline=None, suppress_health_check=_SLOW)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=5000)
+settings.load_profile("default")

@@ -1,0 +1,56 @@
+"""health_check says whether the gateway takes spans."""
+
+import json
+
+import aiohttp
+import pytest
+
+from k8strace.errors import ConfigError
+from k8strace.extensions.health_check import HealthCheck
+from tests.support.pipeline import configured, context
+
+
+def extension(**values: object) -> HealthCheck:
+    config = configured(HealthCheck, {"endpoint": "127.0.0.1:0", **values})
+    return HealthCheck(config, context("extensions", "health_check"))
+
+
+async def get(health: HealthCheck, path: str = "/") -> tuple[int, str]:
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://{health.address}{path}") as response:
+            return response.status, await response.text()
+
+
+async def test_ready_only_between_start_and_drain() -> None:
+    health = extension()
+    await health.start()
+    assert await get(health) == (503, '{"status":"Server not available"}')
+    health.ready(True)
+    status, text = await get(health)
+    assert status == 200
+    assert json.loads(text)["status"] == "Server available"
+    health.ready(False)
+    assert (await get(health))[0] == 503
+    await health.stop(0)
+    await health.stop(0)
+
+
+async def test_path_and_bodies() -> None:
+    health = extension(path="/live", response_body={"healthy": "yes", "unhealthy": "no"})
+    await health.start()
+    assert await get(health, "/live") == (503, "no")
+    health.ready(True)
+    assert await get(health, "/live") == (200, "yes")
+    assert (await get(health))[0] == 404
+    await health.stop(0)
+
+
+async def test_stop_without_start() -> None:
+    await extension().stop(0)
+
+
+@pytest.mark.parametrize("values", [{"endpoint": "13133"}, {"path": "live"}, {"paht": "/"}])
+def test_mistakes(values: dict[str, str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        configured(HealthCheck, values)
+    assert next(iter(values)) in str(caught.value)

@@ -1,0 +1,264 @@
+"""The batch processor's bounds: its room, its groups, and its end."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from k8strace.component import Blocked
+from k8strace.errors import RefusedError, RejectedError
+from k8strace.payload import Origin, Payload
+from k8strace.processors.batch import PARKED_SHARE
+from tests.support.batch import Rig
+from tests.support.pipeline import Drive, both_drivers, cancel, failure, until
+from tests.support.requests import parse, span_ids
+
+
+def ids(*payloads: Payload) -> list[bytes]:
+    return [one for payload in payloads for one in span_ids(parse(payload.chunks))]
+
+
+# Bounds
+
+
+async def blocked_rig(payload: Payload, fit: int) -> Rig:
+    """A rig with room for `fit` payloads of this size, whose sink takes nothing yet."""
+    rig = Rig(timeout=0, budget=PARKED_SHARE * fit * payload.size)
+    rig.sink.gate = asyncio.Event()
+    return rig
+
+
+@both_drivers
+async def test_a_full_room_refuses_with_a_delay(drive: Drive) -> None:
+    rig = await blocked_rig(sample := Rig().payload(), 2)
+    await drive(rig.into(sample))
+    await drive(rig.into(sample))
+    refused = await failure(drive(rig.into(sample)))
+    assert isinstance(refused, RefusedError)
+    assert "no room" in str(refused)
+    assert refused.retry_after is not None
+    assert refused.retry_after > 0
+    assert (rig.ledger.refused, rig.ledger.parked) == (1, 2)
+    assert rig.sink.gate is not None
+    rig.sink.gate.set()
+    await until(lambda: len(rig.sizes) == 2)
+    await drive(rig.into(sample))
+    assert len(rig.sizes) == 3
+    await rig.stop()
+    rig.assert_at_rest()
+
+
+@both_drivers
+async def test_a_payload_waits_for_room(drive: Drive) -> None:
+    rig = await blocked_rig(sample := Rig().payload(), 1)
+    await drive(rig.into(sample))
+    patient = msgspec.structs.replace(
+        sample, wait_until=asyncio.get_running_loop().time() + 10
+    )
+    waiting = asyncio.ensure_future(drive(rig.into(patient)))
+    await until(lambda: rig.sink.calls == 1)
+    assert not waiting.done()
+    assert rig.sink.gate is not None
+    rig.sink.gate.set()
+    await waiting
+    await until(lambda: len(rig.sizes) == 2)
+    await rig.stop()
+    rig.assert_at_rest()
+
+
+async def test_who_is_cancelled_while_waiting_for_room_leaves_nothing() -> None:
+    rig = await blocked_rig(sample := Rig().payload(), 1)
+    await rig.into(sample)
+    patient = msgspec.structs.replace(
+        sample, wait_until=asyncio.get_running_loop().time() + 10
+    )
+    waiting = asyncio.create_task(rig.into(patient))
+    await until(lambda: rig.sink.calls == 1)
+    await cancel(waiting)
+    del waiting
+    assert (rig.ledger.refused, rig.ledger.parked) == (1, 1)
+    assert rig.sink.gate is not None
+    rig.sink.gate.set()
+    await until(lambda: len(rig.sizes) == 1)
+    await rig.stop()
+    assert rig.sizes == [1]
+    rig.assert_at_rest()
+
+
+async def test_a_payload_larger_than_the_room_goes_alone() -> None:
+    large = Rig().payload(100)
+    rig = Rig(send_batch_size=1000, budget=PARKED_SHARE * large.size // 2)
+    assert rig.batch.blocked_by(large) is None
+    await rig.into(large)
+    assert isinstance(await failure(rig.into(large)), RefusedError)
+    await rig.stop()
+    assert rig.sizes == [100]
+    rig.assert_at_rest()
+
+
+async def test_it_tells_what_it_would_wait_for() -> None:
+    sample = Rig().payload()
+    rig = await blocked_rig(sample, 1)
+    assert rig.batch.blocked_by(sample) is None
+    await rig.into(sample)
+    blocked = rig.batch.blocked_by(sample)
+    assert isinstance(blocked, Blocked)
+    assert not await blocked.room.wait(blocked.amount, 0)
+    assert rig.sink.gate is not None
+    rig.sink.gate.set()
+    loop = asyncio.get_running_loop()
+    assert await blocked.room.wait(blocked.amount, loop.time() + 10)
+    assert rig.batch.blocked_by(sample) is None
+    await rig.stop()
+    rig.assert_at_rest()
+
+
+async def test_the_room_follows_the_budget() -> None:
+    sample = Rig().payload()
+    rig = await blocked_rig(sample, 1)
+    rig.budget.limit *= 2
+    await rig.into(sample)
+    await rig.into(sample)
+    assert isinstance(await failure(rig.into(sample)), RefusedError)
+    assert rig.sink.gate is not None
+    rig.sink.gate.set()
+    await rig.stop()
+    rig.assert_at_rest()
+
+
+# Metadata
+
+
+def from_(rig: Rig, spans: int = 1, peer: str = "a", **metadata: str) -> Payload:
+    return msgspec.structs.replace(
+        rig.payload(spans), origin=Origin(peer, None, tuple(metadata.items()))
+    )
+
+
+@both_drivers
+async def test_batches_by_metadata(drive: Drive) -> None:
+    rig = Rig(send_batch_size=2, metadata_keys=("Tenant",))
+    red, blue, none = [], [], []
+    for _ in range(2):
+        red.append(from_(rig, tenant="red", team="x"))
+        blue.append(from_(rig, TENANT="blue"))
+        none.append(from_(rig, team="x"))
+    for column in zip(red, blue, none, strict=True):
+        for one in column:
+            await drive(rig.into(one))
+    assert [ids(p) for p in rig.sink.payloads] == [ids(*red), ids(*blue), ids(*none)]
+    assert rig.metric("metadata_cardinality") == 0
+    red.clear(), blue.clear(), none.clear()
+    del one, column
+    rig.assert_at_rest()
+
+
+async def test_the_origin_stays_where_all_are_the_same() -> None:
+    rig = Rig(send_batch_size=2, metadata_keys=("tenant",))
+    assert rig.batch.needs_origin
+    for peer in ("a", "a", "a", "b"):
+        await rig.into(from_(rig, peer=peer, tenant="red"))
+    first, second = rig.sink.payloads
+    assert first.origin == Origin("a", None, (("tenant", "red"),))
+    assert second.origin is None
+    assert len(second.sources) == 2
+
+
+async def test_too_many_combinations_are_rejected_until_some_are_gone() -> None:
+    rig = Rig(metadata_keys=("tenant",), metadata_cardinality_limit=2, send_batch_size=2)
+    await rig.into(from_(rig, tenant="a"))
+    await rig.into(from_(rig, tenant="b"))
+    assert rig.metric("metadata_cardinality") == 2
+    rejected = await failure(rig.into(from_(rig, tenant="c")))
+    assert isinstance(rejected, RejectedError)
+    assert "more than 2 combinations" in str(rejected)
+    assert not rejected.about_data
+    assert rig.ledger.rejected == 1
+    await rig.into(from_(rig, tenant="a"))
+    await rig.into(from_(rig, tenant="c"))
+    await rig.stop()
+    assert sorted(rig.sizes) == [1, 1, 2]
+    rig.assert_at_rest()
+
+
+async def test_no_limit_of_combinations() -> None:
+    rig = Rig(metadata_keys=("tenant",), metadata_cardinality_limit=0)
+    for number in range(20):
+        await rig.into(from_(rig, tenant=str(number)))
+    assert rig.metric("metadata_cardinality") == 20
+    await rig.stop()
+    assert len(rig.sizes) == 20
+    rig.assert_at_rest()
+
+
+async def test_without_metadata_keys_origins_do_not_matter() -> None:
+    rig = Rig(send_batch_size=2)
+    assert not rig.batch.needs_origin
+    await rig.into(from_(rig, tenant="a"))
+    await rig.into(from_(rig, tenant="b"))
+    assert rig.sizes == [2]
+    rig.assert_at_rest()
+
+
+# The end
+
+
+@both_drivers
+async def test_stop_sends_what_is_parked(drive: Drive) -> None:
+    rig = Rig()
+    await drive(rig.into(rig.payload(3)))
+    await rig.stop()
+    assert rig.sizes == [3]
+    assert "shutting down" in str(await failure(drive(rig.into(rig.payload(1)))))
+    await rig.stop()
+    rig.assert_at_rest()
+
+
+async def test_stop_does_not_wait_out_a_long_delay() -> None:
+    rig = Rig(timeout=0)
+    rig.sink.failures = [RefusedError("full", 3600), RefusedError("full", 3600)]
+    await rig.into(rig.payload(1))
+    await rig.into(rig.payload(2))
+    await rig.stop()
+    assert rig.sizes == [1, 2]
+    rig.assert_at_rest()
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+async def test_what_nobody_takes_in_time_is_dropped(
+    refuses: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    rig = Rig(send_batch_size=2)
+    if refuses:
+        rig.sink.failures = [RefusedError("full", 3600) for _ in range(10)]
+    else:
+        rig.sink.gate = asyncio.Event()
+    for spans in (2, 3, 1):
+        await rig.into(rig.payload(spans))
+    await rig.stop(0)
+    assert rig.sizes == []
+    assert rig.ledger.dropped == {"shutdown": 6}
+    assert caplog.text.count("dropped 6 spans (shutdown)") == 1
+    rig.assert_at_rest()
+
+
+async def test_who_waits_for_room_is_refused_at_the_end() -> None:
+    rig = await blocked_rig(sample := Rig().payload(), 1)
+    await rig.into(sample)
+    patient = msgspec.structs.replace(
+        sample, wait_until=asyncio.get_running_loop().time() + 10
+    )
+    waiting = asyncio.create_task(rig.into(patient))
+    await until(lambda: rig.sink.calls == 1)
+    await rig.stop(0)
+    assert "shutting down" in str(await failure(waiting))
+    assert rig.ledger.dropped == {"shutdown": 1}
+    rig.assert_at_rest()
+
+
+async def test_stop_without_start_or_work() -> None:
+    rig = Rig()
+    await rig.stop(0)
+    rig.assert_at_rest()

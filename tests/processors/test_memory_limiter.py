@@ -1,0 +1,422 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+import pytest
+
+from k8strace.budget import Budget, Lease
+from k8strace.component import Promise
+from k8strace.edges import Edge, FanOut
+from k8strace.errors import ConfigError, RefusedError
+from k8strace.metrics import Ledger, Metrics, Value
+from k8strace.payload import Payload
+from k8strace.processors import memory_limiter
+from k8strace.processors.memory_limiter import Config, MemoryLimiter
+from k8strace.units import Duration
+from tests.support.pipeline import (
+    MIB,
+    Drive,
+    Sink,
+    assert_at_rest,
+    both_drivers,
+    cancel,
+    configured,
+    context,
+    edge_to,
+    failure,
+    payload,
+    until,
+)
+
+GIB = 1024 * MIB
+LIMITS = {"check_interval": Duration(3600), "limit_mib": 10, "spike_limit_mib": 2}
+
+
+class Memory:
+    """What the process's resident memory is said to be, and how often it was trimmed."""
+
+    def __init__(self) -> None:
+        self.resident = 0
+        self.after_trim: int | None = None
+        self.trims = 0
+
+    def trim(self) -> bool:
+        self.trims += 1
+        if self.after_trim is not None:
+            self.resident = self.after_trim
+        return True
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    fake = Memory()
+    monkeypatch.setattr(memory_limiter, "resident_memory", lambda: fake.resident)
+    monkeypatch.setattr(memory_limiter, "trim", fake.trim)
+    return fake
+
+
+class Rig:
+    """A limiter of 10 MiB, 8 of them soft, in front of a sink."""
+
+    def __init__(self, **config: Any) -> None:
+        self.metrics = Metrics()
+        self.budget = Budget(64 * MIB)
+        self.sink = Sink(context("exporters", "sink", metrics=self.metrics))
+        ctx = context(
+            "processors", "memory_limiter", metrics=self.metrics, budget=self.budget
+        )
+        self.limiter = MemoryLimiter(
+            Config(**{**LIMITS, **config}), ctx, Edge(ctx.ledger, self.sink)
+        )
+        assert self.limiter.hard_limit is not None
+        self.budget.limit = min(self.budget.limit, self.limiter.hard_limit)
+        self.ledger = self.limiter.ledger
+        self.into, self.source = edge_to(self.limiter)
+
+    def payload(self, mib: int = 0, *, patience: float = 0) -> Payload:
+        """One span, and a lease of so many MiB."""
+        one = payload(1, budget=self.budget)
+        lease = Lease(self.budget, mib * MIB, "peer") if mib else one.lease
+        loop = asyncio.get_running_loop()
+        wait_until = loop.time() + patience if patience else 0.0
+        return msgspec.structs.replace(one, lease=lease, wait_until=wait_until)
+
+    def metric(self, name: str) -> float:
+        for family in self.metrics.collect():
+            for sample in family.samples:
+                if sample.name == f"otelcol_processor_memory_limiter_{name}_spans_total":
+                    assert sample.labels == {"processor": "memory_limiter"}
+                    return float(sample.value)
+        raise AssertionError(f"no series {name}")
+
+    def assert_at_rest(self) -> None:
+        assert_at_rest(self.ledger)
+        self.sink.payloads.clear()
+        assert self.budget.used == 0
+
+
+@pytest.fixture
+async def rig(memory: Memory) -> AsyncIterator[Rig]:
+    rig = Rig()
+    await rig.limiter.start()
+    yield rig
+    await rig.limiter.stop(0)
+
+
+# Configuration
+
+
+def test_defaults_are_the_collectors() -> None:
+    config = configured(MemoryLimiter, {"check_interval": "1s", "limit_mib": 100})
+    assert config.min_gc_interval_when_soft_limited == 10
+    assert config.min_gc_interval_when_hard_limited == 0
+    assert config.max_gc_interval_when_soft_limited == 30
+    assert config.max_gc_interval_when_hard_limited == 30
+    assert config.limits() == (80 * MIB, 100 * MIB)
+
+
+def test_the_helm_charts_configuration() -> None:
+    config = configured(
+        MemoryLimiter,
+        {"check_interval": "5s", "limit_percentage": 80, "spike_limit_percentage": 25},
+    )
+    assert config.limits(lambda: 100 * GIB) == (55 * GIB, 80 * GIB)
+
+
+def test_a_spike_limit_of_its_own_and_percentages_without() -> None:
+    fixed = Config(check_interval=Duration(1), limit_mib=100, spike_limit_mib=30)
+    assert fixed.limits() == (70 * MIB, 100 * MIB)
+    share = Config(check_interval=Duration(1), limit_percentage=50)
+    assert share.limits(lambda: 100 * GIB) == (40 * GIB, 50 * GIB)
+
+
+def test_mebibytes_win_over_percentages() -> None:
+    config = Config(check_interval=Duration(1), limit_mib=100, limit_percentage=50)
+    assert config.limits(lambda: 100 * GIB)[1] == 100 * MIB
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"limit_mib": 100}, "check_interval must be greater than zero"),
+        ({"check_interval": "0", "limit_mib": 1}, "check_interval"),
+        ({"check_interval": "1s"}, "limit_mib or limit_percentage"),
+        ({"check_interval": "1s", "limit_mib": -1}, "limit_mib"),
+        ({"check_interval": "1s", "limit_percentage": 101}, "101"),
+        (
+            {"check_interval": "1s", "limit_mib": 1, "spike_limit_percentage": 101},
+            "101",
+        ),
+        (
+            {"check_interval": "1s", "limit_mib": 10, "spike_limit_mib": 10},
+            r"spike_limit_mib \(10\) must be smaller",
+        ),
+        (
+            {"check_interval": "1s", "limit_percentage": 10, "spike_limit_percentage": 10},
+            r"spike_limit_percentage \(10\) must be smaller",
+        ),
+        (
+            {
+                "check_interval": "1s",
+                "limit_mib": 10,
+                "min_gc_interval_when_soft_limited": "1s",
+                "min_gc_interval_when_hard_limited": "2s",
+            },
+            "min_gc_interval_when_soft_limited",
+        ),
+        ({"check_interval": "1s", "limit_mib": 10, "ballast": 1}, "ballast"),
+    ],
+)
+def test_mistakes(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        configured(MemoryLimiter, values)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match=r"check_interval.*; limit_mib or"):
+        Config()
+
+
+def test_it_sets_the_budget_of_the_process() -> None:
+    assert Rig().limiter.hard_limit == 10 * MIB
+
+
+# Bytes
+
+
+@both_drivers
+async def test_below_the_soft_limit_all_pass(rig: Rig, drive: Drive) -> None:
+    for _ in range(8):
+        await drive(rig.into(rig.payload(1)))
+    assert rig.sink.spans == 8
+    assert rig.metric("accepted") == 8
+    assert rig.metric("refused") == 0
+    rig.assert_at_rest()
+
+
+@both_drivers
+async def test_it_refuses_drains_and_accepts_again(rig: Rig, drive: Drive) -> None:
+    for _ in range(8):
+        await drive(rig.into(rig.payload(1)))
+    refused = await failure(drive(rig.into(rig.payload(1))))
+    assert isinstance(refused, RefusedError)
+    assert "too much memory" in str(refused)
+    assert refused.retry_after is not None
+    assert 0 < refused.retry_after <= 2
+    assert (rig.ledger.refused, rig.sink.spans) == (1, 8)
+    assert rig.metric("refused") == 1
+    rig.sink.payloads.clear()
+    await drive(rig.into(rig.payload(1)))
+    assert rig.metric("accepted") == 9
+    rig.assert_at_rest()
+
+
+@both_drivers
+async def test_a_patient_payload_waits_for_bytes_to_come_free(
+    rig: Rig, drive: Drive
+) -> None:
+    for _ in range(8):
+        await drive(rig.into(rig.payload(1)))
+    waiting = asyncio.ensure_future(drive(rig.into(rig.payload(1, patience=10))))
+    second = asyncio.ensure_future(drive(rig.into(rig.payload(1, patience=10))))
+    await until(lambda: rig.budget.used == 10 * MIB)
+    await asyncio.sleep(0)
+    assert rig.sink.calls == 8
+    del rig.sink.payloads[0]
+    await waiting
+    assert not second.done()
+    del rig.sink.payloads[0]
+    await second
+    del waiting, second
+    rig.assert_at_rest()
+
+
+async def test_who_waits_does_not_block_the_others(rig: Rig) -> None:
+    """Requests that come at once fill the budget; nothing behind them holds a byte."""
+    tasks = [asyncio.create_task(rig.into(rig.payload(1, patience=10))) for _ in range(10)]
+    await until(lambda: rig.sink.calls >= 8)
+    assert rig.sink.calls == 8
+    rig.sink.payloads.clear()
+    await asyncio.gather(*tasks)
+    assert rig.sink.calls == 10
+    tasks.clear()
+    rig.assert_at_rest()
+
+
+async def test_a_payload_above_the_soft_limit_goes_alone(rig: Rig) -> None:
+    await rig.into(rig.payload(9))
+    assert isinstance(await failure(rig.into(rig.payload())), RefusedError)
+    rig.sink.payloads.clear()
+    await rig.into(rig.payload())
+    assert isinstance(await failure(rig.into(rig.payload(9))), RefusedError)
+    rig.assert_at_rest()
+
+
+async def test_time_is_over_before_there_is_room(rig: Rig) -> None:
+    await rig.into(rig.payload(8))
+    assert isinstance(await failure(rig.into(rig.payload(1, patience=0.005))), RefusedError)
+    rig.assert_at_rest()
+
+
+@both_drivers
+async def test_a_sender_that_goes_away_leaves_nothing(rig: Rig, drive: Drive) -> None:
+    await rig.into(rig.payload(8))
+    gone = asyncio.create_task(rig.into(rig.payload(1, patience=10)))
+    await until(lambda: rig.ledger.received == 2)
+    await asyncio.sleep(0)
+    await cancel(gone)
+    del gone
+    assert rig.ledger.refused == 1
+    assert rig.budget.used == 8 * MIB
+    rig.sink.payloads.clear()
+    await drive(rig.into(rig.payload(8)))
+    rig.assert_at_rest()
+
+
+async def test_where_the_process_has_less_the_soft_limit_keeps_its_part(
+    memory: Memory,
+) -> None:
+    rig = Rig()
+    rig.budget.limit = 5 * MIB
+    await rig.limiter.start()
+    for _ in range(4):
+        await rig.into(rig.payload(1))
+    assert isinstance(await failure(rig.into(rig.payload(1))), RefusedError)
+    await rig.limiter.stop(0)
+    rig.assert_at_rest()
+
+
+async def test_other_budgets_do_not_count(rig: Rig) -> None:
+    elsewhere = Budget(MIB)
+    one = msgspec.structs.replace(
+        rig.payload(),
+        lease=(Budget(MIB).lease(1, "a"), elsewhere.lease(1000, "a")),
+    )
+    await rig.into(one)
+    await rig.into(msgspec.structs.replace(one, lease=elsewhere.lease(5, "b")))
+    await rig.into(msgspec.structs.replace(one, lease=None))
+    assert rig.sink.spans == 3
+    del one
+    rig.assert_at_rest()
+
+
+async def test_a_fan_out_waits_for_it(rig: Rig) -> None:
+    other = Sink(context("exporters", "other"))
+    source = Ledger()
+    fan_out = FanOut(source, [Edge(Ledger(), rig.limiter), Edge(Ledger(), other)], Value())
+    await fan_out(rig.payload(8))
+    assert isinstance(await failure(fan_out(rig.payload(1))), RefusedError)
+    waiting = asyncio.create_task(fan_out(rig.payload(1, patience=10)))
+    await until(lambda: rig.budget.used == 9 * MIB)
+    await asyncio.sleep(0)
+    assert (rig.sink.calls, other.calls) == (1, 1)
+    rig.sink.payloads.clear()
+    other.payloads.clear()
+    await waiting
+    assert (rig.sink.calls, other.calls) == (2, 2)
+    del waiting
+    other.payloads.clear()
+    rig.assert_at_rest()
+
+
+def test_it_asks_who_stands_behind_it() -> None:
+    rig = Rig()
+    assert rig.limiter.blocked_by(payload()) is None
+    assert rig.limiter.promise == Promise.DELIVERED
+
+
+# Resident memory
+
+
+@both_drivers
+async def test_resident_memory_closes_the_way_until_it_is_low_again(
+    rig: Rig, memory: Memory, drive: Drive, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "k8strace")
+    memory.resident = 10 * MIB
+    await rig.limiter.check()
+    refused = await failure(drive(rig.into(rig.payload(patience=10))))
+    assert isinstance(refused, RefusedError)
+    assert refused.retry_after
+    assert rig.limiter.blocked_by(rig.payload()) is not None
+    assert "refusing spans" in caplog.text
+    memory.resident = 9 * MIB
+    await rig.limiter.check()
+    assert isinstance(await failure(drive(rig.into(rig.payload()))), RefusedError)
+    memory.resident = 7 * MIB
+    await rig.limiter.check()
+    await drive(rig.into(rig.payload()))
+    assert "taking spans" in caplog.text
+    rig.assert_at_rest()
+
+
+async def test_free_memory_is_given_back_before_spans_are_refused(
+    rig: Rig, memory: Memory
+) -> None:
+    memory.resident, memory.after_trim = 20 * MIB, 5 * MIB
+    await rig.limiter.check()
+    assert memory.trims == 1
+    await rig.into(rig.payload())
+    rig.assert_at_rest()
+
+
+async def test_how_often_memory_is_trimmed(rig: Rig, memory: Memory) -> None:
+    memory.resident = 7 * MIB
+    await rig.limiter.check()
+    assert memory.trims == 0
+    memory.resident = 9 * MIB
+    await rig.limiter.check()
+    await rig.limiter.check()
+    assert memory.trims == 1, "above the soft limit: every 10 s"
+    memory.resident = 11 * MIB
+    await rig.limiter.check()
+    await rig.limiter.check()
+    assert memory.trims == 3, "above the hard limit: at each check"
+
+
+async def test_memory_is_checked_again_and_again(memory: Memory) -> None:
+    rig = Rig(check_interval=Duration(0.001))
+    await rig.limiter.start()
+    memory.resident = 20 * MIB
+    await until(lambda: memory.trims >= 2)
+    await rig.limiter.stop(0)
+    trims = memory.trims
+    await asyncio.sleep(0)
+    assert memory.trims == trims
+
+
+async def test_memory_that_cannot_be_read_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> int:
+        raise OSError("no /proc")
+
+    monkeypatch.setattr(memory_limiter, "resident_memory", fail)
+    rig = Rig(check_interval=Duration(0.001))
+    await rig.limiter.start()
+    await until(lambda: caplog.text.count("no /proc") >= 2)
+    await rig.into(rig.payload())
+    await rig.limiter.stop(0)
+    rig.assert_at_rest()
+
+
+async def test_stop_without_start_and_twice() -> None:
+    rig = Rig()
+    await rig.limiter.stop(0)
+    await rig.limiter.start()
+    await rig.limiter.stop(0)
+    await rig.limiter.stop(0)
+    rig.assert_at_rest()
+
+
+async def test_the_real_memory_of_this_process() -> None:
+    rig = Rig(limit_mib=1024 * 1024)
+    await rig.limiter.check()
+    await rig.into(rig.payload())
+    rig = Rig(limit_mib=1, spike_limit_mib=0)
+    await rig.limiter.check()
+    assert isinstance(await failure(rig.into(rig.payload())), RefusedError)

@@ -1,0 +1,104 @@
+"""Graphs are built, wired, started from the back and stopped from the front."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from k8strace.config import load
+
+from k8strace.component import ComponentID, Promise
+from k8strace.edges import Edge, FanOut
+from k8strace.errors import ConfigError
+from k8strace.graph import Graph
+from k8strace.metrics import Metrics
+from tests.support.clients import Client
+from tests.support.requests import request
+
+HEAD = """
+receivers:
+  otlp: {protocols: {grpc: {endpoint: "127.0.0.1:0"}}}
+processors:
+  batch: {timeout: 10ms}
+  batch/keyed: {metadata_keys: [tenant]}
+  memory_limiter: {check_interval: 1s, limit_mib: 100, spike_limit_mib: 20}
+exporters:
+  nop:
+  nop/two:
+  nop/unused:
+  otlp: {endpoint: "http://127.0.0.1:1", sending_queue: {wait_for_result: true}}
+"""
+
+
+def graph(service: str, head: str = HEAD) -> Graph:
+    return Graph(load([f"yaml:{head}\nservice: {service}"]).config, Metrics())
+
+
+def test_one_receiver_in_two_pipelines_and_two_exporters_in_one() -> None:
+    built = graph(
+        "{pipelines: {traces: {receivers: [otlp], exporters: [nop, nop/two]},"
+        " traces/two: {receivers: [otlp], processors: [batch], exporters: [nop]}}}"
+    )
+    assert len(built.receivers) == 1
+    assert set(built.exporters) == {ComponentID("nop"), ComponentID("nop", "two")}
+    outlet = built.receivers[ComponentID("otlp")].downstream
+    assert isinstance(outlet, FanOut)
+    targets = [edge.target for edge in outlet.edges]
+    batch = built.processors[ComponentID("traces", "two")][0]
+    assert targets == [*built.exporters.values(), batch]
+    assert isinstance(batch.downstream, Edge)
+    assert batch.downstream.target is built.exporters[ComponentID("nop")]
+
+
+def test_the_promise_is_the_weakest_on_the_way() -> None:
+    built = graph(
+        "{pipelines: {traces: {receivers: [otlp], processors: [batch], exporters: [otlp]},"
+        " traces/two: {receivers: [otlp], exporters: [otlp, nop]}}}"
+    )
+    assert built.promises[ComponentID("traces")] is Promise.DELIVERED
+    assert built.promises[ComponentID("traces", "two")] is Promise.DELIVERED
+
+
+def test_the_least_memory_limit_is_the_budget() -> None:
+    built = graph(
+        "{pipelines: {traces: {receivers: [otlp], processors: [memory_limiter],"
+        " exporters: [nop]}}}"
+    )
+    assert built.budget.limit == 100 * 1024 * 1024
+
+
+def test_an_origin_that_was_joined_away_is_an_error() -> None:
+    with pytest.raises(ConfigError, match="put batch/keyed first"):
+        graph(
+            "{pipelines: {traces: {receivers: [otlp], processors: [batch, batch/keyed],"
+            " exporters: [nop]}}}"
+        )
+
+
+async def test_starts_serves_and_stops() -> None:
+    built = graph(
+        "{pipelines: {traces: {receivers: [otlp], processors: [batch], exporters: [nop]}}}"
+    )
+    await built.start()
+    receiver = built.receivers[ComponentID("otlp")]
+    async with Client(receiver.addresses["grpc"]) as client:  # type: ignore[attr-defined]
+        await client.send(request(12))
+    await built.stop(asyncio.get_running_loop().time() + 5)
+    assert built.exporters[ComponentID("nop")].ledger.sent == 12
+    assert built.undelivered() == {}
+    assert built.budget.used == 0
+    await built.stop(0)
+
+
+async def test_what_cannot_start_is_named_and_the_rest_is_stopped() -> None:
+    service = "{pipelines: {traces: {receivers: [otlp], exporters: [nop]}}}"
+    first = graph(service)
+    await first.start()
+    address = first.receivers[ComponentID("otlp")].addresses["grpc"]  # type: ignore[attr-defined]
+    second = graph(service, HEAD.replace("127.0.0.1:0", address))
+    with pytest.raises(ConfigError, match=r"receivers::otlp: .*in use") as caught:
+        await second.start()
+    assert address in str(caught.value)
+    await first.stop(asyncio.get_running_loop().time() + 5)
+    await second.start()
+    await second.stop(asyncio.get_running_loop().time() + 5)

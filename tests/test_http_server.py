@@ -1,0 +1,45 @@
+"""The small HTTP server listens, answers, and says why it can't."""
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from k8strace.http_server import HTTPServer
+
+
+async def hello(request: web.Request) -> web.Response:
+    return web.Response(text="hello")
+
+
+async def test_answers_only_its_paths_and_methods() -> None:
+    server = HTTPServer({"/hello": hello})
+    await server.start("127.0.0.1", 0)
+    url = f"http://{server.address}"
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"{url}/hello") as response:
+            assert (response.status, await response.text()) == (200, "hello")
+        async with session.get(f"{url}/other") as response:
+            assert response.status == 404
+        async with session.post(f"{url}/hello", data=b"x" * 10_000) as response:
+            assert response.status == 405
+    await server.stop()
+    await server.stop()
+    async with aiohttp.ClientSession() as session:
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await session.get(f"{url}/hello")
+
+
+async def test_a_port_in_use_is_named() -> None:
+    first, second = HTTPServer({"/": hello}), HTTPServer({"/": hello})
+    await first.start("127.0.0.1", 0)
+    port = int(first.address.rpartition(":")[2])
+    with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{port}: ") as caught:
+        await second.start("127.0.0.1", port)
+    assert "in use" in str(caught.value)
+    await first.stop()
+
+
+async def test_a_name_that_does_not_resolve_is_named() -> None:
+    server = HTTPServer({"/": hello})
+    with pytest.raises(OSError, match=r"cannot listen on no\.such\.name\.invalid:0"):
+        await server.start("no.such.name.invalid", 0)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from k8strace import memory
+
+GIB = 1024**3
+MACHINE = 8 * GIB
+
+
+class Machine:
+    """A tree with the files of /proc and /sys that tell of memory."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.write("proc/meminfo", f"MemFree: 1 kB\nMemTotal: {MACHINE // 1024} kB\n")
+
+    def write(self, name: str, text: str) -> None:
+        path = self.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def cgroup(self, *lines: str) -> None:
+        self.write("proc/self/cgroup", "\n".join(lines) + "\n")
+
+    def mounts(self, *mounts: str) -> None:
+        """Lines of mountinfo from "root mount-point type source options"."""
+        lines = ["22 1 8:1 / / rw - ext4 /dev/sda1 rw"]
+        for number, mount in enumerate(mounts, 30):
+            root, point, kind, source, options = mount.split()
+            lines.append(
+                f"{number} 22 0:{number} {root} {point} rw,nosuid shared:4 - "
+                f"{kind} {source} {options}"
+            )
+        self.write("proc/self/mountinfo", "\n".join(lines) + "\n")
+
+    @property
+    def limit(self) -> int:
+        return memory.memory_limit(self.root)
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+V2 = "/ /sys/fs/cgroup cgroup2 cgroup2 rw,nsdelegate"
+V1 = "/ /sys/fs/cgroup/memory cgroup cgroup rw,memory"
+
+
+def test_without_cgroups_it_is_the_machine(machine: Machine) -> None:
+    assert machine.limit == MACHINE
+    assert memory.default_budget(machine.root) == MACHINE // 2
+
+
+def test_v2_limit_of_the_own_cgroup(machine: Machine) -> None:
+    machine.cgroup("0::/kubepods.slice/pod1")
+    machine.mounts(V2)
+    machine.write("sys/fs/cgroup/kubepods.slice/pod1/memory.max", f"{GIB}\n")
+    assert machine.limit == GIB
+    assert memory.default_budget(machine.root) == GIB // 2
+
+
+def test_v2_limit_of_a_parent_counts_too(machine: Machine) -> None:
+    machine.cgroup("0::/kubepods.slice/pod1/container")
+    machine.mounts(V2)
+    machine.write("sys/fs/cgroup/kubepods.slice/pod1/container/memory.max", "max\n")
+    machine.write("sys/fs/cgroup/kubepods.slice/pod1/memory.max", f"{3 * GIB}\n")
+    machine.write("sys/fs/cgroup/kubepods.slice/memory.max", f"{4 * GIB}\n")
+    assert machine.limit == 3 * GIB
+
+
+def test_v2_without_any_limit(machine: Machine) -> None:
+    machine.cgroup("0::/user.slice")
+    machine.mounts(V2)
+    machine.write("sys/fs/cgroup/user.slice/memory.max", "max\n")
+    assert machine.limit == MACHINE
+
+
+def test_v2_inside_a_cgroup_namespace(machine: Machine) -> None:
+    """The process sees its own cgroup as the root of the hierarchy."""
+    machine.cgroup("0::/")
+    machine.mounts(V2)
+    machine.write("sys/fs/cgroup/memory.max", f"{GIB}\n")
+    assert machine.limit == GIB
+
+
+def test_v2_outside_of_its_namespace_root(machine: Machine) -> None:
+    machine.cgroup("0::/../../other/pod")
+    machine.mounts(V2)
+    machine.write("sys/fs/cgroup/memory.max", f"{2 * GIB}\n")
+    machine.write("other/pod/memory.max", "1\n")
+    assert machine.limit == 2 * GIB
+
+
+def test_v1_limit(machine: Machine) -> None:
+    machine.cgroup("5:cpu,cpuacct:/elsewhere", "4:memory:/docker/abc", "0::/ignored")
+    machine.mounts("/ /sys/fs/cgroup/cpu cgroup cgroup rw,cpu,cpuacct", V1)
+    machine.write("sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes", f"{GIB}\n")
+    assert machine.limit == GIB
+
+
+def test_v1_without_a_limit_shows_a_number_above_all(machine: Machine) -> None:
+    machine.cgroup("4:memory:/docker/abc")
+    machine.mounts(V1)
+    unlimited = "9223372036854771712\n"
+    machine.write("sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes", unlimited)
+    assert machine.limit == MACHINE
+
+
+def test_v1_in_a_container_that_sees_the_host_path(machine: Machine) -> None:
+    """Without a cgroup namespace the mount's root is the container's own cgroup."""
+    machine.cgroup("4:memory:/docker/abc/inner")
+    machine.mounts("/docker/abc /sys/fs/cgroup/memory cgroup cgroup ro,memory")
+    machine.write("sys/fs/cgroup/memory/memory.limit_in_bytes", f"{2 * GIB}\n")
+    machine.write("sys/fs/cgroup/memory/inner/memory.limit_in_bytes", f"{GIB}\n")
+    assert machine.limit == GIB
+
+
+def test_both_hierarchies_mounted(machine: Machine) -> None:
+    """Hybrid: v2 is there, but memory is controlled by v1."""
+    machine.cgroup("4:memory:/a", "0::/b")
+    machine.mounts(V1, "/ /sys/fs/cgroup/unified cgroup2 cgroup2 rw")
+    machine.write("sys/fs/cgroup/memory/a/memory.limit_in_bytes", f"{GIB}\n")
+    machine.write("sys/fs/cgroup/unified/b/cgroup.procs", "1\n")
+    assert machine.limit == GIB
+
+
+def test_mount_points_with_blanks(machine: Machine) -> None:
+    machine.cgroup("0::/pod")
+    machine.mounts(r"/ /my\040groups cgroup2 none rw")
+    machine.write("my groups/pod/memory.max", f"{GIB}\n")
+    assert machine.limit == GIB
+
+
+def test_a_limit_above_the_machine_is_none(machine: Machine) -> None:
+    machine.cgroup("0::/pod")
+    machine.mounts(V2)
+    machine.write("sys/fs/cgroup/pod/memory.max", f"{2 * MACHINE}\n")
+    assert machine.limit == MACHINE
+
+
+def test_no_meminfo_is_an_error(machine: Machine) -> None:
+    machine.write("proc/meminfo", "MemFree: 1 kB\n")
+    with pytest.raises(OSError, match="MemTotal"):
+        memory.memory_limit(machine.root)
+
+
+def test_this_machine() -> None:
+    assert 0 < memory.resident_memory() < memory.memory_limit()
+
+
+def test_resident_memory_is_in_bytes(machine: Machine) -> None:
+    machine.write("proc/self/statm", "5000 300 200 1 0 100 0\n")
+    assert memory.resident_memory(machine.root) == 300 * os.sysconf("SC_PAGE_SIZE")
+
+
+def test_trim_can_be_called_again_and_again() -> None:
+    bytearray(64 * 1024 * 1024)
+    assert {memory.trim(), memory.trim()} <= {True, False}
+
+
+def test_trim_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_malloc_trim", None)
+    assert memory.trim() is False

@@ -1,0 +1,103 @@
+"""The gateway's own log and metrics."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import aiohttp
+import pytest
+from k8strace.config import load
+
+from k8strace import __version__
+from k8strace.metrics import RETRIES, Metrics
+from k8strace.telemetry import MetricsServer, bind_process, set_up_logs
+
+BASE = (
+    "{receivers: {otlp: {protocols: {grpc: }}}, exporters: {nop: },"
+    " service: {pipelines: {traces: {receivers: [otlp], exporters: [nop]}}, telemetry: %s}}"
+)
+READER = (
+    "{metrics: {readers: [{pull: {exporter: {prometheus:"
+    " {host: 127.0.0.1, port: 0%s}}}}]}%s}"
+)
+
+
+def telemetry(text: str):  # type: ignore[no-untyped-def]
+    return load([f"yaml:{BASE % text}"]).config.service.telemetry
+
+
+@pytest.fixture
+def logs(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    root, ours = logging.getLogger(), logging.getLogger("k8strace")
+    before = root.handlers[:], root.level, ours.level
+    yield capsys
+    root.handlers[:], root.level = before[0], before[1]
+    ours.setLevel(before[2])
+
+
+def test_console_and_json(logs: pytest.CaptureFixture[str]) -> None:
+    adapter = logging.LoggerAdapter(logging.getLogger("k8strace"), {"component": "batch"})
+    set_up_logs(telemetry("{logs: {level: warn}}").logs)
+    adapter.info("not shown")
+    adapter.warning("%d spans", 3)
+    line = logs.readouterr().err
+    assert line.endswith("Z warning 3 spans component=batch\n")
+    assert line.count("\n") == 1
+    set_up_logs(telemetry("{logs: {level: debug, encoding: json}}").logs)
+    adapter.error("failed", exc_info=OSError("x"))
+    entry = json.loads(logs.readouterr().err)
+    assert (entry["level"], entry["msg"], entry["component"]) == (
+        "error",
+        "failed",
+        "batch",
+    )
+    assert "OSError: x" in entry["stacktrace"]
+
+
+async def scrape(config: str) -> str:
+    metrics = Metrics()
+    metrics.counter(RETRIES, "otlp").add(1)
+    bind_process(metrics)
+    server = MetricsServer(metrics, telemetry(config))
+    await server.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            async with session.get(f"http://{server.address}/metrics") as response:
+                assert response.status == 200
+                assert response.headers["Content-Type"].startswith("text/plain")
+                return await response.text()
+    finally:
+        await server.stop()
+
+
+async def test_metrics_carry_the_resource() -> None:
+    text = await scrape(
+        READER % ("", ", resource: {service.instance.id: gw-1, k8s.cluster.name: prod}")
+    )
+    labels = (
+        'exporter="otlp",k8s_cluster_name="prod",service_instance_id="gw-1",'
+        f'service_name="k8strace",service_version="{__version__}"'
+    )
+    assert f"k8strace_exporter_retries_total{{{labels}}} 1.0" in text
+    assert "otelcol_process_uptime_seconds_total{" in text
+    assert "otelcol_process_memory_rss_bytes{" in text
+    assert "otelcol_process_cpu_seconds_total{" in text
+    assert "target_info{" in text
+
+
+async def test_constant_labels_can_be_chosen() -> None:
+    text = await scrape(
+        READER % (", with_resource_constant_labels: {included: [service.name]}", "")
+    )
+    assert (
+        'k8strace_exporter_retries_total{exporter="otlp",service_name="k8strace"} 1.0'
+        in text
+    )
+
+
+async def test_level_none_serves_nothing() -> None:
+    server = MetricsServer(Metrics(), telemetry("{metrics: {level: none}}"))
+    await server.start()
+    assert server.address == ""
+    await server.stop()
