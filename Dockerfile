@@ -1,5 +1,6 @@
 # docker build --tag k8strace .
-# docker run --read-only --publish 4317:4317 k8strace --config /etc/k8strace/config.yaml
+# docker run --read-only --publish 4317:4317 k8strace
+# docker run --read-only --volume ./gateway.yaml:/gateway.yaml:ro k8strace --config /gateway.yaml
 
 FROM python:3.12-slim AS build
 RUN apt-get update \
@@ -22,3 +23,7 @@ EXPOSE 4317 4318 8888 13133
 # Kubernetes asks the health_check extension, on 13133.
 HEALTHCHECK NONE
 ENTRYPOINT ["/opt/k8strace/bin/python", "-m", "k8strace.gateway"]
+# Without arguments: the built-in configuration, open to what is outside the container.
+CMD ["--set", "receivers.otlp.protocols.grpc.endpoint=0.0.0.0:4317", \
+    "--set", "extensions.health_check.endpoint=0.0.0.0:13133", \
+    "--set", "service.telemetry.metrics.readers=[{pull: {exporter: {prometheus: {host: 0.0.0.0, port: 8888}}}}]"]

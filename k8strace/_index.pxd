@@ -31,7 +31,6 @@ from k8strace._otlp cimport (
     is_zero,
 )
 from k8strace._sampling cimport (
-    MAX_WRITTEN,
     POLICY_COUNT,
     PRIORITY_DROP,
     PRIORITY_KEEP,
@@ -41,8 +40,8 @@ from k8strace._sampling cimport (
     Sampler,
     decide,
     read_priority,
-    write_tracestate,
 )
+from k8strace._tracestate cimport MAX_WRITTEN, write_tracestate
 from k8strace._wire cimport (
     NO_MEMORY,
     OK,

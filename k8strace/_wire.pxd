@@ -38,6 +38,7 @@ cdef enum:
     MAX_TAG_BYTES = 5
     MAX_LENGTH_BYTES = 5
     MAX_VARINT_BYTES = 10
+    MAX_CHUNK = 0x7FFFFFFF  # upb takes no longer message
 
 cdef struct Cursor:
     Bytes at

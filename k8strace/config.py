@@ -17,15 +17,9 @@ import yaml
 
 from k8strace.component import ComponentID, Config
 from k8strace.components import COMPONENTS, Table
+from k8strace.config_options import Option, options
 from k8strace.config_source import resolve
-from k8strace.config_structs import (
-    Decoder,
-    Option,
-    decode,
-    encode,
-    nearest,
-    options,
-)
+from k8strace.config_structs import Decoder, decode, encode, nearest
 from k8strace.config_telemetry import UNAVAILABLE, Logs, Prometheus, Telemetry
 from k8strace.config_yaml import Node
 from k8strace.errors import ConfigError
@@ -95,14 +89,15 @@ def load(
     pipeline of traces names. Raises ConfigError with all problems.
     """
     found = resolve(list(uris) or [f"file:{DEFAULT}"], sets)
-    reading = [str(problem) for problem in found.problems]
     if found.failed:
-        raise ConfigError(reading)
+        raise ConfigError([str(problem) for problem in found.problems])
     loader = _Loader(COMPONENTS if components is None else components, traces_only)
     config = loader.config(found.root)
-    problems = reading + [str(problem) for problem in loader.decoder.problems]
+    problems = found.problems + loader.decoder.problems
     if problems or config is None:
-        raise ConfigError(problems)
+        order = {source: place for place, source in enumerate(found.sources)}
+        problems.sort(key=lambda one: (order.get(one.mark.source, -1), one.mark.line))
+        raise ConfigError([str(problem) for problem in problems])
     return Loaded(config, tuple(found.notes + loader.decoder.notes + loader.left_out))
 
 

@@ -44,6 +44,7 @@ class Resolved(NamedTuple):
     """What `resolve` found; `failed` where a source could not be used at all."""
 
     failed: bool
+    sources: list[str]
     root: Node
     problems: list[Problem]
     notes: list[str]
@@ -58,10 +59,11 @@ def resolve(
     read += [source.assignment(assignment) for assignment in sets]
     layers = [node for node in read if node is not None]
     root = reduce(merge, layers) if layers else Node({}, Mark())
+    sources = [node.mark.source for node in layers]
     if len(read) > 1:
         root = Node(root.value, Mark())
     failed = len(layers) < len(read)
-    return Resolved(failed, source.expand(root), source.problems, source.notes)
+    return Resolved(failed, sources, source.expand(root), source.problems, source.notes)
 
 
 class _Source:
@@ -80,7 +82,7 @@ class _Source:
         scheme, rest = match.groups() if match else ("file", uri)
         # The rest of other URIs may hold secrets, so it is no name for a place.
         named = {"file": rest, "env": f"env:{rest.partition(':-')[0]}"}
-        mark = Mark(named.get(scheme, f"--config {scheme}:"))
+        mark = Mark(named.get(scheme, f"--config {scheme}"))
         try:
             text = self._retrieve(scheme, rest, mark)
             if text is None:
@@ -146,7 +148,8 @@ class _Source:
         else:
             return node
         text = None if node.text is None or "${" in node.text else node.text
-        return Node(expanded, node.mark, text and text.replace("$$", "$"))
+        text = text and text.replace("$$", "$")
+        return Node(expanded, node.mark, text, unset=node.unset)
 
     def _expand_text(self, text: str, node: Node, path: str, depth: int) -> Node:
         unset = ""

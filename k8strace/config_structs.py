@@ -2,8 +2,9 @@
 
 Rules, the collector's where it has one:
 
-- Every option is looked at, and every mistake is reported at its own place. A struct's own
-  checks (`__post_init__`) run when all of its values have the right type.
+- Every option is looked at, and every mistake is reported at its own place. What a
+  struct's own check (`__post_init__`) refuses is reported where the first option stands
+  that its text names.
 - What is not given keeps the value of the default, which for a nested struct is the default
   of its field, not of its class; only an `enabled` that is not given is the class's, so
   that writing anything into a part that is off turns it on.
@@ -54,8 +55,8 @@ _LISTS: tuple[Any, ...] = (list, tuple, set, frozenset, Sequence)
 _MAPS: tuple[Any, ...] = (dict, Mapping)
 _PARSED: tuple[Any, ...] = (Duration, ComponentID)
 _NAMES: dict[Any, str] = {
-    Duration: "duration",
-    ComponentID: "id",
+    Duration: "a duration",
+    ComponentID: "an id",
     str: "string",
     Any: "any",
 }
@@ -68,15 +69,6 @@ class _Type(NamedTuple):
     leaf: Any
     optional: bool
     extra: Mapping[str, Any]
-
-
-class Option(NamedTuple):
-    """An option as documentation shows it; `effect` is False where it does nothing."""
-
-    path: str
-    type: str
-    default: str
-    effect: bool
 
 
 def decode(config_type: type[C], values: Mapping[str, Any]) -> C:
@@ -106,8 +98,6 @@ class Decoder:
 
     def problem(self, mark: Mark, path: str, text: str) -> _Mistake:
         """Report a mistake; always FAILED."""
-        for secret in self._secrets:
-            text = text.replace(secret, REDACTED)
         self.problems.append(Problem(mark, path, text))
         return FAILED
 
@@ -131,7 +121,7 @@ class Decoder:
         base = default if isinstance(default, struct) else None
         fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
         values: dict[str, Any] = {}
-        failed = False
+        wrong: set[str] = set()
         for name, child in given.items():
             below = f"{path}::{name}" if path else name
             field = fields.get(name)
@@ -141,31 +131,72 @@ class Decoder:
                 self.problem(child.mark, below, text)
                 continue
             hidden = secret or name == "headers"
-            value = self.value(field.type, child, below, _default(field, base), hidden)
-            failed = failed or value is FAILED
-            if value is not ABSENT:
-                values[field.name] = value
-            if _read(field.type).extra.get("no_effect"):
+            value = self.value(field.type, child, below, field_default(field, base), hidden)
+            if value is FAILED:
+                wrong.add(name)
+            elif value is not ABSENT:
+                values[name] = value
+            if read_annotation(field.type).extra.get("no_effect"):
                 self.notes.append(str(Problem(child.mark, below, "has no effect here")))
+        missing = False
         for field in fields.values():
-            if field.name in values:
-                continue
-            if base is not None and field.name != "enabled":
-                values[field.name] = getattr(base, field.name)
-            elif field.required:
-                missing = f"{path}::{field.encode_name}" if path else field.encode_name
-                self.problem(node.mark, missing, "is missing")
-                failed = True
-        if failed:
+            name = field.encode_name
+            if field.required and base is None and name not in values:
+                missing = True
+                if name not in wrong:
+                    below = f"{path}::{name}" if path else name
+                    self.problem(node.mark, below, "is missing")
+        if missing:
             return FAILED
-        try:
-            return struct(**values)
-        except ConfigError as error:
-            for text in error.problems:
-                self.problem(_named(node, given, text), path, text)
-        except ValueError as error:
-            self.problem(_named(node, given, str(error)), path, str(error))
+        return self._checked(struct, node, path, base, values, wrong)
+
+    def _checked(
+        self,
+        struct: type[C],
+        node: Node,
+        path: str,
+        base: C | None,
+        values: dict[str, Any],
+        wrong: set[str],
+    ) -> C | _Mistake:
+        """The struct of `values`, which its own checks let pass.
+
+        Options that are `wrong` have their defaults. So have those that a check names when
+        it fails, until no check fails; what a check says of a wrong option is no news.
+        """
+        given = typing.cast("dict[str, Node]", node.value or {})
+        for _ in range(len(values) + 1):
+            arguments = {}
+            for field in msgspec.structs.fields(struct):
+                if field.encode_name in values:
+                    arguments[field.name] = values[field.encode_name]
+                elif base is not None and field.name != "enabled":
+                    arguments[field.name] = getattr(base, field.name)
+            try:
+                built = struct(**arguments)
+            except ConfigError as error:
+                texts = error.problems
+            except ValueError as error:
+                texts = [str(error)]
+            else:
+                return FAILED if wrong else built
+            named = [name for name in re.findall(r"\w+", " ".join(texts)) if name in given]
+            if wrong and (not named or not wrong.isdisjoint(named)):
+                return FAILED
+            mark = given[named[0]].mark if named else node.mark
+            for text in texts:
+                self.problem(mark, path, self._hidden(text))
+            wrong.update(named)
+            if not named or not values.keys() & set(named):
+                return FAILED
+            values = {name: value for name, value in values.items() if name not in named}
         return FAILED
+
+    def _hidden(self, text: str) -> str:
+        """`text`, which a component wrote, without the secrets that are known."""
+        for secret in sorted(self._secrets, key=len, reverse=True):
+            text = text.replace(secret, REDACTED)
+        return text
 
     def value(
         self,
@@ -176,7 +207,7 @@ class Decoder:
         secret: bool = False,
     ) -> Any:
         """A value of the type `annotation`; FAILED if reported, ABSENT to leave it out."""
-        kind = _read(annotation)
+        kind = read_annotation(annotation)
         inner = kind.inner
         secret = secret or bool(kind.extra.get("secret"))
         if node.broken:
@@ -227,7 +258,7 @@ class Decoder:
         ]
         if any(value is FAILED for value in values):
             return FAILED
-        wanted = list if shape is Sequence else shape
+        wanted = tuple if shape is Sequence else shape
         return wanted(value for value in values if value is not ABSENT)
 
     def _map(self, kind: _Type, node: Node, path: str, secret: bool) -> Any:
@@ -256,12 +287,12 @@ class Decoder:
         if not isinstance(value, str):
             name = _NAMES[inner]
             return self.problem(
-                node.mark, path, f"expected a {name}, not {_shown(node, secret)}"
+                node.mark, path, f"expected {name}, not {_shown(node, secret)}"
             )
         try:
             return inner.parse(value)
         except ValueError as error:
-            return self.problem(node.mark, path, str(error))
+            return self.problem(node.mark, path, self._hidden(str(error)))
 
     def _leaf(self, kind: _Type, node: Node, path: str, secret: bool) -> Any:
         value: Value = node.value
@@ -275,7 +306,7 @@ class Decoder:
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             return self.problem(node.mark, path, f"number too large: {value}")
         if isinstance(value, (dict, list)):
-            wanted = _type_text(kind.inner)
+            wanted = type_text(kind.inner)
             return self.problem(node.mark, path, f"expected {wanted}, not {kind_of(node)}")
         try:
             return msgspec.convert(value, kind.leaf)
@@ -315,8 +346,8 @@ def encode(value: Any, redact: bool, secret: bool = False) -> Any:
             one = getattr(value, field.name)
             if one is None or one is UNSET:
                 continue
-            extra = _read(field.type).extra
-            if extra.get("no_effect") and one == _default(field, None):
+            extra = read_annotation(field.type).extra
+            if extra.get("no_effect") and one == field_default(field, None):
                 continue
             hidden = secret or field.encode_name == "headers" or bool(extra.get("secret"))
             result[field.encode_name] = encode(one, redact, hidden)
@@ -337,64 +368,41 @@ def encode(value: Any, redact: bool, secret: bool = False) -> Any:
     return value
 
 
-def options(config_type: type[msgspec.Struct], default: Any = None) -> list[Option]:
-    """Every option of a configuration, nested ones after the one that holds them."""
-    return _options(config_type, default, "", True)
-
-
-def _options(
-    config_type: type[msgspec.Struct], base: Any, prefix: str, works: bool
-) -> list[Option]:
-    rows = []
-    for field in msgspec.structs.fields(config_type):
-        kind = _read(field.type)
-        path = f"{prefix}{field.encode_name}"
-        default = _default(field, base)
-        effect = works and not kind.extra.get("no_effect")
-        shown = "required" if field.required and base is None else _default_text(default)
-        rows.append(Option(path, _type_text(kind.inner), shown, effect))
-        arguments = typing.get_args(kind.inner)
-        if _is_struct(kind.inner):
-            rows += _options(kind.inner, default or None, f"{path}::", effect)
-        elif arguments and _is_struct(arguments[0]):
-            rows += _options(arguments[0], None, f"{path}[]::", effect)
-        elif len(arguments) == 2 and _is_struct(arguments[1]):
-            rows += _options(arguments[1], None, f"{path}::NAME::", effect)
-    return rows
-
-
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint at the name most like `name`; empty where none is like it."""
     close = get_close_matches(name, list(known), 1)
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _read(annotation: Any) -> _Type:
+def read_annotation(annotation: Any) -> _Type:
+    """Take the annotation of a field apart."""
     origin = typing.get_origin(annotation)
     if origin is Annotated:
-        read = _read(annotation.__origin__)
+        read = read_annotation(annotation.__origin__)
         extra = dict(read.extra)
         for meta in annotation.__metadata__:
             if isinstance(meta, msgspec.Meta) and meta.extra:
                 extra |= meta.extra
-        bare = _is_struct(read.inner) or read.inner in _PARSED or read.optional
+        bare = is_struct(read.inner) or read.inner in _PARSED or read.optional
         leaf = read.leaf if bare else annotation
         return _Type(read.inner, leaf, read.optional, extra)
     if origin in (Union, types.UnionType):
         every = typing.get_args(annotation)
         some = [one for one in every if one not in (type(None), UnsetType)]
         if len(some) == 1:
-            return _read(some[0])._replace(optional=True)
+            return read_annotation(some[0])._replace(optional=True)
         several = reduce(or_, some)
         return _Type(several, several, len(some) < len(every), {})
     return _Type(annotation, annotation, False, {})
 
 
-def _is_struct(annotation: Any) -> bool:
+def is_struct(annotation: Any) -> bool:
+    """Whether the type is a struct."""
     return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
 
 
-def _default(field: msgspec.structs.FieldInfo, base: Any) -> Any:
+def field_default(field: msgspec.structs.FieldInfo, base: Any) -> Any:
+    """What a field is where it is not given, `base` being the struct's own default."""
     if base is not None:
         return getattr(base, field.name)
     if field.default is not NODEFAULT:
@@ -440,37 +448,21 @@ def _hint(takes: tuple[Any, ...], value: Any) -> str:
     return "; write it without quotes" if type(scalar_value(value)) in takes else ""
 
 
-def _named(node: Node, given: Mapping[str, Node], text: str) -> Mark:
-    """The place of the first option that `text` names, else of the whole."""
-    for word in re.findall(r"\w+", text):
-        if word in given:
-            return given[word].mark
-    return node.mark
-
-
-def _type_text(inner: Any) -> str:
-    inner = _read(inner).inner
+def type_text(inner: Any) -> str:
+    """A type as an error or a table shows it."""
+    inner = read_annotation(inner).inner
     arguments = [one for one in typing.get_args(inner) if one is not Ellipsis]
     shape = typing.get_origin(inner) or inner
     if choices := _choices(inner):
         return "one of " + ", ".join(map(str, choices))
     if shape in (Union, types.UnionType):
-        return " or ".join(_type_text(one) for one in arguments)
+        return " or ".join(type_text(one) for one in arguments)
     if shape in _LISTS:
-        return f"list of {_type_text(arguments[0])}" if arguments else "list"
+        return f"list of {type_text(arguments[0])}" if arguments else "list"
     if shape in _MAPS:
-        return f"map of {_type_text(arguments[1])}" if arguments else "map"
-    if _is_struct(inner):
+        return f"map of {type_text(arguments[1])}" if arguments else "map"
+    if is_struct(inner):
         return "map"
+    if inner in _PARSED:
+        return _NAMES[inner].split()[-1]
     return _NAMES[inner] if inner in _NAMES else str(getattr(inner, "__name__", inner))
-
-
-def _default_text(default: Any) -> str:
-    if default is None or default is UNSET:
-        return "not set"
-    if isinstance(default, msgspec.Struct):
-        return ""
-    plain = encode(default, redact=False)
-    if isinstance(plain, str) and plain:
-        return plain
-    return msgspec.json.encode(plain).decode()

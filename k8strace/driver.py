@@ -7,10 +7,14 @@ where it stands.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator
+from asyncio import CancelledError
+from collections.abc import Coroutine
+from types import TracebackType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+
+_TAKEN = object()
 
 
 class Done(Generic[T]):
@@ -22,8 +26,13 @@ class Done(Generic[T]):
         self.value = value
 
 
-class Rest(Generic[T]):
-    """What is left of a coroutine after its first suspension: await it, in any task."""
+class Rest(Coroutine[Any, Any, T]):
+    """What is left of a coroutine after its first suspension.
+
+    It is a coroutine itself: await it, or make a task of it. It is no `async def`, because
+    a task that is cancelled before its first step would not even enter that, and what was
+    begun would never learn of it.
+    """
 
     __slots__ = ("_coro", "_waits_for")
 
@@ -31,29 +40,48 @@ class Rest(Generic[T]):
         self._coro = coro
         self._waits_for = waits_for
 
-    def __await__(self) -> Generator[Any, Any, T]:
-        waits_for = self._waits_for
-        step: Callable[[Any], Any]
-        while True:
-            try:
-                argument = yield waits_for
-            except BaseException as error:
-                step, argument = self._coro.throw, error
-            else:
-                step = self._coro.send
-            try:
-                waits_for = step(argument)
-            except StopIteration as stop:
-                result: T = stop.value
-                return result
-            finally:
-                # An error that stays here is in a cycle with this frame, and its other
-                # frames hold payloads, whose bytes would stay in the budget.
-                del argument
+    def run(self) -> Coroutine[Any, Any, T]:
+        """Itself, the coroutine of a task."""
+        return self
 
-    async def run(self) -> T:
-        """The same as a coroutine, for whoever makes a task of it."""
-        return await self
+    def __await__(self) -> Rest[T]:
+        return self
+
+    def __iter__(self) -> Rest[T]:
+        return self
+
+    def __next__(self) -> Any:
+        return self.send(None)
+
+    def send(self, value: Any) -> Any:
+        waits_for, self._waits_for = self._waits_for, _TAKEN
+        return self._coro.send(value) if waits_for is _TAKEN else waits_for
+
+    def throw(
+        self,
+        typ: Any,
+        val: Any = None,
+        tb: TracebackType | None = None,
+    ) -> Any:
+        error = val if isinstance(val, BaseException) else typ
+        waits_for, self._waits_for = self._waits_for, _TAKEN
+        try:
+            if (
+                waits_for is not _TAKEN
+                and isinstance(error, CancelledError)
+                and hasattr(waits_for, "cancel")
+                and waits_for.cancel()
+            ):
+                # As a task does it: what is waited for is cancelled, and says so.
+                return waits_for
+            return self._coro.throw(error)
+        finally:
+            # An error that stays here is in a cycle with this frame, and its other frames
+            # hold payloads, whose bytes would stay in the budget.
+            del typ, val, tb, error
+
+    def close(self) -> None:
+        self._coro.close()
 
 
 def begin(coro: Coroutine[Any, Any, T]) -> Done[T] | Rest[T]:

@@ -56,7 +56,7 @@ def test_the_promise_is_the_weakest_on_the_way() -> None:
         " traces/two: {receivers: [otlp], exporters: [otlp, nop]}}}"
     )
     assert built.promises[ComponentID("traces")] is Promise.DELIVERED
-    assert built.promises[ComponentID("traces", "two")] is Promise.DELIVERED
+    assert built.promises[ComponentID("traces", "two")] is Promise.MEMORY
 
 
 def test_the_least_memory_limit_is_the_budget() -> None:

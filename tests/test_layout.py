@@ -26,23 +26,6 @@ PACKAGE = ROOT / "k8strace"
 KINDS = ("receivers", "processors", "exporters", "extensions")
 LINES = 500
 
-# Lower comes first: a module imports from its own tier and from those above it in this
-# list. A package stands for all of its modules.
-TIERS = (
-    {"k8strace", "k8strace.errors", "k8strace.units", "k8strace.addresses"},
-    {"k8strace._wire", "k8strace._sampling"},
-    {"k8strace._fastpath", "k8strace.memory"},
-    {"k8strace.budget", "k8strace.metrics", "k8strace.driver"},
-    {"k8strace.payload"},
-    {"k8strace.component", "k8strace.edges", "k8strace.grpc", "k8strace.http_server"},
-    {f"k8strace.{kind}" for kind in KINDS},
-    {"k8strace.components"},
-    {"k8strace.config_yaml", "k8strace.config_source", "k8strace.config_structs"},
-    {"k8strace.config_telemetry", "k8strace.config"},
-    {"k8strace.graph", "k8strace.telemetry"},
-    {"k8strace.gateway", "k8strace.replay", "k8strace.demo", "k8strace._kube_spans"},
-)
-
 # Modules without a test file of their own name, and where they are tested.
 TESTED_ELSEWHERE: dict[str, str] = {}
 
@@ -59,6 +42,24 @@ def modules(*suffixes: str) -> dict[str, Path]:
 
 MODULES = modules(".py", ".pyx")
 SOURCES = modules(".pxd") | MODULES
+# Lower comes first: a module imports from its own tier and from those above it in this
+# list. A package stands for all of its modules.
+TIERS = (
+    {"k8strace", "k8strace.errors", "k8strace.units", "k8strace.addresses"},
+    {"k8strace._wire"},
+    set(SOURCES) - set(MODULES) - {"k8strace._wire"},  # C that is shared by cimport
+    {"k8strace._fastpath", "k8strace.memory"},
+    {"k8strace.budget", "k8strace.metrics", "k8strace.driver"},
+    {"k8strace.payload"},
+    {"k8strace.component", "k8strace.edges", "k8strace.grpc", "k8strace.http_server"},
+    {f"k8strace.{kind}" for kind in KINDS},
+    {"k8strace.components"},
+    {"k8strace.config_yaml", "k8strace.config_source", "k8strace.config_structs"},
+    {"k8strace.config_telemetry", "k8strace.config"},
+    {"k8strace.graph", "k8strace.telemetry"},
+    {"k8strace.gateway", "k8strace.replay", "k8strace.demo", "k8strace._kube_spans"},
+)
+
 COMPONENT_MODULES = {
     name: path
     for name, path in MODULES.items()
@@ -244,6 +245,7 @@ for name in {modules!r}:
 """
 
 
+@pytest.mark.slow
 def test_every_module_imports_alone() -> None:
     """Each in a fork that has seen nothing of k8strace; what is not ours is shared."""
     outside = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import stat
@@ -19,6 +20,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from k8strace import __version__
+from k8strace.config import load, render
 
 ROOT = Path(__file__).parent.parent
 SYSTEM_PACKAGES = ROOT / "scripts" / "system-packages"
@@ -173,6 +175,21 @@ def test_no_required_dependency_contains_rust() -> None:
         assert name == "k8strace" or distribution.files, f"{name} doesn't list its files"
         found = marks_of_rust(distribution)
         assert not found, f"{name} contains Rust: {found}"
+
+
+def test_the_image_runs_the_built_in_configuration_open_to_outside() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    found = dict(re.findall(r"^(ENTRYPOINT|CMD) (\[.*\])$", dockerfile, re.MULTILINE))
+    assert json.loads(found["ENTRYPOINT"])[1:] == ["-m", "k8strace.gateway"]
+    command = json.loads(found["CMD"])
+    assert command[::2] == ["--set"] * 3
+    shown = render(load([], command[1::2]).config)
+    for port in re.findall(r"^EXPOSE .*", dockerfile, re.MULTILINE)[0].split()[1:]:
+        assert f"localhost:{port}" not in shown
+    assert {"0.0.0.0:4317", "0.0.0.0:13133"} <= set(re.findall(r"[\d.]+:\d+", shown))
+    assert "host: 0.0.0.0" in shown
+    assert not re.search(r"^USER (root|0)", dockerfile, re.MULTILINE)
+    assert re.search(r"^USER \d+:\d+$", dockerfile, re.MULTILINE)
 
 
 def executable(path: Path, script: str) -> None:

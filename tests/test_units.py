@@ -57,7 +57,14 @@ def test_refuses_what_is_too_long(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0, "0s"), (90, "90s"), (7200, "2h"), (0.2, "200ms"), (1e-9, "1ns"), (-1.5, "-1500ms")],
+    [
+        (0, "0s"),
+        (90, "90s"),
+        (7200, "2h"),
+        (0.2, "200ms"),
+        (1e-9, "1ns"),
+        (-1.5, "-1500ms"),
+    ],
 )
 def test_shows_the_largest_unit_that_fits(seconds: float, text: str) -> None:
     assert str(Duration(seconds)) == text

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple
 
@@ -157,7 +158,7 @@ class Delivery:
                     "retry",
                     logging.WARNING,
                     "%s did not take %d spans, next attempt in %.3g s: %s",
-                    *(self._destination, payload.spans, delay, error),
+                    *(self._destination, payload.spans, delay, str(error)),
                 )
             else:
                 course.backoff.reset()
@@ -184,9 +185,8 @@ class Delivery:
             self._lines.write(
                 "internal_error",
                 logging.ERROR,
-                "failed on a request of %d spans",
-                payload.spans,
-                exc_info=error,
+                "failed on a request of %d spans\n%s",
+                *(payload.spans, "".join(traceback.format_exception(error)).rstrip()),
             )
             raise RejectedError(f"internal error: {error!r}", "internal_error") from error
 
@@ -269,7 +269,7 @@ class Delivery:
             logging.ERROR,
             "%d spans from %s were %s by %s (%s): %s",
             *(payload.spans, payload.origin.peer if payload.origin else "several senders"),
-            *(why, self._destination, reason, kept),
+            *(why, self._destination, reason, str(error)),
         )
         for ticket, share in parcel.shares().items():
             if ticket.parked:

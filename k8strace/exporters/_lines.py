@@ -21,15 +21,11 @@ class Lines:
         self._log = log
         self._kinds: dict[str, _Kind] = {}
 
-    def write(
-        self,
-        kind: str,
-        level: int,
-        text: str,
-        *args: object,
-        exc_info: BaseException | None = None,
-    ) -> None:
-        """Log `text % args` as one of the lines of `kind`."""
+    def write(self, kind: str, level: int, text: str, *args: object) -> None:
+        """Log `text % args` as one of the lines of `kind`.
+
+        No argument may be an exception: its frames would live as long as the record.
+        """
         now = monotonic()
         state = self._kinds.get(kind)
         if state is None or now - state.start >= PERIOD:
@@ -42,7 +38,7 @@ class Lines:
             state.left_out += 1
             return
         state.written += 1
-        self._log.log(level, text, *args, exc_info=exc_info)
+        self._log.log(level, text, *args)
 
 
 class _Kind:

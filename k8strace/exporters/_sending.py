@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from time import monotonic
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 from k8strace.component import Blocked, Config, Context, Exporter, Promise
 from k8strace.errors import RefusedError, RejectedError
@@ -50,7 +50,13 @@ C_co = TypeVar("C_co", bound=SendingConfig, covariant=True)
 
 
 class SendingExporter(Exporter[C_co]):
-    """Base of exporters: a subclass opens, sends and closes; the rest is here."""
+    """Base of exporters: a subclass opens, sends and closes; the rest is here.
+
+    `keeps` is what a destination that took a payload does with it: one that keeps nothing
+    promises nothing, and is not worth holding a sender's answer for.
+    """
+
+    keeps: ClassVar[Promise] = Promise.DELIVERED
 
     def __init__(self, config: C_co, context: Context) -> None:
         super().__init__(config, context)
@@ -103,7 +109,7 @@ class SendingExporter(Exporter[C_co]):
     @property
     def promise(self) -> Promise:
         if self._queue is None or self.config.sending_queue.wait_for_result:
-            return Promise.DELIVERED
+            return self.keeps
         return Promise.MEMORY
 
     def blocked_by(self, payload: Payload) -> Blocked | None:

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
-from k8strace.component import Context
+from k8strace.component import Context, Promise
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters._debug_text import detailed, normal, resource_spans
 from k8strace.exporters._sending import (
@@ -112,6 +112,7 @@ class Debug(SendingExporter[Config]):
 
     type_name = "debug"
     config_type = Config
+    keeps = Promise.MEMORY
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)

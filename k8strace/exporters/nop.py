@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from k8strace.component import Promise
 from k8strace.exporters._sending import (
     QueueConfig,
     RetryConfig,
@@ -26,6 +27,7 @@ class Nop(SendingExporter[Config]):
 
     type_name = "nop"
     config_type = Config
+    keeps = Promise.MEMORY
 
     async def send(self, payload: Payload) -> Sent:  # noqa: ARG002
         return Sent()

@@ -307,11 +307,12 @@ class Client:
         metadata: Metadata = (),
     ) -> bytes:
         target = self._settings.target
-        if self._channel is None:
+        channel = self._channel
+        if channel is None:
             raise StatusError(Code.UNAVAILABLE, f"{target}: not started")
         method = self._methods.get(path)
         if method is None:
-            method = self._methods[path] = self._channel.unary_unary(path)
+            method = self._methods[path] = channel.unary_unary(path)
         try:
             answer: bytes = await method(
                 message[0] if len(message) == 1 else b"".join(message),
@@ -325,7 +326,7 @@ class Client:
         except asyncio.CancelledError:
             # Closing the channel cancels its calls, which is not the caller's cancellation.
             task = asyncio.current_task()
-            if self._channel is not None or task is None or task.cancelling():
+            if self._channel is channel or task is None or task.cancelling():
                 raise
             raise StatusError(Code.UNAVAILABLE, f"{target}: stopped") from None
         return answer

@@ -24,6 +24,8 @@ from k8strace.metrics import BATCH_SEND_SIZE, BATCH_SEND_SIZE_BYTES
 from k8strace.payload import Payload
 
 SHORTEST_PAUSE = 0.001  # seconds: who refuses and says "at once" must not make us spin
+# How a coroutine ends whose task was cancelled; the second, before it had begun.
+GIVEN_UP = (asyncio.CancelledError, GeneratorExit)
 
 Failure = RefusedError | RejectedError
 
@@ -147,7 +149,7 @@ class Keeping(Outgoing):
         except RejectedError as error:
             self.unpark(spans, size)
             self._drop(spans, error)
-        except asyncio.CancelledError:
+        except GIVEN_UP:
             self.unpark(spans, size)
             self.ledger.drop(spans, "shutdown")
             raise
@@ -229,7 +231,7 @@ class Answering(Outgoing):
                 outcomes.append((piece.spans, failure))
         except RejectedError as error:
             outcomes = [(parcel.spans, same(error))]
-        except asyncio.CancelledError:
+        except GIVEN_UP:
             rest = pieces[len(outcomes) :]
             refusal = self.shutting_down()
             self._settle(parcel, [*outcomes, *((one.spans, refusal) for one in rest)])

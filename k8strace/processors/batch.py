@@ -33,7 +33,15 @@ from k8strace.metrics import (
     Value,
 )
 from k8strace.payload import Payload
-from k8strace.processors._outgoing import Answering, Held, Keeping, Outgoing, Parcel, same
+from k8strace.processors._outgoing import (
+    GIVEN_UP,
+    Answering,
+    Held,
+    Keeping,
+    Outgoing,
+    Parcel,
+    same,
+)
 from k8strace.units import Duration
 
 PARKED_SHARE = 4  # a quarter of the process's budget may be parked here
@@ -132,7 +140,7 @@ class Batch(component.Processor[Config]):
         if not held.settled:
             try:
                 await held.waiter
-            except asyncio.CancelledError:
+            except GIVEN_UP:
                 self._answering.leave(held)
                 self._close_if_empty(group)
                 raise

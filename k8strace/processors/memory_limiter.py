@@ -108,33 +108,34 @@ class _SoftRoom(Room):
         self._waiting = 0
 
     def blocks(self, amount: int) -> bool:
-        """Whether a payload of `amount` bytes, which the budget holds, must wait."""
+        """Whether a payload of `amount` bytes, which the budget holds, must wait.
+
+        One that is over the limit goes when nothing else is held.
+        """
         if self.closed:
             return True
-        others = self._budget.used - self._waiting - amount
+        others = self._budget.used - self._waiting - amount + self._promised
         return others + min(amount, self.limit) > self.limit
 
     async def wait(self, amount: int, until: float) -> bool:
         if self.closed:
             return False
         self._waiting += amount
-        self._look()
+        self._wake()
         try:
             return await super().wait(min(amount, self.limit), until)
         finally:
             self._waiting -= amount
-            self._look()
 
-    def freed(self, amount: int) -> None:
-        """Told by the budget when bytes were given back."""
-        self._look(amount)
-
-    def _look(self, given: int = 0) -> None:
-        self.used = self._budget.used - self._waiting + given
-        self.give(given)
+    def _wake(self) -> None:
+        self.used = self._budget.used - self._waiting
+        super()._wake()
 
     def retry_after(self, amount: int) -> float:
-        return MAX_RETRY_AFTER if self.closed else super().retry_after(amount)
+        if self.closed:
+            return MAX_RETRY_AFTER
+        self.used = self._budget.used - self._waiting
+        return super().retry_after(amount)
 
 
 class MemoryLimiter(component.Processor[Config]):
@@ -160,7 +161,7 @@ class MemoryLimiter(component.Processor[Config]):
         budget = self.context.budget
         # A budget below the hard limit is the limit for bytes; the soft one keeps its part.
         self._room.limit = min(self.soft, budget.limit * self.soft // self.hard)
-        budget.follow(self._room.freed)
+        budget.follow(self._room.give)
         loop = asyncio.get_running_loop()
         self._monitor = loop.create_task(self._watch(), name=self.context.label)
         self.log.info(
@@ -171,7 +172,7 @@ class MemoryLimiter(component.Processor[Config]):
         )
 
     async def stop(self, deadline: float) -> None:  # noqa: ARG002
-        self.context.budget.unfollow(self._room.freed)
+        self.context.budget.unfollow(self._room.give)
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
             monitor.cancel()

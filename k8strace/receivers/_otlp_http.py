@@ -314,7 +314,7 @@ class _ParserErrors(logging.Handler):
 
 def _parser_log(on_reject: Reject) -> logging.Logger:
     """What aiohttp logs to: by itself it writes a traceback for each malformed request."""
-    logger = logging.Logger("k8strace.receivers.otlp.http", logging.ERROR)
+    logger = logging.Logger(__name__, logging.ERROR)  # noqa: LOG001  (one for each server)
     logger.addHandler(_ParserErrors(on_reject))
     return logger
 

@@ -89,12 +89,11 @@ async def test_each_bad_request_is_answered_and_the_next_one_goes_through(
         unknown = f"{PATH}Nothing"
         assert await status_of(client, GOOD, path=unknown) is grpc.StatusCode.UNIMPLEMENTED
     await backend.wait_for_spans(10 * len(bad))
-    samples = await gateway.metrics()
+    samples = await gateway.at_rest()
     rejected = "k8strace_requests_rejected_total"
     assert samples.sum(rejected, reason="decode_error") == 4
     assert samples.sum(rejected, reason="msg_too_large") == 2
     assert samples.sum("k8strace_budget_used_bytes") == 0
-    samples.assert_balanced()
 
 
 async def test_bad_ids_are_cut_out_and_reported(
@@ -111,9 +110,8 @@ async def test_bad_ids_are_cut_out_and_reported(
     assert "id" in answer.partial_success.error_message
     await backend.wait_for_spans(3)
     assert set(backend.ids) == {spans[0].span_id, spans[2].span_id, spans[4].span_id}
-    samples = await gateway.metrics()
+    samples = await gateway.at_rest()
     assert samples.sum("k8strace_spans_dropped_total", reason="invalid_id") == 2
-    samples.assert_balanced()
 
 
 async def test_deep_nesting_is_bounded_where_it_is_looked_at(start: Start) -> None:
@@ -146,8 +144,7 @@ async def test_a_client_that_goes_away_mid_request_leaves_nothing(
         await asyncio.gather(*calls, return_exceptions=True)
         await client.send(GOOD)
     await backend.wait_for_spans(110)
-    samples = await gateway.wait_for_metric("k8strace_spans_in_flight", 0)
-    samples.assert_balanced()
+    samples = await gateway.at_rest()
     assert samples.sum("k8strace_budget_used_bytes") == 0
 
 
@@ -170,7 +167,7 @@ async def test_http(running: tuple[GatewayProcess, Backend]) -> None:
             async with session.request(method, url, data=body, headers=headers) as response:
                 assert response.status == expected, (method, headers, await response.read())
     await backend.wait_for_spans(20)
-    (await gateway.metrics()).assert_balanced()
+    await gateway.at_rest()
 
 
 async def test_a_port_in_use(start: Start) -> None:
@@ -192,7 +189,11 @@ async def test_a_backend_name_that_does_not_resolve(start: Start) -> None:
         "no.such.name.invalid:4317",
         "--shutdown-timeout",
         "1",
-        retry_on_failure={"initial_interval": "50ms", "max_elapsed_time": "300ms"},
+        retry_on_failure={
+            "initial_interval": "50ms",
+            "max_interval": "100ms",
+            "max_elapsed_time": "300ms",
+        },
     ) as gateway:
         async with Client(await gateway.address("grpc")) as client:
             await client.send(GOOD)

@@ -25,12 +25,11 @@ async def test_every_span_is_printed_and_counted(tmp_path: Path) -> None:
         async with Client(await gateway.address("grpc")) as client:
             for body in requests:
                 assert not (await client.send(body)).HasField("partial_success")
-        samples = await gateway.metrics()
+        samples = await gateway.at_rest()
         assert samples.sum("otelcol_receiver_accepted_spans_total") == len(ids)
         assert samples.sum("otelcol_exporter_sent_spans_total", exporter="logging") == len(
             ids
         )
-        samples.assert_balanced()
         assert await gateway.stop() == 0
     printed = [
         line.split(":")[1].strip()

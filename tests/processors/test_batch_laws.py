@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from k8strace.payload import Origin
 from tests.support.batch import Rig
-from tests.support.pipeline import in_a_task, until, without_a_task
+from tests.support.pipeline import Drive, in_a_task, until, without_a_task
 from tests.support.requests import parse, span_ids
 
 Step = tuple[int, str, bool]  # spans, tenant, whether the loop runs afterwards
@@ -36,7 +36,7 @@ def test_every_span_arrives_once_and_in_order(
     spare: int | None,
     timeout: float,
     verdicts: list[str],
-    drive: object,
+    drive: Drive,
 ) -> None:
     max_size = 0 if spare is None else max(1, size + spare)
 
@@ -53,7 +53,7 @@ def test_every_span_arrives_once_and_in_order(
             origin = Origin("peer", None, (("tenant", tenant),))
             payload = msgspec.structs.replace(rig.payload(spans), origin=origin)
             sent[tenant] += span_ids(parse(payload.chunks))
-            await (in_a_task if drive is in_a_task else without_a_task)(rig.into(payload))
+            await drive(rig.into(payload))
             del payload
             assert rig.ledger.in_flight == 0
             if rest:

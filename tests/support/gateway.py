@@ -116,6 +116,17 @@ class GatewayProcess:
                 await asyncio.sleep(0.05)
             return samples
 
+    async def at_rest(self, timeout: float = 30.0) -> Samples:
+        """Scrape until nothing is under way, at most `timeout` s; the accounting holds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not (samples := await self.metrics()).is_balanced():  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            samples = await self.metrics()
+        samples.assert_balanced()
+        return samples
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 
@@ -155,6 +166,14 @@ class Samples:
             if sample.name == name and labels.items() <= sample.labels.items()
         )
 
+    def is_balanced(self) -> bool:
+        """Whether nothing is in flight and nothing parked anywhere."""
+        try:
+            self.assert_balanced()
+        except AssertionError:
+            return False
+        return True
+
     def assert_balanced(self) -> None:
         """The accounting holds in every component: nothing in flight, nothing parked."""
         rows: dict[tuple[str, ...], dict[str, float]] = {}
@@ -171,7 +190,7 @@ class Samples:
             assert came == sum(row.values()), (where, came, row)
 
 
-async def run_gateway(*arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
+async def run_gateway(*arguments: str) -> tuple[int, str, str]:
     """Run to the end; exit status, stdout, stderr."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -181,7 +200,11 @@ async def run_gateway(*arguments: str, stdin: bytes = b"") -> tuple[int, str, st
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    out, err = await asyncio.wait_for(process.communicate(stdin), 60)
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+    except TimeoutError:
+        process.kill()
+        out, err = await process.communicate()
     assert process.returncode is not None
     return process.returncode, out.decode(), err.decode()
 

@@ -1,0 +1,461 @@
+"""Attempts, the time between them, and what becomes of each span."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from k8strace.errors import RefusedError, RejectedError
+from k8strace.exporters._delivery import MAX_GROUPS, PLAUSIBLE_LIMIT
+from k8strace.exporters._sending import Sent, TooLargeError
+from k8strace.payload import Payload
+from tests.support.pipeline import payload
+from tests.support.requests import parse, span_ids
+from tests.support.sending import (
+    BRIEF_RETRY,
+    FAST_RETRY,
+    Rig,
+    Scripted,
+    direct,
+    running,
+)
+
+NO_RETRY = {"enabled": False}
+BATCH = {"batch": {"flush_timeout": "1h", "min_size": 50}}
+MODES = pytest.mark.parametrize(
+    "queue", [{}, {"enabled": False}, {"wait_for_result": True}], ids=str
+)
+
+
+def ids(one: Payload) -> list[bytes]:
+    return span_ids(parse(one.chunks))
+
+
+@MODES
+async def test_a_refused_request_is_tried_until_it_is_taken(queue: dict[str, Any]) -> None:
+    async with running(sending_queue=queue) as rig:
+        rig.exporter.failures = [RefusedError("busy"), RefusedError("busy", 0.001)]
+        await rig.send(3)
+        await rig.settled()
+        assert len(rig.exporter.attempts) == 3
+        assert rig.exporter.taken.total() == 3
+        assert rig.ledger.sent == 3
+        assert rig.value("k8strace_exporter_retries_total") == 2
+        assert rig.value("otelcol_exporter_send_failed_spans_total") == 0
+
+
+async def test_what_is_refused_for_too_long_is_dropped_and_said(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running(retry_on_failure=BRIEF_RETRY) as rig:
+        rig.exporter.failures = [RefusedError("still busy") for _ in range(1000)]
+        await rig.send(3)
+        await rig.settled()
+        assert len(rig.exporter.attempts) > 1
+        assert rig.ledger.dropped == {"retry_exhausted": 3}
+        assert rig.value("otelcol_exporter_send_failed_spans_total") == 3
+    errors = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
+    assert errors == [
+        "3 spans from 10.0.0.1:1 were not taken in time by backend:4317 "
+        "(retry_exhausted): still busy"
+    ]
+
+
+async def test_a_throttle_that_is_longer_than_the_time_left_ends_it() -> None:
+    async with running() as rig:
+        rig.exporter.failures = [RefusedError("come back tomorrow", 86_400)]
+        await rig.send(3)
+        await rig.settled()
+        assert len(rig.exporter.attempts) == 1
+        assert rig.ledger.dropped == {"retry_exhausted": 3}
+
+
+async def test_without_retry_the_first_failure_is_final() -> None:
+    async with running(retry_on_failure=NO_RETRY) as rig:
+        rig.exporter.failures = [RefusedError("busy")]
+        await rig.send(3)
+        await rig.settled()
+        assert rig.ledger.dropped == {"retry_exhausted": 3}
+        assert len(rig.exporter.attempts) == 1
+
+
+@MODES
+async def test_an_attempt_that_takes_too_long_is_ended_and_retried(
+    queue: dict[str, Any],
+) -> None:
+    async with running(sending_queue=queue, timeout="10ms") as rig:
+        rig.exporter.gate.clear()
+        sender = rig.sender(3)
+        await rig.attempted(2)
+        assert rig.exporter.at_once <= 1
+        rig.exporter.gate.set()
+        await sender
+        await rig.settled()
+        assert rig.ledger.sent == 3
+        assert rig.exporter.taken.total() == 3
+
+
+async def test_without_a_timeout_an_attempt_may_take_for_ever() -> None:
+    async with running(timeout="0s") as rig:
+        rig.exporter.gate.clear()
+        await rig.send(3)
+        await rig.attempted(1)
+        assert rig.value("otelcol_exporter_in_flight_requests", data_type="traces") == 1
+        await asyncio.sleep(0.02)
+        rig.exporter.gate.set()
+        await rig.settled()
+        assert len(rig.exporter.attempts) == 1
+        assert rig.value("otelcol_exporter_in_flight_requests", data_type="traces") == 0
+
+
+@MODES
+async def test_a_partial_success_is_counted_as_it_is(
+    queue: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    async def some(_: Payload) -> Sent:
+        return Sent(2, "two are too old")
+
+    async with running(sending_queue=queue) as rig:
+        rig.exporter.answer = some
+        await rig.send(5)
+        await rig.settled()
+        assert rig.ledger.sent == 3
+        assert rig.ledger.dropped == {"partial_success": 2}
+        assert rig.value("otelcol_exporter_sent_spans_total") == 3
+        assert rig.value("otelcol_exporter_send_failed_spans_total") == 2
+    assert "rejected 2 of them: two are too old" in caplog.text
+
+
+@pytest.mark.parametrize(("rejected", "dropped"), [(9, 5), (-1, 0)])
+async def test_a_number_that_cannot_be_is_bounded(rejected: int, dropped: int) -> None:
+    async def nonsense(_: Payload) -> Sent:
+        return Sent(rejected)
+
+    async with running() as rig:
+        rig.exporter.answer = nonsense
+        await rig.send(5)
+        await rig.settled()
+        assert rig.ledger.sent == 5 - dropped
+
+
+async def test_a_warning_is_logged_and_nothing_is_dropped(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def warn(_: Payload) -> Sent:
+        return Sent(0, "old schema")
+
+    async with running() as rig:
+        rig.exporter.answer = warn
+        await rig.send(5)
+        await rig.settled()
+        assert rig.ledger.sent == 5
+    record = next(r for r in caplog.records if "old schema" in r.getMessage())
+    assert record.levelno == logging.WARNING
+
+
+class Picky(Scripted):
+    """Refuses for good what holds a span in `poison`, or is over `limit` bytes."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.poison: set[bytes] = set()
+        self.limit = 0
+        self.certain = True
+        self.about_data = True
+        self.quota = False
+
+    async def send(self, payload: Payload) -> Sent:
+        self.attempts.append(ids(payload))
+        if self.quota or (self.limit and payload.size > self.limit):
+            raise TooLargeError("over the limit", certain=self.certain)
+        if self.poison & set(ids(payload)):
+            raise RejectedError("invalid span", about_data=self.about_data)
+        self.taken.update(ids(payload))
+        return Sent()
+
+
+def picky(rig: Rig) -> Picky:
+    assert isinstance(rig.exporter, Picky)
+    return rig.exporter
+
+
+async def test_one_poisoned_request_among_fifty_costs_only_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with running(Picky, sending_queue=BATCH) as rig:
+        requests = [rig.payload(1) for _ in range(50)]
+        culprit = requests[17].origin
+        picky(rig).poison = {ids(requests[17])[0]}
+        wanted = {one for request in requests for one in ids(request)}
+        for _ in range(50):
+            await rig.edge(requests.pop(0))
+        await rig.settled()
+        assert set(rig.exporter.taken) == wanted - picky(rig).poison
+        assert max(rig.exporter.taken.values()) == 1
+        assert rig.ledger.sent == 49
+        assert rig.ledger.dropped == {"permanent_error": 1}
+        assert rig.value("otelcol_exporter_send_failed_spans_total") == 1
+        # All fifty at once, then each by itself: no more groups than 64 are needed.
+        assert len(rig.exporter.attempts) == 51
+    assert culprit is not None
+    assert f"1 spans from {culprit.peer} were refused for good" in caplog.text
+    assert "invalid span" in caplog.text
+
+
+async def test_a_culprit_among_thousands_is_found_in_few_requests() -> None:
+    count = MAX_GROUPS * MAX_GROUPS
+    queue = {"queue_size": count, "batch": {"flush_timeout": "1h", "min_size": count}}
+    async with running(Picky, sending_queue=queue) as rig:
+        for number in range(count):
+            one = rig.payload(1, attributes=0)
+            if number == 1234:
+                picky(rig).poison = set(ids(one))
+            await rig.edge(one)
+            del one
+        await rig.settled()
+        assert rig.ledger.sent == count - 1
+        assert rig.ledger.dropped == {"permanent_error": 1}
+        assert len(rig.exporter.attempts) == 1 + 2 * MAX_GROUPS
+
+
+@MODES
+async def test_a_payload_that_was_joined_before_is_taken_apart(
+    queue: dict[str, Any],
+) -> None:
+    async with running(Picky, sending_queue=queue) as rig:
+        requests = [rig.payload(spans) for spans in (1, 2, 3, 4)]
+        picky(rig).poison = set(ids(requests[2]))
+        joined = Payload.join(requests)
+        requests.clear()
+        await rig.edge(joined)
+        del joined
+        await rig.settled()
+        assert rig.ledger.sent == 7
+        assert rig.ledger.dropped == {"permanent_error": 3}
+        assert rig.ledger.rejected == 0
+
+
+async def test_a_refusal_that_is_not_about_data_is_not_taken_apart() -> None:
+    async with running(Picky, sending_queue=BATCH) as rig:
+        picky(rig).about_data = False
+        for _ in range(50):
+            one = rig.payload(1)
+            picky(rig).poison |= set(ids(one))
+            await rig.edge(one)
+            del one
+        await rig.settled()
+        assert len(rig.exporter.attempts) == 1
+        assert rig.ledger.dropped == {"permanent_error": 50}
+
+
+@MODES
+async def test_a_request_over_the_destinations_limit_is_halved(
+    queue: dict[str, Any],
+) -> None:
+    async with running(Picky, sending_queue=queue) as rig:
+        one = rig.payload(40, resources=4)
+        wanted = ids(one)
+        picky(rig).limit = one.size // 5
+        await rig.edge(one)
+        del one
+        await rig.settled()
+        assert sorted(rig.exporter.taken) == sorted(wanted)
+        assert (rig.ledger.sent, rig.ledger.dropped) == (40, {})
+
+
+@pytest.mark.parametrize("certain", [True, False])
+async def test_only_a_span_that_is_too_large_by_itself_is_dropped(certain: bool) -> None:
+    async with running(Picky, sending_queue=BATCH) as rig:
+        picky(rig).limit = 4 * PLAUSIBLE_LIMIT if not certain else 2000
+        picky(rig).certain = certain
+        for number in range(50):
+            huge = {"service": "x" * (picky(rig).limit + 1)} if number == 0 else {}
+            await rig.send(1, **huge)
+        await rig.settled()
+        assert rig.ledger.sent == 49
+        assert rig.ledger.dropped == {"msg_too_large": 1}
+
+
+async def test_a_quota_that_looks_like_a_limit_is_not_answered_by_a_flood() -> None:
+    async with running(Picky, sending_queue=BATCH) as rig:
+        picky(rig).quota = True
+        picky(rig).certain = False
+        await rig.send(1000)
+        await rig.settled()
+        assert rig.ledger.dropped == {"msg_too_large": 1000}
+        assert len(rig.exporter.attempts) < 30
+
+
+class Small(Scripted):
+    request_limit = 2000
+
+
+@MODES
+async def test_requests_are_cut_to_the_exporters_limit(queue: dict[str, Any]) -> None:
+    sizes: list[int] = []
+
+    async def measure(one: Payload) -> None:
+        sizes.append(one.size)
+
+    async with running(Small, sending_queue=queue) as rig:
+        rig.exporter.answer = measure
+        await rig.send(40)
+        await rig.settled()
+        assert rig.ledger.sent == 40
+        assert rig.exporter.taken.total() == 40
+    assert len(sizes) > 1
+    assert max(sizes) <= Small.request_limit
+
+
+@pytest.mark.parametrize("batch", [{"max_size": 7}, {"max_size": 1500, "sizer": "bytes"}])
+async def test_a_batch_never_passes_its_maximum(batch: dict[str, Any]) -> None:
+    sizes: list[tuple[int, int]] = []
+
+    async def measure(one: Payload) -> None:
+        sizes.append((one.spans, one.size))
+
+    options = {"batch": {"min_size": 5, "flush_timeout": "1ms", **batch}}
+    async with running(sending_queue=options) as rig:
+        rig.exporter.answer = measure
+        for spans in (3, 3, 3, 20, 1, 1):
+            await rig.send(spans)
+        await rig.settled()
+        assert rig.ledger.sent == 31
+    limit, index = (batch["max_size"], 1 if "sizer" in batch else 0)
+    assert max(size[index] for size in sizes) <= limit
+
+
+async def test_part_of_a_request_that_is_refused_makes_the_sender_retry() -> None:
+    async with running(Small, **direct(retry_on_failure=NO_RETRY)) as rig:
+        calls: list[int] = []
+
+        async def second_fails(one: Payload) -> None:
+            calls.append(one.spans)
+            if len(calls) == 2:
+                raise RefusedError("busy", 0.3)
+
+        rig.exporter.answer = second_fails
+        with pytest.raises(RefusedError, match="busy"):
+            await rig.send(40)
+        first = calls[0]
+        assert rig.ledger.refused == 40
+        assert rig.ledger.sent == rig.exporter.taken.total() == 40 - calls[1]
+        assert first + calls[1] <= 40
+        assert rig.value("k8strace_spans_resent_total") == 40 - calls[1]
+
+
+async def test_part_of_a_request_that_is_rejected_is_dropped() -> None:
+    async with running(Small, **direct()) as rig:
+        rig.exporter.failures = [RejectedError("bad", "invalid_id")]
+        await rig.send(40)
+        dropped = rig.ledger.dropped["invalid_id"]
+        assert 0 < dropped < 40
+        assert rig.ledger.sent == 40 - dropped
+
+
+async def test_a_request_that_is_rejected_whole_is_told() -> None:
+    async with running(Small, **direct()) as rig:
+        rig.exporter.failures = [RejectedError("bad", "invalid_id") for _ in range(40)]
+        with pytest.raises(RejectedError, match="bad") as caught:
+            await rig.send(40)
+        assert caught.value.reason == "invalid_id"
+        del caught
+        assert (rig.ledger.rejected, rig.ledger.dropped) == (40, {})
+
+
+async def test_a_bug_in_send_costs_one_request(caplog: pytest.LogCaptureFixture) -> None:
+    async with running() as rig:
+        rig.exporter.failures = [ZeroDivisionError("oops")]
+        await rig.send(3)
+        await rig.send(2)
+        await rig.settled()
+        assert rig.ledger.dropped == {"internal_error": 3}
+        assert rig.ledger.sent == 2
+    assert "ZeroDivisionError" in caplog.text
+
+
+_answers = st.sampled_from(
+    ["take", "refuse", "reject", "large", "unsure", "partial", "bug"]
+)
+
+
+@settings(max_examples=60)
+@given(
+    st.lists(_answers, max_size=40),
+    st.lists(st.integers(1, 6), min_size=1, max_size=20),
+    st.sampled_from(["park", "wait", "direct"]),
+    st.booleans(),
+    st.integers(0, 8),
+    st.lists(st.integers(0, 19), max_size=3),
+)
+def test_whatever_a_destination_does_every_span_is_accounted_for(
+    answers: list[str],
+    spans: list[int],
+    mode: str,
+    retries: bool,
+    max_size: int,
+    gone: list[int],
+) -> None:
+    errors = {
+        "refuse": lambda: RefusedError("busy"),
+        "reject": lambda: RejectedError("bad"),
+        "large": lambda: TooLargeError("too large"),
+        "unsure": lambda: TooLargeError("quota", certain=False),
+        "bug": lambda: KeyError("oops"),
+    }
+    script = iter(answers)
+
+    async def answer(one: Payload) -> Sent:
+        await asyncio.sleep(0)
+        match next(script, "take"):
+            case "take":
+                return Sent()
+            case "partial":
+                return Sent(one.spans // 2, "some")
+            case kind:
+                raise errors[kind]()
+
+    async def main() -> None:
+        batch = {"flush_timeout": "1ms", "min_size": max_size // 2, "max_size": max_size}
+        queue = {
+            "enabled": mode != "direct",
+            "wait_for_result": mode == "wait",
+            "queue_size": 100,
+            "num_consumers": 2,
+            "batch": batch,
+        }
+        retry = {**FAST_RETRY, "enabled": retries}
+        async with running(sending_queue=queue, retry_on_failure=retry) as rig:
+            rig.exporter.answer = answer
+            senders = [rig.sender(count) for count in spans]
+            await asyncio.sleep(0)
+            for number in gone:
+                if number < len(senders):
+                    senders[number].cancel()
+            await asyncio.wait(senders)
+            taken = sum(
+                count
+                for count, sender in zip(spans, senders, strict=True)
+                if not sender.cancelled() and sender.exception() is None
+            )
+            senders.clear()
+            await rig.stop()
+            ledger = rig.ledger
+            lost = sum(ledger.dropped.values())
+            # Nobody was told that spans were taken that are neither there nor counted.
+            assert ledger.sent + lost >= taken
+            assert rig.source.sent == taken
+            partial = ledger.dropped.get("partial_success", 0)
+            assert rig.exporter.taken.total() == ledger.sent + partial
+
+    asyncio.run(main())
+
+
+def test_limits_are_none_by_default() -> None:
+    assert Rig({}).exporter.max_request_bytes == 0
+    assert payload(1).size < PLAUSIBLE_LIMIT
