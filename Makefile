@@ -54,6 +54,7 @@ types: build ## mypy, strict, and the stubs against the compiled modules
 check: lint types test ## lint, types, test
 
 sanitize: ## the compiled part's tests under the address and undefined-behaviour sanitizers
+	@test -n "$(COMPILED_TESTS)" || { echo 'No tests of compiled modules.' >&2; exit 2; }
 	@$(MAKE) --no-print-directory build K8STRACE_BUILD=sanitize
 	status=0; LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 \
 		$(PYTEST) $(COMPILED_TESTS) $(ARGS) || status=$$?; \

@@ -7,90 +7,28 @@ The rules of the C below (_wire, _otlp, _sampling, _index, _pieces):
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
-from libc.stdint cimport UINT32_MAX, int32_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcmp, memcpy, memset
+from libc.string cimport memcpy, memset
 
+from k8strace._columns cimport SpanValues, read_service, read_values
 from k8strace._index cimport (
-    COUNT,
-    INDEX,
-    KEEP,
-    SAMPLE,
-    VERDICTS,
-    Array,
-    Gap,
-    Index,
-    Node,
-    Purpose,
-    SpanEntry,
-    Walk,
-    clear,
-    free_index,
-    node,
-    span_entry,
-    walk_chunk,
+    COUNT, INDEX, KEEP, SAMPLE, VERDICTS, Array, Gap, Index, Node, Purpose, Walk, clear,
+    free_index, node, span_entry, walk_chunk,
 )
-from k8strace._otlp cimport (
-    KEY,
-    OWN,
-    REQUEST_LEVEL,
-    RESOURCE_ATTRIBUTE,
-    RESOURCE_LEVEL,
-    SCOPE_LEVEL,
-    SPAN_END,
-    SPAN_FLAGS,
-    SPAN_KIND,
-    SPAN_LEVEL,
-    SPAN_NAME,
-    SPAN_PARENT_ID,
-    SPAN_SPAN_ID,
-    SPAN_START,
-    SPAN_STATUS,
-    SPAN_TRACE_ID,
-    SPAN_TRACE_STATE,
-    STATUS_CODE,
-    STRING_VALUE,
-    TRACE_ID_SIZE,
-    VALUE,
-)
+from k8strace._otlp cimport REQUEST_LEVEL, RESOURCE_LEVEL, TRACE_ID_SIZE
 from k8strace._pieces cimport (
-    Group,
-    Piece,
-    end_of_piece,
-    group_spans,
-    measure_piece,
-    node_of,
-    order_by_group,
+    Group, Piece, end_of_piece, group_spans, measure_piece, node_of, order_by_group,
     write_piece,
 )
 from k8strace._sampling cimport (
-    MODE_EQUALIZING,
-    MODE_HASH_SEED,
-    MODE_PROPORTIONAL,
-    POLICY_COUNT,
-    start_sampler,
+    MODE_EQUALIZING, MODE_HASH_SEED, MODE_PROPORTIONAL, POLICY_COUNT, start_sampler,
 )
 from k8strace._tracestate cimport DIGITS
 from k8strace._wire cimport (
-    BAD_FIELD_NUMBER,
-    BAD_TEXT,
-    BAD_TRACE_ID,
-    BAD_WIRE_TYPE,
-    LONG_LENGTH,
-    LONG_VARINT,
-    MAX_CHUNK,
-    MAX_DEPTH,
-    NO_MEMORY,
-    OK,
-    TOO_BIG,
-    TOO_DEEP,
-    TRUNCATED,
-    UNMATCHED_GROUP,
-    Bytes,
-    Code,
-    Cursor,
-    Field,
-    next_field,
+    BAD_FIELD_NUMBER, BAD_TEXT, BAD_TRACE_ID, BAD_WIRE_TYPE, LONG_LENGTH, LONG_VARINT,
+    MAX_CHUNK, MAX_DEPTH, NO_MEMORY, OK, TOO_BIG, TOO_DEEP, TRUNCATED, UNMATCHED_GROUP,
+    Bytes, Code, Field,
 )
 
 import os
@@ -478,18 +416,6 @@ cdef inline bytes _trace_id(void *group):
 
 # Columns
 
-cdef struct SpanValues:
-    Field trace_id
-    Field span_id
-    Field parent_id
-    Field trace_state
-    Field name
-    uint64_t start
-    uint64_t end
-    uint32_t flags
-    int32_t kind
-    int32_t status
-
 cdef enum Column:
     TRACE_ID_COLUMN
     SPAN_ID_COLUMN
@@ -503,97 +429,12 @@ cdef enum Column:
     FLAGS_COLUMN
     SERVICE_COLUMN
 
-_COLUMNS = {
-    "trace_id": TRACE_ID_COLUMN,
-    "span_id": SPAN_ID_COLUMN,
-    "parent_span_id": PARENT_ID_COLUMN,
-    "trace_state": TRACE_STATE_COLUMN,
-    "name": NAME_COLUMN,
-    "kind": KIND_COLUMN,
-    "start": START_COLUMN,
-    "end": END_COLUMN,
-    "status": STATUS_COLUMN,
-    "flags": FLAGS_COLUMN,
-    "service": SERVICE_COLUMN,
-}
-
-
-cdef void read_values(SpanEntry *span, SpanValues *v) noexcept nogil:
-    """Read a span that was walked over; of several equal fields the last counts."""
-    cdef Cursor c
-    cdef Cursor inner
-    cdef Field f
-    memset(v, 0, sizeof(v[0]))
-    c.at = span.body
-    c.end = span.end
-    while c.at < c.end and next_field(&c, &f, SPAN_LEVEL) == OK:
-        if f.tag == SPAN_TRACE_ID:
-            v.trace_id = f
-        elif f.tag == SPAN_SPAN_ID:
-            v.span_id = f
-        elif f.tag == SPAN_PARENT_ID:
-            v.parent_id = f
-        elif f.tag == SPAN_TRACE_STATE:
-            v.trace_state = f
-        elif f.tag == SPAN_NAME:
-            v.name = f
-        elif f.tag == SPAN_KIND:
-            v.kind = <int32_t>f.value
-        elif f.tag == SPAN_START:
-            memcpy(&v.start, f.body, 8)
-        elif f.tag == SPAN_END:
-            memcpy(&v.end, f.body, 8)
-        elif f.tag == SPAN_FLAGS:
-            memcpy(&v.flags, f.body, 4)
-        elif f.tag == SPAN_STATUS:
-            inner.at = f.body
-            inner.end = f.end
-            while inner.at < inner.end and next_field(&inner, &f, SPAN_LEVEL + 1) == OK:
-                if f.tag == STATUS_CODE:
-                    v.status = <int32_t>f.value
-
-
-cdef bint is_service_name(Bytes at, Bytes end, Field *name) noexcept nogil:
-    """Whether a KeyValue is service.name, and its string."""
-    cdef Cursor c
-    cdef Cursor value
-    cdef Field f
-    cdef bint found = False
-    memset(name, 0, sizeof(name[0]))
-    c.at = at
-    c.end = end
-    while c.at < c.end and next_field(&c, &f, SPAN_LEVEL) == OK:
-        if f.tag == KEY:
-            found = f.end - f.body == 12 and memcmp(f.body, b"service.name", 12) == 0
-        elif f.tag == VALUE:
-            value.at = f.body
-            value.end = f.end
-            while value.at < value.end and next_field(&value, &f, SPAN_LEVEL + 1) == OK:
-                memset(name, 0, sizeof(name[0]))
-                if f.tag == STRING_VALUE:
-                    name[0] = f
-    return found
-
-
-cdef void read_service(Index *index, Node *resource, Field *name) noexcept nogil:
-    """The resource's service.name; of several the first counts, as in the collector."""
-    cdef Gap *gaps = <Gap *>index.gaps[<int>RESOURCE_LEVEL].items
-    cdef Cursor c
-    cdef Cursor inner
-    cdef Field f
-    cdef uint64_t i
-    for i in range(resource.first_gap, resource.end_gap):
-        c.at = gaps[i].start
-        c.end = gaps[i].end
-        while c.at < c.end and next_field(&c, &f, RESOURCE_LEVEL) == OK:
-            if f.tag != OWN:
-                continue
-            inner.at = f.body
-            inner.end = f.end
-            while inner.at < inner.end and next_field(&inner, &f, SCOPE_LEVEL) == OK:
-                if f.tag == RESOURCE_ATTRIBUTE and is_service_name(f.body, f.end, name):
-                    return
-    memset(name, 0, sizeof(name[0]))
+# In the order of Column.
+_NAMES = (
+    "trace_id", "span_id", "parent_span_id", "trace_state", "name", "kind", "start", "end",
+    "status", "flags", "service",
+)
+_COLUMNS = {name: column for column, name in enumerate(_NAMES)}
 
 
 cdef inline bytes _bytes(Field *f):

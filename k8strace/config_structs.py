@@ -187,7 +187,8 @@ class Decoder:
             for text in texts:
                 self.problem(mark, path, self._hidden(text))
             wrong.update(named)
-            if not named or not values.keys() & set(named):
+            required = {f.encode_name for f in msgspec.structs.fields(struct) if f.required}
+            if not values.keys() & set(named) or required & set(named):
                 return FAILED
             values = {name: value for name, value in values.items() if name not in named}
         return FAILED

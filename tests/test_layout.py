@@ -54,8 +54,8 @@ TIERS = (
     {"k8strace.component", "k8strace.edges", "k8strace.grpc", "k8strace.http_server"},
     {f"k8strace.{kind}" for kind in KINDS},
     {"k8strace.components"},
-    {"k8strace.config_yaml", "k8strace.config_source", "k8strace.config_structs"},
-    {"k8strace.config_telemetry", "k8strace.config"},
+    {name for name in MODULES if name.startswith("k8strace.config_")},
+    {"k8strace.config"},
     {"k8strace.graph", "k8strace.telemetry"},
     {"k8strace.gateway", "k8strace.replay", "k8strace.demo", "k8strace._kube_spans"},
 )

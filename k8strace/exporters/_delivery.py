@@ -115,10 +115,10 @@ class Delivery:
             del work[-1]
             work += reversed(smaller)
 
-    def give_up(self, work: list[Parcel], why: str) -> None:
-        """Settle what a cancelled `deliver` left, as refused."""
+    def give_up(self, work: list[Parcel], error: RefusedError | RejectedError) -> None:
+        """Settle what a `deliver` that was cancelled left, as failed with `error`."""
         while work:
-            self._fail(work.pop(), RefusedError(why))
+            self._fail(work.pop(), error)
 
     async def _step(self, parcel: Parcel, course: _Course) -> list[Parcel]:
         """Send and settle `parcel`, or return the parcels that are to go in its place."""

@@ -32,6 +32,7 @@ from k8strace.payload import Payload
 from k8strace.units import Duration
 
 FOREVER = float("inf")
+TOO_LATE = "not sent before the end"
 
 
 class SendingConfig(Config, frozen=True, kw_only=True):
@@ -63,7 +64,7 @@ class SendingExporter(Exporter[C_co]):
         options = config.sending_queue
         self._queue = Queue(options) if options.enabled else None
         self._most_workers = options.num_consumers
-        self._workers: dict[asyncio.Task[None], float] = {}
+        self._workers: dict[asyncio.Task[None], list[Parcel]] = {}
         self._direct = 0
         self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
@@ -147,14 +148,11 @@ class SendingExporter(Exporter[C_co]):
         finally:
             self._is_open = False
             self._cancel_timer()
-            if self._workers:
-                for task in self._workers:
-                    task.cancel()
-                await asyncio.wait(self._workers)
+            await self._end_workers()
             if self._queue is not None:
                 self._queue.drain()
                 while (parcel := self._queue.take()) is not None:
-                    self._delivery.give_up([parcel], "not sent before the end")
+                    self._delivery.give_up([parcel], RefusedError(TOO_LATE))
             lost = self.ledger.dropped.get("shutdown", 0) - lost_before
             if lost:
                 self.log.error(
@@ -254,13 +252,13 @@ class SendingExporter(Exporter[C_co]):
             return
         loop = asyncio.get_running_loop()
         while len(self._workers) < self._most_workers:
-            since = queue.oldest
             parcel = queue.take()
-            if since is None or parcel is None:
+            if parcel is None:
                 self._set_timer(queue)
                 return
-            task = loop.create_task(self._work(queue, [parcel]))
-            self._workers[task] = since
+            work = [parcel]
+            task = loop.create_task(self._work(queue, work))
+            self._workers[task] = work
             task.add_done_callback(self._on_worker_end)
 
     def _set_timer(self, queue: Queue) -> None:
@@ -270,26 +268,29 @@ class SendingExporter(Exporter[C_co]):
             self._timer = loop.call_later(max(due - monotonic(), 0), self._on_timer)
 
     async def _work(self, queue: Queue, work: list[Parcel]) -> None:
-        task = asyncio.current_task()
         while work:
-            try:
-                await self._delivery.deliver(work)
-            except BaseException:
-                self._delivery.give_up(work, "not sent before the end")
-                raise
-            since = queue.oldest
-            parcel = queue.take()
-            if since is not None and parcel is not None and task is not None:
-                self._workers[task] = since
+            await self._delivery.deliver(work)
+            if (parcel := queue.take()) is not None:
                 work.append(parcel)
             del parcel
 
     def _on_worker_end(self, task: asyncio.Task[None]) -> None:
-        del self._workers[task]
-        if not task.cancelled() and (error := task.exception()) is not None:
+        # Here, not in the worker: one that is cancelled before its first step runs nothing.
+        left = self._workers.pop(task)
+        if task.cancelled() or (error := task.exception()) is None:
+            self._delivery.give_up(left, RefusedError(TOO_LATE))
+        else:
             self.log.error("a worker failed", exc_info=error)
+            self._delivery.give_up(left, RejectedError(repr(error), "internal_error"))
         self._pump()
         self._changed.set()
+
+    async def _end_workers(self) -> None:
+        for task in self._workers:
+            task.cancel()
+        while self._workers:
+            self._changed.clear()
+            await self._changed.wait()
 
     def _on_timer(self) -> None:
         self._timer = None
@@ -322,7 +323,7 @@ class SendingExporter(Exporter[C_co]):
 
     def _oldest_age(self) -> float:
         """Seconds since the oldest payload came that isn't settled."""
-        times = list(self._workers.values())
+        times = [work[0].tickets[0].since for work in self._workers.values() if work]
         if self._queue is not None and self._queue.oldest is not None:
             times.append(self._queue.oldest)
         return monotonic() - min(times) if times else 0.0

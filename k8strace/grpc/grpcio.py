@@ -59,6 +59,7 @@ from k8strace.units import Duration
 log = logging.getLogger(__name__)
 
 MAX_RESPONSE = 4 * 1024 * 1024  # bytes; no OTLP answer is larger
+_CANCEL_TIMEOUT = 1.0  # seconds for handlers that clean up
 _INT_MAX = 2**31 - 1
 _GZIP_AND_NONE = 1 << 0 | 1 << 2  # bits of grpc_compression_algorithm
 _DETAILS = "grpc-status-details-bin"
@@ -87,6 +88,8 @@ class Server:
             self._unknown,
         )
         self._server: grpc.aio.Server | None = None
+        self._running: set[asyncio.Task[Any] | None] = set()
+        self._stopped = False
 
     async def start(self) -> str:
         settings = self._settings
@@ -113,10 +116,25 @@ class Server:
 
     async def stop(self, grace: float) -> None:
         server, self._server = self._server, None
-        if server is not None:
-            await server.stop(max(grace, 0.0))
+        if server is None:
+            return
+        await server.stop(max(grace, 0.0))
+        self._stopped = True
+        late = [task for task in self._running if task is not None]
+        for task in late:
+            task.cancel()
+        if late:
+            await asyncio.wait(late, timeout=_CANCEL_TIMEOUT)
 
     async def _serve(self, handler: Handler, _requests: object, context: Any) -> bytes:
+        task = asyncio.current_task()
+        self._running.add(task)
+        try:
+            return await self._respond(handler, context)
+        finally:
+            self._running.discard(task)
+
+    async def _respond(self, handler: Handler, context: Any) -> bytes:
         try:
             return await self._answer(handler, context)
         except K8sTraceError as error:
@@ -124,10 +142,14 @@ class Server:
             # An error caught on its way may be held by a frame that its traceback holds;
             # with it go the payload and its bytes in the budget.
             error.__traceback__ = None
+        except grpc.aio.BaseError:
+            raise  # the server has stopped: core takes nothing any more
         except Exception as error:
             log.exception("the handler of a call failed")
             failure = _failure(status_of(error))
             error.__traceback__ = None
+        if self._stopped:
+            raise asyncio.CancelledError
         # Outside of `except`: the context keeps the exception that it raises, with all its
         # frames, until the garbage collector comes.
         return await _abort(context, failure)
@@ -165,7 +187,7 @@ class Server:
             text = f"the message took longer than {self._read_timeout:.0f} s"
             self._on_reject("slow", peer, text)
             raise StatusError(Code.DEADLINE_EXCEEDED, text) from None
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, grpc.aio.BaseError):
             self._on_reject("incomplete", peer, "the call ended before its message")
             raise
         if message is not grpc.aio.EOF:
@@ -243,6 +265,8 @@ def _server_options(settings: ServerSettings) -> Options:
     ]
     if settings.max_concurrent_streams:
         options.append(("grpc.max_concurrent_streams", settings.max_concurrent_streams))
+        # Else core counts streams that are over, and refuses clients that keep the limit.
+        options.append(("grpc.http.overload_protection", 0))
     return options + _milliseconds(
         ("grpc.max_connection_idle_ms", keepalive.max_connection_idle),
         ("grpc.max_connection_age_ms", keepalive.max_connection_age),

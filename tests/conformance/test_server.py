@@ -114,7 +114,7 @@ async def test_deadline_peer_and_metadata(engine: ModuleType) -> None:
         after = asyncio.get_running_loop().time()
         short, long, none = rig.calls
         assert short.deadline is not None
-        assert before < short.deadline <= after + 3
+        assert before < short.deadline <= after + 3.1  # clocks are not read at once
         assert short.wait_until < short.deadline
         assert before + 1.9 <= long.wait_until <= after + 2
         assert none.deadline is None

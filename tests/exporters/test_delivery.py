@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,10 +20,11 @@ from tests.support.requests import parse, span_ids
 from tests.support.sending import (
     BRIEF_RETRY,
     FAST_RETRY,
-    Rig,
     Scripted,
     direct,
     running,
+    running_as,
+    scripted,
 )
 
 NO_RETRY = {"enabled": False}
@@ -91,7 +93,7 @@ async def test_an_attempt_that_takes_too_long_is_ended_and_retried(
     async with running(sending_queue=queue, timeout="10ms") as rig:
         rig.exporter.gate.clear()
         sender = rig.sender(3)
-        await rig.attempted(2)
+        await rig.exporter.attempted(2)
         assert rig.exporter.at_once <= 1
         rig.exporter.gate.set()
         await sender
@@ -104,7 +106,7 @@ async def test_without_a_timeout_an_attempt_may_take_for_ever() -> None:
     async with running(timeout="0s") as rig:
         rig.exporter.gate.clear()
         await rig.send(3)
-        await rig.attempted(1)
+        await rig.exporter.attempted(1)
         assert rig.value("otelcol_exporter_in_flight_requests", data_type="traces") == 1
         await asyncio.sleep(0.02)
         rig.exporter.gate.set()
@@ -179,23 +181,18 @@ class Picky(Scripted):
         return Sent()
 
 
-def picky(rig: Rig) -> Picky:
-    assert isinstance(rig.exporter, Picky)
-    return rig.exporter
-
-
 async def test_one_poisoned_request_among_fifty_costs_only_itself(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    async with running(Picky, sending_queue=BATCH) as rig:
+    async with running_as(Picky, sending_queue=BATCH) as rig:
         requests = [rig.payload(1) for _ in range(50)]
         culprit = requests[17].origin
-        picky(rig).poison = {ids(requests[17])[0]}
+        rig.exporter.poison = {ids(requests[17])[0]}
         wanted = {one for request in requests for one in ids(request)}
         for _ in range(50):
             await rig.edge(requests.pop(0))
         await rig.settled()
-        assert set(rig.exporter.taken) == wanted - picky(rig).poison
+        assert set(rig.exporter.taken) == wanted - rig.exporter.poison
         assert max(rig.exporter.taken.values()) == 1
         assert rig.ledger.sent == 49
         assert rig.ledger.dropped == {"permanent_error": 1}
@@ -210,11 +207,11 @@ async def test_one_poisoned_request_among_fifty_costs_only_itself(
 async def test_a_culprit_among_thousands_is_found_in_few_requests() -> None:
     count = MAX_GROUPS * MAX_GROUPS
     queue = {"queue_size": count, "batch": {"flush_timeout": "1h", "min_size": count}}
-    async with running(Picky, sending_queue=queue) as rig:
+    async with running_as(Picky, sending_queue=queue) as rig:
         for number in range(count):
             one = rig.payload(1, attributes=0)
             if number == 1234:
-                picky(rig).poison = set(ids(one))
+                rig.exporter.poison = set(ids(one))
             await rig.edge(one)
             del one
         await rig.settled()
@@ -227,9 +224,9 @@ async def test_a_culprit_among_thousands_is_found_in_few_requests() -> None:
 async def test_a_payload_that_was_joined_before_is_taken_apart(
     queue: dict[str, Any],
 ) -> None:
-    async with running(Picky, sending_queue=queue) as rig:
+    async with running_as(Picky, sending_queue=queue) as rig:
         requests = [rig.payload(spans) for spans in (1, 2, 3, 4)]
-        picky(rig).poison = set(ids(requests[2]))
+        rig.exporter.poison = set(ids(requests[2]))
         joined = Payload.join(requests)
         requests.clear()
         await rig.edge(joined)
@@ -241,11 +238,11 @@ async def test_a_payload_that_was_joined_before_is_taken_apart(
 
 
 async def test_a_refusal_that_is_not_about_data_is_not_taken_apart() -> None:
-    async with running(Picky, sending_queue=BATCH) as rig:
-        picky(rig).about_data = False
+    async with running_as(Picky, sending_queue=BATCH) as rig:
+        rig.exporter.about_data = False
         for _ in range(50):
             one = rig.payload(1)
-            picky(rig).poison |= set(ids(one))
+            rig.exporter.poison |= set(ids(one))
             await rig.edge(one)
             del one
         await rig.settled()
@@ -257,10 +254,10 @@ async def test_a_refusal_that_is_not_about_data_is_not_taken_apart() -> None:
 async def test_a_request_over_the_destinations_limit_is_halved(
     queue: dict[str, Any],
 ) -> None:
-    async with running(Picky, sending_queue=queue) as rig:
+    async with running_as(Picky, sending_queue=queue) as rig:
         one = rig.payload(40, resources=4)
         wanted = ids(one)
-        picky(rig).limit = one.size // 5
+        rig.exporter.limit = one.size // 5
         await rig.edge(one)
         del one
         await rig.settled()
@@ -270,11 +267,11 @@ async def test_a_request_over_the_destinations_limit_is_halved(
 
 @pytest.mark.parametrize("certain", [True, False])
 async def test_only_a_span_that_is_too_large_by_itself_is_dropped(certain: bool) -> None:
-    async with running(Picky, sending_queue=BATCH) as rig:
-        picky(rig).limit = 4 * PLAUSIBLE_LIMIT if not certain else 2000
-        picky(rig).certain = certain
+    async with running_as(Picky, sending_queue=BATCH) as rig:
+        rig.exporter.limit = 4 * PLAUSIBLE_LIMIT if not certain else 2000
+        rig.exporter.certain = certain
         for number in range(50):
-            huge = {"service": "x" * (picky(rig).limit + 1)} if number == 0 else {}
+            huge = {"service": "x" * (rig.exporter.limit + 1)} if number == 0 else {}
             await rig.send(1, **huge)
         await rig.settled()
         assert rig.ledger.sent == 49
@@ -282,9 +279,9 @@ async def test_only_a_span_that_is_too_large_by_itself_is_dropped(certain: bool)
 
 
 async def test_a_quota_that_looks_like_a_limit_is_not_answered_by_a_flood() -> None:
-    async with running(Picky, sending_queue=BATCH) as rig:
-        picky(rig).quota = True
-        picky(rig).certain = False
+    async with running_as(Picky, sending_queue=BATCH) as rig:
+        rig.exporter.quota = True
+        rig.exporter.certain = False
         await rig.send(1000)
         await rig.settled()
         assert rig.ledger.dropped == {"msg_too_large": 1000}
@@ -302,7 +299,7 @@ async def test_requests_are_cut_to_the_exporters_limit(queue: dict[str, Any]) ->
     async def measure(one: Payload) -> None:
         sizes.append(one.size)
 
-    async with running(Small, sending_queue=queue) as rig:
+    async with running_as(Small, sending_queue=queue) as rig:
         rig.exporter.answer = measure
         await rig.send(40)
         await rig.settled()
@@ -331,7 +328,7 @@ async def test_a_batch_never_passes_its_maximum(batch: dict[str, Any]) -> None:
 
 
 async def test_part_of_a_request_that_is_refused_makes_the_sender_retry() -> None:
-    async with running(Small, **direct(retry_on_failure=NO_RETRY)) as rig:
+    async with running_as(Small, **direct(retry_on_failure=NO_RETRY)) as rig:
         calls: list[int] = []
 
         async def second_fails(one: Payload) -> None:
@@ -350,7 +347,7 @@ async def test_part_of_a_request_that_is_refused_makes_the_sender_retry() -> Non
 
 
 async def test_part_of_a_request_that_is_rejected_is_dropped() -> None:
-    async with running(Small, **direct()) as rig:
+    async with running_as(Small, **direct()) as rig:
         rig.exporter.failures = [RejectedError("bad", "invalid_id")]
         await rig.send(40)
         dropped = rig.ledger.dropped["invalid_id"]
@@ -359,7 +356,7 @@ async def test_part_of_a_request_that_is_rejected_is_dropped() -> None:
 
 
 async def test_a_request_that_is_rejected_whole_is_told() -> None:
-    async with running(Small, **direct()) as rig:
+    async with running_as(Small, **direct()) as rig:
         rig.exporter.failures = [RejectedError("bad", "invalid_id") for _ in range(40)]
         with pytest.raises(RejectedError, match="bad") as caught:
             await rig.send(40)
@@ -401,7 +398,7 @@ def test_whatever_a_destination_does_every_span_is_accounted_for(
     max_size: int,
     gone: list[int],
 ) -> None:
-    errors = {
+    errors: dict[str, Callable[[], Exception]] = {
         "refuse": lambda: RefusedError("busy"),
         "reject": lambda: RejectedError("bad"),
         "large": lambda: TooLargeError("too large"),
@@ -457,5 +454,5 @@ def test_whatever_a_destination_does_every_span_is_accounted_for(
 
 
 def test_limits_are_none_by_default() -> None:
-    assert Rig({}).exporter.max_request_bytes == 0
+    assert scripted({}).exporter.max_request_bytes == 0
     assert payload(1).size < PLAUSIBLE_LIMIT

@@ -111,10 +111,9 @@ def test_without_batch_payloads_come_out_one_by_one() -> None:
     queue = Queue(config())
     first, second = put(queue, payload(1)), put(queue, payload(2))
     assert spans_of(queue.take()) == [1]
-    assert not queue.is_empty
     assert spans_of(queue.take()) == [2]
-    assert queue.is_empty
     assert queue.take() is None
+    assert queue.is_empty
     assert queue.room.used == 2
     queue.settle(first)
     queue.settle(second)

@@ -17,11 +17,11 @@ from k8strace.units import Duration
 def test_the_defaults_are_the_collectors() -> None:
     config = RetryConfig()
     assert config.enabled
-    assert config.initial_interval == 5
+    assert config.initial_interval == Duration(5)
     assert config.randomization_factor == 0.5
     assert config.multiplier == 1.5
-    assert config.max_interval == 30
-    assert config.max_elapsed_time == 300
+    assert config.max_interval == Duration(30)
+    assert config.max_elapsed_time == Duration(300)
 
 
 @pytest.mark.parametrize(

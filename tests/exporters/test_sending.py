@@ -13,6 +13,7 @@ from k8strace.config import decode
 from k8strace.errors import ConfigError, RefusedError, RejectedError
 from k8strace.exporters._sending import SendingConfig, Sent
 from k8strace.payload import Payload
+from k8strace.units import Duration
 from tests.support.pipeline import (
     Drive,
     assert_at_rest,
@@ -21,7 +22,15 @@ from tests.support.pipeline import (
     without_a_task,
 )
 from tests.support.requests import parse, span_ids
-from tests.support.sending import BRIEF_RETRY, FAST_RETRY, Rig, direct, running
+from tests.support.sending import (
+    BRIEF_RETRY,
+    FAST_RETRY,
+    Rig,
+    Scripted,
+    direct,
+    running,
+    scripted,
+)
 
 NO_RETRY = {"enabled": False}
 WAITING = {"wait_for_result": True}
@@ -34,7 +43,7 @@ def now() -> float:
 
 def test_defaults() -> None:
     config = SendingConfig()
-    assert config.timeout == 5
+    assert config.timeout == Duration(5)
     assert config.sending_queue.enabled
     assert config.retry_on_failure.enabled
 
@@ -53,7 +62,7 @@ def test_a_negative_timeout_is_an_error() -> None:
     ],
 )
 def test_the_promise(queue: dict[str, Any], promise: Promise) -> None:
-    assert Rig({"sending_queue": queue}).exporter.promise == promise
+    assert scripted({"sending_queue": queue}).exporter.promise == promise
 
 
 @both_drivers
@@ -61,7 +70,7 @@ async def test_a_queue_takes_at_once_and_sends_later(drive: Drive) -> None:
     async with running() as rig:
         rig.exporter.gate.clear()
         await drive(rig.send(3))
-        await rig.attempted(1)
+        await rig.exporter.attempted(1)
         assert (rig.source.sent, rig.ledger.parked, rig.ledger.sent) == (3, 3, 0)
         assert rig.value("otelcol_exporter_queue_size", **TRACES) == 1
         assert rig.value("otelcol_exporter_queue_capacity", **TRACES) == 1000
@@ -86,7 +95,7 @@ async def test_without_a_queue_the_sender_waits_for_the_outcome(drive: Drive) ->
         assert rig.ledger.sent == 3
         rig.exporter.gate.clear()
         sender = asyncio.ensure_future(drive(rig.send(3)))
-        await rig.attempted(2)
+        await rig.exporter.attempted(2)
         assert not sender.done()
         rig.exporter.gate.set()
         await sender
@@ -149,7 +158,7 @@ async def test_a_sender_that_leaves_while_its_request_waits_takes_it_along() -> 
         rig.exporter.gate.clear()
         first, second, third = rig.sender(1), rig.sender(2), rig.sender(3)
         await until(lambda: rig.ledger.received == 6)
-        await rig.attempted(1)
+        await rig.exporter.attempted(1)
         second.cancel()
         await asyncio.wait([second])
         del second
@@ -177,7 +186,7 @@ async def test_a_sender_that_leaves_while_its_request_is_sent(
         rig.exporter.gate.clear()
         rig.exporter.failures = [failure] if failure is not None else []
         sender = rig.sender(3)
-        await rig.attempted(1)
+        await rig.exporter.attempted(1)
         sender.cancel()
         await asyncio.wait([sender])
         del sender
@@ -233,12 +242,12 @@ async def test_a_sender_without_queue_that_leaves_after_a_piece_was_sent() -> No
 FULL = {"num_consumers": 1, "queue_size": 2}
 
 
-async def fill(rig: Rig) -> None:
+async def fill(rig: Rig[Scripted]) -> None:
     """Two requests of three spans, which the destination holds."""
     rig.exporter.gate.clear()
     for _ in range(2):
         await rig.send(3)
-    await rig.attempted(1)
+    await rig.exporter.attempted(1)
 
 
 @both_drivers
@@ -302,7 +311,7 @@ async def test_what_can_never_fit_is_rejected() -> None:
 
 @pytest.mark.parametrize("sizer", ["requests", "items", "bytes"])
 async def test_the_queue_counts_in_the_unit_of_its_sizer(sizer: str) -> None:
-    probe = Rig({}).payload(3)
+    probe = scripted({}).payload(3)
     unit = {"requests": 1, "items": 3, "bytes": probe.size}[sizer]
     queue = {"sizer": sizer, "queue_size": 2 * unit, "num_consumers": 1}
     async with running(sending_queue=queue) as rig:
@@ -327,7 +336,7 @@ async def test_a_fan_out_is_told_where_there_is_no_room() -> None:
         rig.exporter.gate.set()
         assert await waiter
         assert rig.exporter.blocked_by(rig.payload(1)) is None
-    assert Rig(direct()).exporter.blocked_by(rig.payload(1)) is None
+    assert scripted(direct()).exporter.blocked_by(rig.payload(1)) is None
 
 
 async def test_payloads_are_joined_until_they_are_enough() -> None:
@@ -367,7 +376,7 @@ async def test_no_more_is_sent_at_once_than_there_are_consumers() -> None:
         rig.exporter.gate.clear()
         for _ in range(20):
             await rig.send(1)
-        await rig.attempted(3)
+        await rig.exporter.attempted(3)
         await asyncio.sleep(0.01)
         assert len(rig.exporter.attempts) == rig.exporter.at_once == 3
         rig.exporter.gate.set()
@@ -395,7 +404,7 @@ async def test_stopping_sends_what_is_parked() -> None:
         for _ in range(33):
             await rig.send(1)
         stopping = asyncio.create_task(rig.stop())
-        await rig.attempted(2)
+        await rig.exporter.attempted(2)
         rig.exporter.gate.set()
         await stopping
         assert rig.ledger.sent == rig.exporter.taken.total() == 33
@@ -411,7 +420,7 @@ async def test_stopping_ends_a_pause_with_one_last_attempt(
         rig.exporter.failures = [RefusedError("busy") for _ in range(3)]
         for _ in range(2):
             await rig.send(3)
-        await rig.attempted(2)
+        await rig.exporter.attempted(2)
         await asyncio.sleep(0)
         await rig.stop()
         assert len(rig.exporter.attempts) == 4
@@ -432,7 +441,7 @@ async def test_stopping_with_a_dead_destination_tries_everything_once(
         rig.exporter.gate.clear()
         for _ in range(20):
             await rig.send(1)
-        await rig.attempted(2)
+        await rig.exporter.attempted(2)
         stopping = asyncio.create_task(rig.stop())
         await asyncio.sleep(0)
         rig.exporter.gate.set()
@@ -450,7 +459,7 @@ async def test_stopping_ends_at_the_deadline(
         rig.exporter.gate.clear()
         for _ in range(5):
             await rig.send(2)
-        await rig.attempted(2)
+        await rig.exporter.attempted(2)
         await rig.stop(0.01)
         assert rig.ledger.dropped == {"shutdown": 10}
         assert rig.exporter.at_once == 0
@@ -463,7 +472,7 @@ async def test_who_waits_when_it_stops_is_refused() -> None:
     async with running(sending_queue={**WAITING, "num_consumers": 1}) as rig:
         rig.exporter.gate.clear()
         senders = [rig.sender(2) for _ in range(3)]
-        await rig.attempted(1)
+        await rig.exporter.attempted(1)
         await rig.stop(0.01)
         await asyncio.wait(senders)
         assert all(isinstance(one.exception(), RefusedError) for one in senders)
@@ -497,7 +506,7 @@ async def test_after_the_stop_nothing_is_taken(values: dict[str, Any]) -> None:
 
 
 async def test_stopping_what_was_never_started() -> None:
-    rig = Rig({})
+    rig = scripted({})
     await rig.stop()
     assert (rig.exporter.opened, rig.exporter.closed) == (0, 1)
     assert_at_rest(rig.ledger)
@@ -507,7 +516,7 @@ async def test_stopping_waits_for_senders_without_a_queue() -> None:
     async with running(**direct(retry_on_failure=FAST_RETRY)) as rig:
         rig.exporter.gate.clear()
         sender = rig.sender(3)
-        await rig.attempted(1)
+        await rig.exporter.attempted(1)
         stopping = asyncio.create_task(rig.stop())
         await asyncio.sleep(0)
         assert not stopping.done()
@@ -521,7 +530,7 @@ async def test_a_cancelled_stop_leaves_nothing_behind() -> None:
     async with running() as rig:
         rig.exporter.gate.clear()
         await rig.send(3)
-        await rig.attempted(1)
+        await rig.exporter.attempted(1)
         stopping = asyncio.create_task(rig.stop())
         await asyncio.sleep(0)
         stopping.cancel()

@@ -170,17 +170,24 @@ async def test_a_batch_goes_on_when_its_time_is_over(drive: Drive) -> None:
     rig.assert_at_rest()
 
 
-async def test_a_full_batch_stops_its_timer() -> None:
-    rig = Rig(timeout=0.002, send_batch_size=2)
+async def test_a_full_batch_stops_its_timer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would end the next batch before its time."""
     loop = asyncio.get_running_loop()
-    await rig.into(rig.payload(1))
-    await rig.into(rig.payload(1))
-    over = loop.create_future()
-    loop.call_later(0.004, over.set_result, None)
-    await over
+    call_later, timers = loop.call_later, []
+
+    def watched(*args: Any) -> asyncio.TimerHandle:
+        timers.append(call_later(*args))
+        return timers[-1]
+
+    monkeypatch.setattr(loop, "call_later", watched)
+    rig = Rig(send_batch_size=2)
+    for _ in range(3):
+        await rig.into(rig.payload(1))
     assert rig.sizes == [2]
+    assert [timer.cancelled() for timer in timers] == [True, False]
     assert rig.metric("batch_size_trigger_send_total") == 1
     assert rig.metric("timeout_trigger_send_total") == 0
+    await rig.stop()
     rig.assert_at_rest()
 
 
@@ -280,6 +287,7 @@ async def test_while_one_batch_waits_the_next_ones_park(drive: Drive) -> None:
     assert rig.ledger.parked == 6
     rig.sink.gate.set()
     await until(lambda: len(rig.sizes) == 3)
+    await until(lambda: rig.metric("metadata_cardinality") == 0)
     assert rig.sink.span_ids() == ids(*payloads)
     await rig.stop()
     payloads.clear()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from k8strace.budget import Budget, Lease
 from k8strace.component import Promise
+from k8strace.driver import begin
 from k8strace.edges import Edge, FanOut
 from k8strace.errors import ConfigError, RefusedError
 from k8strace.metrics import Ledger, Metrics, Value
@@ -233,6 +234,20 @@ async def test_a_patient_payload_waits_for_bytes_to_come_free(
     del rig.sink.payloads[0]
     await second
     del waiting, second
+    rig.assert_at_rest()
+
+
+async def test_who_comes_later_does_not_overtake(rig: Rig) -> None:
+    for _ in range(8):
+        await rig.into(rig.payload(1))
+    first = asyncio.create_task(rig.into(rig.payload(1, patience=10)))
+    await until(lambda: rig.limiter._room.waiting == 1)
+    del rig.sink.payloads[0]
+    with pytest.raises(RefusedError):
+        begin(rig.into(rig.payload(1)))
+    await first
+    del first
+    await asyncio.sleep(0)
     rig.assert_at_rest()
 
 

@@ -1,0 +1,645 @@
+"""The OTLP/gRPC exporter against a real backend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+
+from k8strace import __version__
+from k8strace.component import Promise
+from k8strace.config import decode
+from k8strace.errors import ConfigError, RefusedError, RejectedError
+from k8strace.exporters.otlp_grpc import HEADROOM, Config, OtlpGrpc
+from k8strace.grpc.status import ABOUT_CALLER, RETRYABLE, Code, StatusError
+from k8strace.payload import Payload
+from k8strace.units import MIB, Duration
+from tests.support.backend import PATH, Backend
+from tests.support.pipeline import until
+from tests.support.requests import parse, span_ids
+from tests.support.sending import Rig, running_as
+
+TLS = Path(__file__).parents[1] / "data" / "tls"
+INSECURE = {"insecure": True}
+BATCH = {"batch": {"flush_timeout": "1h", "min_size": 50}}
+DIRECT = {"sending_queue": {"enabled": False}, "retry_on_failure": {"enabled": False}}
+PERMANENT = [
+    code
+    for code in Code
+    if code not in RETRYABLE and code not in (Code.OK, Code.RESOURCE_EXHAUSTED)
+]
+
+
+@asynccontextmanager
+async def exporting(backend: Backend, **values: Any) -> AsyncIterator[Rig[OtlpGrpc]]:
+    values = {"endpoint": backend.endpoint, "tls": INSECURE, **values}
+    async with running_as(OtlpGrpc, **values) as rig:
+        yield rig
+
+
+def ids(payload: Payload) -> list[bytes]:
+    return span_ids(parse(payload.chunks))
+
+
+Failures = Callable[[ExportTraceServiceRequest], Awaitable[None]]
+
+
+def failing(*errors: StatusError) -> Failures:
+    """An answer: the errors in turn, then all is well."""
+    left = list(errors)
+
+    async def answer(_: ExportTraceServiceRequest) -> None:
+        if left:
+            raise left.pop(0)
+
+    return answer
+
+
+# Options
+
+
+def test_the_defaults_are_the_collectors() -> None:
+    config = decode(Config, {"endpoint": "backend:4317"})
+    assert config.timeout == Duration(5)
+    assert config.compression == "gzip"
+    assert config.sending_queue.enabled
+    assert config.retry_on_failure.enabled
+    assert (config.balancer_name, config.wait_for_ready) == ("round_robin", False)
+    assert not config.tls.insecure
+    assert config.max_request_size_mib == 4
+    settings = config.client()
+    assert settings.tls is not None
+    assert settings.tls.ca is None
+    assert settings.user_agent == f"k8strace/{__version__}"
+    assert settings.keepalive.time is None
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "target"),
+    [
+        ("backend:4317", "backend:4317"),
+        ("http://backend:4317", "backend:4317"),
+        ("https://backend:4317", "backend:4317"),
+        ("[::1]:4317", "[::1]:4317"),
+        ("http://[fe80::1%eth0]:4317", "[fe80::1%eth0]:4317"),
+        ("unix:/run/otlp.sock", "unix:/run/otlp.sock"),
+        ("unix:///run/otlp.sock", "unix:///run/otlp.sock"),
+        ("unix-abstract:otlp", "unix-abstract:otlp"),
+        ("dns:backend.monitoring:4317", "dns:backend.monitoring:4317"),
+        ("dns:///backend.monitoring:4317", "dns:///backend.monitoring:4317"),
+        ("dns://10.0.0.10/backend:4317", "dns://10.0.0.10/backend:4317"),
+        ("passthrough:///backend:4317", "backend:4317"),
+        ("ipv4:10.0.0.1:4317", "ipv4:10.0.0.1:4317"),
+        ("dns:4317", "dns:4317"),
+    ],
+)
+def test_endpoints(endpoint: str, target: str) -> None:
+    assert decode(Config, {"endpoint": endpoint}).client().target == target
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "tls", "encrypts"),
+    [
+        ("backend:4317", {}, True),
+        ("backend:4317", {"insecure": True}, False),
+        ("http://backend:4317", {}, False),
+        ("https://backend:4317", {"insecure": True}, True),
+        ("backend:4317", {"insecure": True, "ca_pem": "PEM"}, True),
+        ("http://backend:4317", {"ca_pem": "PEM"}, True),
+    ],
+)
+def test_when_tls_is_used(endpoint: str, tls: dict[str, Any], encrypts: bool) -> None:
+    config = decode(Config, {"endpoint": endpoint, "tls": tls})
+    assert (config.client().tls is not None) == encrypts
+
+
+def test_all_options_reach_the_client(tmp_path: Path) -> None:
+    for name in ("ca", "cert"):
+        (tmp_path / name).write_text(name)
+    values = {
+        "endpoint": "https://backend:4317",
+        "compression": "none",
+        "wait_for_ready": True,
+        "balancer_name": "pick_first",
+        "authority": "other",
+        "user_agent": "mine",
+        "keepalive": {"time": "30s", "timeout": "5s", "permit_without_stream": True},
+        "read_buffer_size": 1,
+        "write_buffer_size": 1,
+        "tls": {
+            "ca_file": str(tmp_path / "ca"),
+            "cert_file": str(tmp_path / "cert"),
+            "key_pem": "key",
+            "server_name_override": "name",
+        },
+    }
+    settings = decode(Config, values).client()
+    assert (settings.compression, settings.wait_for_ready) == ("none", True)
+    assert (settings.balancer_name, settings.authority) == ("pick_first", "other")
+    assert settings.user_agent == "mine"
+    assert settings.keepalive.time == Duration(30)
+    assert settings.keepalive.timeout == Duration(5)
+    assert settings.keepalive.permit_without_stream
+    assert settings.tls is not None
+    assert (settings.tls.ca, settings.tls.cert, settings.tls.key) == (
+        b"ca",
+        b"cert",
+        b"key",
+    )
+    assert settings.tls.server_name_override == "name"
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, 'requires a non-empty "endpoint"'),
+        ({"endpoint": "backend"}, "\"endpoint\" 'backend' is not host:port"),
+        ({"endpoint": "backend:http"}, "is not host:port"),
+        ({"endpoint": "backend:70000"}, "is not host:port"),
+        ({"endpoint": "::1:4317"}, "is not host:port"),
+        ({"endpoint": "https://backend:4317/v1/traces"}, "is not host:port"),
+        ({"endpoint": "ftp://backend:4317"}, "is not host:port"),
+        ({"endpoint": "unix:"}, "names no socket"),
+        ({"compression": "zstd"}, "gzip, none"),
+        ({"balancer_name": "fastest"}, "round_robin, pick_first"),
+        ({"max_request_size_mib": -1}, "max_request_size_mib"),
+        ({"timeout": "-1s"}, "`timeout` must be non-negative"),
+        ({"headers": {"two words": "x"}}, "no name of a gRPC header"),
+        ({"headers": {"grpc-timeout": "1S"}}, "reserved by gRPC"),
+        ({"headers": {"token": "geh\u00e4im"}}, "not printable ASCII"),
+        ({"tls": {"insecure_skip_verify": True}}, "`insecure_skip_verify` is not possible"),
+        ({"tls": {"ca_file": "a", "ca_pem": "b"}}, "either `ca_file` or `ca_pem`"),
+        ({"tls": {"cert_file": "a"}}, "both certificate and key"),
+        ({"sending_queue": {"storage": "x"}}, "unknown option"),
+    ],
+)
+def test_what_cannot_work_is_an_error(values: dict[str, Any], text: str) -> None:
+    if values and "endpoint" not in values:
+        values = {"endpoint": "backend:4317", **values}
+    with pytest.raises(ConfigError) as error:
+        decode(Config, values)
+    assert text in str(error.value)
+    assert "geh" not in str(error.value)
+
+
+async def test_a_certificate_that_is_not_there_is_an_error_at_the_start() -> None:
+    rig = Rig(OtlpGrpc, {"endpoint": "localhost:1", "tls": {"ca_file": "/nowhere/ca.pem"}})
+    with pytest.raises(ConfigError, match=r"cannot read /nowhere/ca\.pem: No such file"):
+        await rig.exporter.start()
+    await rig.stop()
+
+
+# What arrives
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+async def test_spans_arrive_as_they_are(compression: str) -> None:
+    async with Backend() as backend:
+        async with exporting(backend, compression=compression) as rig:
+            assert rig.exporter.promise == Promise.MEMORY
+            one = rig.payload(5, resources=2)
+            message = parse(one.chunks)
+            await rig.edge(one)
+            del one
+            await backend.wait_for_spans(5)
+            await rig.settled()
+        assert backend.requests == [message]
+        assert rig.ledger.sent == 5
+
+
+async def test_headers_and_user_agent_arrive() -> None:
+    async with Backend() as backend:
+        headers = {"Authorization": "Bearer x", "X-Scope-OrgID": "7"}
+        async with exporting(backend, headers=headers) as rig:
+            await rig.send(1)
+            await backend.wait_for_spans(1)
+        metadata = backend.metadata[0]
+        assert metadata["authorization"] == "Bearer x"
+        assert metadata["x-scope-orgid"] == "7"
+        assert metadata["user-agent"].startswith("k8strace/")
+
+
+async def test_small_requests_arrive_joined() -> None:
+    async with Backend() as backend:
+        async with exporting(backend, sending_queue=BATCH) as rig:
+            for _ in range(25):
+                await rig.send(2)
+            await backend.wait_for_spans(50)
+        assert backend.calls == 1
+        assert max(backend.ids.values()) == 1
+
+
+Handler = Callable[[bytes, Any], Awaitable[bytes]]
+
+
+@asynccontextmanager
+async def raw_backend(
+    handler: Handler, address: str, credentials: grpc.ServerCredentials | None = None
+) -> AsyncIterator[int]:
+    """A server that answers with bytes; gives its port."""
+    server = grpc.aio.server()
+    service, name = PATH[1:].split("/")
+    methods = {name: grpc.unary_unary_rpc_method_handler(handler)}
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, methods),)
+    )
+    if credentials is None:
+        port = server.add_insecure_port(address)
+    else:
+        port = server.add_secure_port(address, credentials)
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(0)
+
+
+async def accept(_: bytes, __: Any) -> bytes:
+    return b""
+
+
+async def test_over_tls() -> None:
+    pair = ((TLS / "server.key").read_bytes(), (TLS / "server.pem").read_bytes())
+    credentials = grpc.ssl_server_credentials([pair])
+    async with raw_backend(accept, "localhost:0", credentials) as port:
+        endpoint = f"https://localhost:{port}"
+        tls = {"ca_file": str(TLS / "server.pem")}
+        async with running_as(OtlpGrpc, endpoint=endpoint, tls=tls, **DIRECT) as rig:
+            await rig.send(3)
+            assert rig.ledger.sent == 3
+        async with running_as(OtlpGrpc, endpoint=endpoint, **DIRECT) as rig:
+            with pytest.raises(RefusedError):
+                await rig.send(3)
+
+
+async def test_over_a_unix_socket(tmp_path: Path) -> None:
+    endpoint = f"unix:{tmp_path / 'otlp.sock'}"
+    async with (
+        raw_backend(accept, endpoint),
+        running_as(OtlpGrpc, endpoint=endpoint, tls=INSECURE, **DIRECT) as rig,
+    ):
+        await rig.send(3)
+        assert rig.ledger.sent == 3
+
+
+async def test_an_answer_that_cannot_be_read_still_says_that_it_was_taken(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def garbage(_: bytes, __: Any) -> bytes:
+        return b"\xff\xff"
+
+    async with raw_backend(garbage, "127.0.0.1:0") as port:
+        endpoint = f"http://127.0.0.1:{port}"
+        async with running_as(OtlpGrpc, endpoint=endpoint, **DIRECT) as rig:
+            await rig.send(3)
+            assert (rig.ledger.sent, rig.ledger.dropped) == (3, {})
+    assert "an answer that is no ExportTraceServiceResponse" in caplog.text
+
+
+# What a backend refuses
+
+
+@pytest.mark.parametrize("code", sorted(RETRYABLE))
+async def test_retryable_codes_are_retried(code: Code) -> None:
+    async with Backend() as backend:
+        backend.answer = failing(StatusError(code, "busy"), StatusError(code, "busy"))
+        async with exporting(backend) as rig:
+            await rig.send(3)
+            await backend.wait_for_spans(3)
+            await rig.settled()
+            assert rig.ledger.sent == 3
+        assert backend.calls == 3
+        assert max(backend.ids.values()) == 1
+
+
+@pytest.mark.parametrize("code", PERMANENT)
+async def test_permanent_codes_are_not(code: Code) -> None:
+    async with Backend() as backend:
+        backend.answer = failing(StatusError(code, "never"))
+        async with exporting(backend) as rig:
+            await rig.send(3)
+            await rig.settled()
+            assert rig.ledger.dropped == {"permanent_error": 3}
+        assert backend.calls == 1
+
+
+@pytest.mark.parametrize("code", PERMANENT)
+async def test_only_what_is_about_data_is_taken_apart(code: Code) -> None:
+    async def never(_: ExportTraceServiceRequest) -> None:
+        raise StatusError(code, "never")
+
+    async with Backend() as backend:
+        backend.answer = never
+        queue = {"batch": {"flush_timeout": "1h", "min_size": 3}}
+        async with exporting(backend, sending_queue=queue) as rig:
+            for _ in range(3):
+                await rig.send(1)
+            await rig.settled()
+            assert rig.ledger.dropped == {"permanent_error": 3}
+        assert backend.calls == (1 if code in ABOUT_CALLER else 4)
+
+
+async def test_one_poisoned_request_among_fifty_costs_only_itself(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    poison: set[bytes] = set()
+
+    async def refuse(message: ExportTraceServiceRequest) -> None:
+        if poison & set(span_ids(message)):
+            raise StatusError(Code.INVALID_ARGUMENT, "attribute too long")
+
+    async with Backend() as backend:
+        backend.answer = refuse
+        async with exporting(backend, sending_queue=BATCH) as rig:
+            wanted: set[bytes] = set()
+            for number in range(50):
+                one = rig.payload(1)
+                wanted |= set(ids(one))
+                if number == 30:
+                    poison |= set(ids(one))
+                    assert one.origin is not None
+                    peer = one.origin.peer
+                await rig.edge(one)
+                del one
+            await rig.settled()
+            assert rig.ledger.sent == 49
+            assert rig.ledger.dropped == {"permanent_error": 1}
+        assert set(backend.ids) == wanted - poison
+        assert max(backend.ids.values()) == 1
+    assert f"1 spans from {peer} were refused for good" in caplog.text
+    assert "attribute too long" in caplog.text
+
+
+async def test_a_throttle_is_a_refusal_with_its_delay() -> None:
+    async with Backend() as backend:
+        backend.answer = failing(
+            StatusError(Code.UNAVAILABLE, "slow down", 7.5),
+            StatusError(Code.RESOURCE_EXHAUSTED, "quota", 0.5),
+            StatusError(Code.UNAVAILABLE, "no idea"),
+        )
+        async with exporting(backend, **DIRECT) as rig:
+            for delay in (7.5, 0.5, None):
+                with pytest.raises(RefusedError) as caught:
+                    await rig.send(1)
+                assert caught.value.retry_after == delay
+                del caught
+            await rig.send(1)
+            assert (rig.ledger.sent, rig.ledger.refused) == (1, 3)
+
+
+async def test_a_throttle_with_a_delay_is_waited_for() -> None:
+    async with Backend() as backend:
+        backend.answer = failing(StatusError(Code.RESOURCE_EXHAUSTED, "quota", 0.01))
+        async with exporting(backend) as rig:
+            await rig.send(3)
+            await backend.wait_for_spans(3)
+        assert backend.calls == 2
+
+
+async def test_a_partial_success_is_not_counted_as_sent(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def some(_: ExportTraceServiceRequest) -> ExportTraceServiceResponse:
+        response = ExportTraceServiceResponse()
+        response.partial_success.rejected_spans = 2
+        response.partial_success.error_message = "two are too old"
+        return response
+
+    async with Backend() as backend:
+        backend.answer = some
+        async with exporting(backend) as rig:
+            await rig.send(5)
+            await rig.settled()
+            assert rig.ledger.sent == 3
+            assert rig.ledger.dropped == {"partial_success": 2}
+            assert rig.value("otelcol_exporter_sent_spans_total") == 3
+        assert backend.calls == 1
+    assert "two are too old" in caplog.text
+
+
+# Sizes
+
+
+async def test_a_request_over_the_backends_limit_is_halved() -> None:
+    async with Backend(max_message=4000) as backend:
+        async with exporting(backend, compression="none") as rig:
+            one = rig.payload(100)
+            wanted = ids(one)
+            assert one.size > 8000
+            await rig.edge(one)
+            del one
+            await rig.settled()
+            assert (rig.ledger.sent, rig.ledger.dropped) == (100, {})
+        assert sorted(backend.ids) == sorted(wanted)
+        assert max(backend.ids.values()) == 1
+
+
+async def test_only_a_span_that_is_too_large_is_dropped() -> None:
+    async with Backend(max_message=4000) as backend:
+        queue = {"batch": {"flush_timeout": "1h", "min_size": 11}}
+        async with exporting(backend, compression="none", sending_queue=queue) as rig:
+            await rig.send(1, service="x" * 5000)
+            for _ in range(10):
+                await rig.send(1)
+            await rig.settled()
+            assert rig.ledger.sent == 10
+            assert rig.ledger.dropped == {"msg_too_large": 1}
+
+
+async def test_a_rust_backends_words_for_too_large_are_understood() -> None:
+    async def tonic(message: ExportTraceServiceRequest) -> None:
+        if message.ByteSize() > 4000:
+            raise StatusError(
+                Code.OUT_OF_RANGE,
+                "Error, decoded message length too large: found 9000 bytes",
+            )
+
+    async with Backend() as backend:
+        backend.answer = tonic
+        async with exporting(backend) as rig:
+            await rig.send(100)
+            await rig.settled()
+            assert (rig.ledger.sent, rig.ledger.dropped) == (100, {})
+        assert backend.calls < 20
+
+
+async def test_requests_are_split_below_the_limit_that_backends_have() -> None:
+    sizes: list[int] = []
+
+    async def measure(message: ExportTraceServiceRequest) -> None:
+        sizes.append(message.ByteSize())
+
+    async with Backend(max_message=MIB) as backend:
+        backend.answer = measure
+        async with exporting(
+            backend, compression="none", max_request_size_mib=1, **DIRECT
+        ) as rig:
+            one = rig.payload(20_000, attributes=0)
+            assert one.size > MIB
+            await rig.edge(one)
+            del one
+            assert rig.ledger.sent == 20_000
+        assert len(sizes) == backend.calls > 1
+        assert max(sizes) <= MIB - HEADROOM
+
+
+async def test_zero_splits_nothing() -> None:
+    config = {"endpoint": "backend:4317", "max_request_size_mib": 0}
+    assert Rig(OtlpGrpc, config).exporter.max_request_bytes == 0
+
+
+# A backend that hangs, dies and comes back
+
+
+async def test_a_backend_that_hangs_is_asked_again() -> None:
+    calls = 0
+
+    async def hang(_: ExportTraceServiceRequest) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 1:
+            await asyncio.Event().wait()
+
+    async with Backend() as backend:
+        backend.answer = hang
+        async with exporting(backend, timeout="100ms") as rig:
+            await rig.send(3)
+            await backend.wait_for_spans(3)
+            await rig.settled()
+            assert rig.ledger.sent == 3
+            assert rig.value("k8strace_exporter_retries_total") >= 1
+
+
+async def test_a_backend_that_dies_and_comes_back_gets_everything() -> None:
+    async with Backend() as backend:
+        async with exporting(backend, sending_queue={"queue_size": 100}) as rig:
+            wanted: set[bytes] = set()
+            for number in range(30):
+                one = rig.payload(2)
+                wanted |= set(ids(one))
+                await rig.edge(one)
+                del one
+                if number == 10:
+                    await backend.wait_for_spans(2)
+                    await backend.stop()
+            await until(lambda: rig.exporter._delivery._retries.value > 0)
+            await backend.start()
+            await rig.settled()
+            assert (rig.ledger.sent, rig.ledger.dropped) == (60, {})
+        assert set(backend.ids) == wanted
+
+
+async def test_a_backend_that_is_not_there_yet_is_waited_for() -> None:
+    backend = Backend()
+    await backend.start()
+    await backend.stop()
+    async with exporting(backend, wait_for_ready=True, timeout="30s") as rig:
+        await rig.send(3)
+        await backend.start()
+        await backend.wait_for_spans(3)
+        await rig.settled()
+        assert rig.value("k8strace_exporter_retries_total") == 0
+    await backend.stop()
+
+
+async def test_a_name_that_does_not_resolve_is_a_refusal() -> None:
+    values = {"endpoint": "http://nobody.invalid:4317", "timeout": "10s", **DIRECT}
+    async with running_as(OtlpGrpc, **values) as rig:
+        with pytest.raises(RefusedError, match=r"nobody\.invalid"):
+            await rig.send(1)
+        assert rig.ledger.refused == 1
+
+
+async def test_stopping_sends_what_is_parked() -> None:
+    async with Backend() as backend:
+        async with exporting(backend, sending_queue=BATCH) as rig:
+            for _ in range(30):
+                await rig.send(1)
+            assert backend.calls == 0
+            await rig.stop()
+            assert (rig.ledger.sent, rig.ledger.dropped) == (30, {})
+        assert backend.spans == 30
+
+
+async def test_stopping_with_a_dead_backend_counts_and_says_what_was_lost(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    backend = Backend()
+    await backend.start()
+    await backend.stop()
+    async with exporting(backend, sending_queue=BATCH) as rig:
+        for _ in range(30):
+            await rig.send(1)
+        await rig.stop()
+        assert rig.ledger.dropped == {"shutdown": 30}
+    lost = f"30 spans were not delivered to {backend.endpoint} before the end"
+    assert lost in caplog.text
+
+
+async def test_stopping_with_a_backend_that_hangs_ends_at_the_deadline() -> None:
+    async def hang(_: ExportTraceServiceRequest) -> None:
+        await asyncio.Event().wait()
+
+    async with Backend() as backend:
+        backend.answer = hang
+        async with exporting(backend) as rig:
+            await rig.send(3)
+            await until(lambda: backend.calls == 1)
+            await rig.stop(0.05)
+            assert rig.ledger.dropped == {"shutdown": 3}
+
+
+async def test_before_the_start_nothing_is_sent() -> None:
+    rig = Rig(OtlpGrpc, {"endpoint": "localhost:1", **DIRECT})
+    with pytest.raises(RefusedError, match="not started"):
+        await rig.send(1)
+    await rig.stop()
+
+
+# Who waits
+
+
+async def test_who_waits_has_the_backends_word() -> None:
+    async with Backend() as backend:
+        queue = {"wait_for_result": True}
+        async with exporting(backend, sending_queue=queue) as rig:
+            assert rig.exporter.promise == Promise.DELIVERED
+            await rig.send(3)
+            assert backend.spans == 3
+            backend.answer = failing(StatusError(Code.INVALID_ARGUMENT, "bad"))
+            with pytest.raises(RejectedError, match="INVALID_ARGUMENT.*bad"):
+                await rig.send(2)
+            backend.answer = failing(StatusError(Code.UNAVAILABLE, "busy"))
+            await rig.send(1)
+            assert (rig.ledger.sent, rig.ledger.rejected) == (4, 2)
+
+
+async def test_a_full_queue_refuses_until_the_backend_takes() -> None:
+    gate = asyncio.Event()
+
+    async def hold(_: ExportTraceServiceRequest) -> None:
+        await gate.wait()
+
+    async with Backend() as backend:
+        backend.answer = hold
+        queue = {"queue_size": 5, "sizer": "items", "num_consumers": 1}
+        async with exporting(backend, sending_queue=queue) as rig:
+            await rig.send(3)
+            await rig.send(2)
+            with pytest.raises(RefusedError, match="is full"):
+                await rig.send(1)
+            gate.set()
+            deadline = asyncio.get_running_loop().time() + 30
+            await rig.send(5, wait_until=deadline)
+            await rig.settled()
+            assert (rig.ledger.sent, rig.ledger.refused) == (10, 1)

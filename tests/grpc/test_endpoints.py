@@ -1,0 +1,141 @@
+"""Endpoints of servers, and who their peers are."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from k8strace.grpc.endpoints import (
+    cannot_listen,
+    check_endpoint,
+    check_free,
+    claim_unix,
+    host_of,
+    peer_of_grpc,
+    peer_of_socket,
+    show_unix,
+    unix_path,
+)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "path"),
+    [
+        ("/run/a.sock", "/run/a.sock"),
+        ("run/a.sock", "run/a.sock"),
+        ("unix:/run/a.sock", "/run/a.sock"),
+        ("unix:run/a.sock", "run/a.sock"),
+        ("unix:///run/a.sock", "/run/a.sock"),
+        ("@name", "\0name"),
+        ("unix-abstract:name", "\0name"),
+    ],
+)
+def test_unix_path(endpoint: str, path: str) -> None:
+    assert unix_path(endpoint) == path
+    assert unix_path(show_unix(path)) == path
+
+
+@pytest.mark.parametrize("endpoint", ["", "unix:", "unix://", "@", "/" + "x" * 107])
+def test_what_is_no_unix_socket(endpoint: str) -> None:
+    with pytest.raises(ValueError, match="endpoint"):
+        check_endpoint(endpoint, "unix")
+
+
+def test_check_endpoint() -> None:
+    check_endpoint("localhost:4317", "tcp")
+    check_endpoint("/run/a.sock", "unix")
+    with pytest.raises(ValueError, match="localhost"):
+        check_endpoint("localhost", "tcp")
+
+
+def test_claim_leaves_what_is_not_there(tmp_path: Path) -> None:
+    claim_unix(str(tmp_path / "none"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_claim_removes_a_socket_without_a_listener(tmp_path: Path) -> None:
+    path = tmp_path / "stale"
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(path))
+    claim_unix(str(path))
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("abstract", [True, False])
+def test_claim_keeps_a_socket_with_a_listener(tmp_path: Path, abstract: bool) -> None:
+    path = f"\0k8strace-{os.getpid()}" if abstract else str(tmp_path / "busy")
+    with socket.socket(socket.AF_UNIX) as busy:
+        busy.bind(path)
+        busy.listen()
+        with pytest.raises(OSError, match="in use") as caught:
+            claim_unix(path)
+        assert show_unix(path) in str(caught.value)
+        assert abstract or Path(path).exists()
+
+
+def test_claim_keeps_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("precious")
+    with pytest.raises(OSError, match="no socket"):
+        claim_unix(str(path))
+    assert path.read_text() == "precious"
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ""])
+async def test_check_free(host: str) -> None:
+    with socket.socket() as busy:
+        busy.bind(("127.0.0.1", 0))
+        busy.listen()
+        port = busy.getsockname()[1]
+        with pytest.raises(OSError, match="in use") as caught:
+            await check_free(host, port)
+        assert f"{host}:{port}" in str(caught.value)
+    await check_free(host, port)
+
+
+async def test_check_free_names_what_does_not_resolve() -> None:
+    with pytest.raises(OSError, match=r"no\.such\.name\.invalid:4317"):
+        await check_free("no.such.name.invalid", 4317)
+
+
+async def test_check_free_names_an_address_that_is_not_ours() -> None:
+    with pytest.raises(OSError, match=r"192\.0\.2\.1:4317"):
+        await check_free("192.0.2.1", 4317)
+
+
+def test_cannot_listen_without_a_reason() -> None:
+    assert "unknown" in str(cannot_listen("here:1", None))
+
+
+@pytest.mark.parametrize(
+    ("uri", "peer", "host"),
+    [
+        ("ipv4:10.0.0.7:51812", "10.0.0.7:51812", "10.0.0.7"),
+        ("ipv6:%5B::1%5D:4000", "[::1]:4000", "[::1]"),
+        ("ipv6:[fe80::1%25eth0]:4000", "[fe80::1%eth0]:4000", "[fe80::1%eth0]"),
+        ("unix:", "unix:", "unix"),
+        ("unix:/run/a.sock", "unix:", "unix"),
+        ("unix-abstract:name", "unix:", "unix"),
+        ("", "unknown", ""),
+    ],
+)
+def test_peer_of_grpc(uri: str, peer: str, host: str) -> None:
+    assert peer_of_grpc(uri) == peer
+    assert host_of(peer) == host
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"),
+    [
+        (("10.0.0.7", 51812), "10.0.0.7:51812"),
+        (("::1", 4000, 0, 0), "[::1]:4000"),
+        (("::ffff:10.0.0.7", 4000, 0, 0), "10.0.0.7:4000"),
+        ("", "unix:"),
+        (None, "unix:"),
+    ],
+)
+def test_peer_of_socket(name: object, peer: str) -> None:
+    assert peer_of_socket(name) == peer
