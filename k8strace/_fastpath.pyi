@@ -3,7 +3,8 @@
 `chunks` is always a tuple of `bytes`, each a run of whole top-level fields of an
 ExportTraceServiceRequest (opentelemetry/proto/collector/trace/v1, opentelemetry-proto
 1.11). All functions raise `MalformedPayloadError` for bytes that are no such thing, with
-the offset counted over all chunks. Fields that aren't known are kept byte for byte.
+the offset, counted over all chunks, of the field that is wrong. Fields that aren't known
+are kept byte for byte.
 """
 
 from typing import Literal, NamedTuple
@@ -14,7 +15,7 @@ class Count(NamedTuple):
     """`spans` are valid; the others are spans that must be cut out, by what is wrong."""
 
     spans: int
-    bad_ids: int  # a trace id that isn't 16 bytes or a span id that isn't 8, or zero
+    bad_ids: int  # ids of wrong length, zero trace and span ids; deep: links' too
     bad_text: int  # deep only: a string inside the span that isn't UTF-8
 
 class Sampled(NamedTuple):
@@ -41,7 +42,12 @@ PROPORTIONAL: int
 EQUALIZING: int
 
 def count(chunks: tuple[bytes, ...], deep: bool = False) -> Count:
-    """Check the structure down to every span and its ids; `deep` down to every leaf."""
+    """Check the structure down to every span and its ids; `deep` down to every leaf.
+
+    `deep` takes in what protobuf's own parser does, but for a field number 0 inside an
+    unknown group, which others refuse. Text of a resource or scope that isn't UTF-8 is an
+    error, in a span it is counted. What `count` takes in, all other functions take in.
+    """
 
 def valid(chunks: tuple[bytes, ...], deep: bool = False) -> bytes:
     """One byte a span, in order: 1 where `count` finds it valid."""
@@ -75,13 +81,19 @@ def split(
     """Pieces as (chunks, spans, bytes), each within the limits (0: none), in order.
 
     Resource and scope are repeated where a piece begins inside one. A span that is over
-    `max_bytes` by itself makes a piece of its own.
+    `max_bytes` with its resource and scope makes a piece of its own. Where resources are
+    so large that the pieces come to more than 8 times the request and 64 MiB, the rest
+    is one piece, whatever its size.
     """
 
 def group_by_trace(
     chunks: tuple[bytes, ...],
 ) -> list[tuple[bytes, tuple[bytes, ...], int]]:
-    """(trace id, chunks, spans) for each trace, in order of first appearance."""
+    """(trace id, chunks, spans) for each trace, in order of first appearance.
+
+    Raises MalformedPayloadError for a trace id that isn't of 16 bytes, and where resources
+    are so large that the traces come to more than 8 times the request and 64 MiB.
+    """
 
 def fields(chunks: tuple[bytes, ...], *names: str) -> tuple[list[object], ...]:
     """A column for each name, a row for each span.

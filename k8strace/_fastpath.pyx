@@ -64,8 +64,7 @@ EQUALIZING = <int>MODE_EQUALIZING
 
 cdef enum:
     NOGIL_FROM = 32 * 1024  # bytes; below, letting go of the GIL costs more than it gives
-    # What all pieces together may take, since each repeats its resources and scopes.
-    GROWTH = 8  # times the request
+    GROWTH = 8  # times the request may grow when it is taken apart, and always by
     GROWTH_ALWAYS = 64 * 1024 * 1024
 
 cdef uint64_t[2] _hash_key
@@ -178,6 +177,10 @@ cdef class _Reader:
             if end == chunk.end_span and end < self.index.spans.count:
                 break
         return parts
+
+    cdef uint64_t growth(self) noexcept:
+        """What all pieces together may take, since each repeats resources and scopes."""
+        return GROWTH * self.size + GROWTH_ALWAYS
 
     cdef int fail(self, Code code, uint64_t span) except -1:
         """Raise an error about a span of the index."""
@@ -333,12 +336,12 @@ def split(tuple chunks not None, uint64_t max_spans=0, uint64_t max_bytes=0):
     ):
         return [(chunks, reader.index.spans.count, reader.size)]
     while not pieces or first < reader.index.spans.count:
-        end = end_of_piece(&reader.index, first, reader.gap, max_spans, max_bytes)
+        end = reader.index.spans.count
+        if total <= reader.growth():
+            end = end_of_piece(&reader.index, first, reader.gap, max_spans, max_bytes)
         parts = reader.taken(first, end)
         size = sum([len(part) for part in parts])
         total += size
-        if total > GROWTH * reader.size + GROWTH_ALWAYS:
-            reader.fail(TOO_BIG, first)
         pieces.append((tuple(parts), end - first, size))
         first = end
     return pieces
@@ -400,7 +403,7 @@ cdef list _groups(_Reader reader, const uint32_t *order, Array *groups):
         piece.count = one[i].count - at
         chunk = reader.written(&piece)
         total += <uint64_t>PyBytes_GET_SIZE(chunk)
-        if total > GROWTH * reader.size + GROWTH_ALWAYS:
+        if total > reader.growth():
             reader.fail(TOO_BIG, order[at])
         made.append((_trace_id(&one[i]), (chunk,), piece.count))
         at = one[i].count

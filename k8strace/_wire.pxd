@@ -1,9 +1,10 @@
 """A cursor over protobuf's wire format: inline, pure C, never raises.
 
 What is accepted is what protobuf's own parser (upb) accepts: tags and lengths of at most
-5 bytes, varints of at most 10, groups only where nobody knows the field, and nothing
-nested deeper than `MAX_DEPTH`. A function that finds a fault leaves the cursor at the
-start of the field that has it and returns what is wrong; `OK` is the only good code.
+5 bytes, varints of at most 10, groups as fields that nobody knows, and nothing nested
+deeper than `MAX_DEPTH`; only a field number 0 inside a group, which others refuse, is
+refused here too. `next_field` leaves the cursor at the start of the field that is at
+fault and returns what is wrong; `OK` is the only good code.
 """
 
 from libc.stdint cimport INT32_MAX, UINT32_MAX, uint8_t, uint32_t, uint64_t

@@ -71,8 +71,9 @@ class Payload(msgspec.Struct, frozen=True, eq=False):
     def split(self, max_spans: int = 0, max_bytes: int = 0) -> list[Payload]:
         """Pieces of at most `max_spans` spans and `max_bytes` bytes each (0: no limit).
 
-        A single span over `max_bytes` makes a piece of its own. The pieces share the
-        lease and keep order; one that is cut inside a request has no sources.
+        A single span over `max_bytes` makes a piece of its own (see `_fastpath.split` for
+        resources too large to be repeated). The pieces share the lease and keep order; one
+        that is cut inside a request has no sources.
         """
         if (not max_spans or self.spans <= max_spans) and (
             not max_bytes or self.size <= max_bytes
@@ -88,7 +89,14 @@ class Payload(msgspec.Struct, frozen=True, eq=False):
                 max_bytes and request.size > max_bytes
             ):
                 pieces += [
-                    Payload(chunks, spans, size, request.origin, lease=self.lease)
+                    Payload(
+                        chunks,
+                        spans,
+                        size,
+                        request.origin,
+                        lease=self.lease,
+                        wait_until=self.wait_until,
+                    )
                     for chunks, spans, size in _fastpath.split(
                         request.chunks, max_spans, max_bytes
                     )
@@ -110,6 +118,7 @@ class Payload(msgspec.Struct, frozen=True, eq=False):
                 source.origin,
                 (source,),
                 self.lease,
+                self.wait_until,
             )
             for source in self.sources
         ]

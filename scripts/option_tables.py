@@ -24,16 +24,17 @@ END = "<!-- /options -->"
 
 
 def table(config_type: type[Config]) -> str:
-    """The options of a Config as Markdown; paths as `--set` writes them."""
+    """The options of a Config as Markdown; sections show by their options."""
     lines = []
     for option in options(config_type):
-        if not option.default:  # a section that is always there: its options follow
+        if option.type == "map" and not option.default:
             continue
-        plain = option.default in ("required", "not set")
-        default = option.default if plain else f"`{option.default}`"
-        path = option.path.replace("::", ".")
-        note = " " if option.effect else " no effect here "
-        lines.append(f"| `{path}` | {option.type} | {default} |{note}|")
+        default = option.default
+        if default not in ("required", "not set"):
+            default = f"`{default}`"
+        note = "" if option.effect else "no effect here"
+        row = f"| `{option.path}` | {option.type} | {default} | {note} |"
+        lines.append(row.replace("|  |", "| |"))
     if not lines:
         return "It has no options.\n"
     return "\n".join(["| option | type | default | |", "|---|---|---|---|", *lines]) + "\n"

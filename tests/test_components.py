@@ -1,9 +1,9 @@
 """The table of components."""
 
 import pytest
-from k8strace.exporters.nop import Nop
 
 from k8strace.components import COMPONENTS, _table
+from k8strace.exporters.nop import Nop
 
 
 def test_old_and_new_spellings_are_the_same_component() -> None:

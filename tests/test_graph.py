@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from k8strace.config import load
 
 from k8strace.component import ComponentID, Promise
+from k8strace.config import load
 from k8strace.edges import Edge, FanOut
 from k8strace.errors import ConfigError
 from k8strace.graph import Graph

@@ -7,9 +7,9 @@ import logging
 
 import aiohttp
 import pytest
-from k8strace.config import load
 
 from k8strace import __version__
+from k8strace.config import load
 from k8strace.metrics import RETRIES, Metrics
 from k8strace.telemetry import MetricsServer, bind_process, set_up_logs
 

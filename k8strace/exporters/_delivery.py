@@ -88,6 +88,7 @@ class Delivery:
         self._timeout = timeout
         self._retry = retry
         self._limits = limits
+        self._cuts = any(limits)
         self._ledger = context.ledger
         self._lines = Lines(context.log)
         self._hurried = False
@@ -109,11 +110,12 @@ class Delivery:
 
         Only cancellation comes out, and leaves in `work` what isn't settled.
         """
-        course = _Course(Backoff(self._retry, asyncio.get_running_loop().time()))
+        course = _Course(asyncio.get_running_loop().time())
         while work:
             smaller = await self._step(work[-1], course)
             del work[-1]
-            work += reversed(smaller)
+            if smaller:
+                work += reversed(smaller)
 
     def give_up(self, work: list[Parcel], error: RefusedError | RejectedError) -> None:
         """Settle what a `deliver` that was cancelled left, as failed with `error`."""
@@ -123,8 +125,7 @@ class Delivery:
     async def _step(self, parcel: Parcel, course: _Course) -> list[Parcel]:
         """Send and settle `parcel`, or return the parcels that are to go in its place."""
         try:
-            pieces = parcel.cut(*self._limits)
-            if len(pieces) > 1:
+            if self._cuts and len(pieces := parcel.cut(*self._limits)) > 1:
                 return pieces
             sent = await self._persist(parcel.payload, course)
         except RejectedError as error:
@@ -142,7 +143,6 @@ class Delivery:
 
     async def _persist(self, payload: Payload, course: _Course) -> Sent:
         """Attempt until it is taken or there is no sense in another attempt."""
-        loop = asyncio.get_running_loop()
         self._sizes.observe(payload.spans)
         while True:
             is_last = self._hurried
@@ -151,7 +151,10 @@ class Delivery:
             except RefusedError as error:
                 if is_last:
                     raise
-                delay = course.backoff.delay(loop.time(), error.retry_after)
+                now = asyncio.get_running_loop().time()
+                if course.backoff is None:
+                    course.backoff = Backoff(self._retry, course.start)
+                delay = course.backoff.delay(now, error.retry_after)
                 if delay is None:
                     raise
                 self._lines.write(
@@ -161,7 +164,8 @@ class Delivery:
                     *(self._destination, payload.spans, delay, str(error)),
                 )
             else:
-                course.backoff.reset()
+                if course.backoff is not None:
+                    course.backoff.reset()
                 return sent
             await self._pause(delay)
             self._retries.add(1)
@@ -169,10 +173,10 @@ class Delivery:
     async def _attempt(self, payload: Payload) -> Sent:
         self.in_flight += 1
         try:
+            if not self._timeout:
+                return await self._guarded(payload)
             step = begin(self._guarded(payload))
-            if isinstance(step, Done):
-                return step.value
-            return await (self._timed(step) if self._timeout else step.run())
+            return step.value if isinstance(step, Done) else await self._timed(step)
         finally:
             self.in_flight -= 1
 
@@ -307,12 +311,13 @@ class Delivery:
 
 
 class _Course:
-    """What one delivery has learned so far."""
+    """What one delivery, begun at the loop's time `start`, has learned so far."""
 
-    __slots__ = ("backoff", "halve")
+    __slots__ = ("backoff", "halve", "start")
 
-    def __init__(self, backoff: Backoff) -> None:
-        self.backoff = backoff
+    def __init__(self, start: float) -> None:
+        self.start = start
+        self.backoff: Backoff | None = None  # made by the first failure
         self.halve = True
 
 

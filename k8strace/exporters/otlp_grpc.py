@@ -34,7 +34,7 @@ _ABOUT_SIZE = re.compile(
 )
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 _SCHEME = re.compile(r"(https?)://")
-_PLACE = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\[\]:/\s]+):(\d{1,5})")
+_PLACE = re.compile(r"(\[[^\[\]/\s]+\]|[^\[\]:/\s]+):(\d{1,5})")
 
 
 class TLSConfig(ComponentConfig, frozen=True, kw_only=True):

@@ -133,6 +133,8 @@ class Server:
             return await self._respond(handler, context)
         finally:
             self._running.discard(task)
+            # The task keeps its cancellation, whose frames hold the payload.
+            del task
 
     async def _respond(self, handler: Handler, context: Any) -> bytes:
         try:
@@ -350,7 +352,10 @@ class Client:
         except asyncio.CancelledError:
             # Closing the channel cancels its calls, which is not the caller's cancellation.
             task = asyncio.current_task()
-            if self._channel is channel or task is None or task.cancelling():
+            is_callers = self._channel is channel or task is None or task.cancelling()
+            # The task keeps its cancellation, whose frames hold the payload.
+            del task
+            if is_callers:
                 raise
             raise StatusError(Code.UNAVAILABLE, f"{target}: stopped") from None
         return answer

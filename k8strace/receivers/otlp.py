@@ -160,14 +160,18 @@ class OTLP(Receiver[Config]):
         self._logged: dict[str, float] = {}
         self._unlogged: dict[str, int] = {}
         self._servers: dict[str, _Server] = {}
+        self._counts = {
+            transport: _Counts(context.metrics, context.label, transport)
+            for transport in ("grpc", "http")
+        }
         grpc, http = config.protocols.grpc, config.protocols.http
         if grpc is not None:
-            export = partial(self._export, _Counts(context.metrics, context.label, "grpc"))
+            export = partial(self._export, self._counts["grpc"])
             self._servers["grpc"] = grpcio.Server(
                 grpc.settings(), {EXPORT: export}, context.budget, self._reject
             )
         if http is not None:
-            export = partial(self._export, _Counts(context.metrics, context.label, "http"))
+            export = partial(self._export, self._counts["http"])
             self._servers["http"] = _otlp_http.Server(
                 http, export, context.budget, self._reject
             )

@@ -617,7 +617,7 @@ async def test_who_waits_has_the_backends_word() -> None:
             await rig.send(3)
             assert backend.spans == 3
             backend.answer = failing(StatusError(Code.INVALID_ARGUMENT, "bad"))
-            with pytest.raises(RejectedError, match="INVALID_ARGUMENT.*bad"):
+            with pytest.raises(RejectedError, match=r"INVALID_ARGUMENT.*bad"):
                 await rig.send(2)
             backend.answer = failing(StatusError(Code.UNAVAILABLE, "busy"))
             await rig.send(1)
