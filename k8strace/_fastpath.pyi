@@ -15,7 +15,7 @@ class Count(NamedTuple):
     """`spans` are valid; the others are spans that must be cut out, by what is wrong."""
 
     spans: int
-    bad_ids: int  # ids of wrong length, zero trace and span ids; deep: links' too
+    bad_ids: int  # wrong lengths (parent and, deep, links too), zero trace and span ids
     bad_text: int  # deep only: a string inside the span that isn't UTF-8
 
 class Sampled(NamedTuple):

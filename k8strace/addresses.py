@@ -1,6 +1,15 @@
-"""Addresses as the collector writes them: host:port, :port, [v6]:port."""
+"""Addresses as the collector writes them (host:port, :port, [v6]:port), and binding them."""
 
 from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+
+_BACKLOG = 128
+# What binding an address says that this machine doesn't have, such as ::1 without IPv6.
+_NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def listen_address(endpoint: str) -> tuple[str, int]:
@@ -20,3 +29,58 @@ def listen_address(endpoint: str) -> tuple[str, int]:
 def join_address(host: str, port: int) -> str:
     """The inverse of `listen_address`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def listening_sockets(host: str, port: int) -> list[socket.socket]:
+    """Sockets that listen on all addresses of `host`; an empty one means all there are.
+
+    An address of a name that this machine doesn't have is left out where it has another:
+    many a container's localhost names ::1, and has no IPv6. Raises OSError that says
+    where, and why.
+    """
+    where = join_address(host, port)
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+    except socket.gaierror as error:
+        raise OSError(
+            errno.EADDRNOTAVAIL, f"cannot listen on {where}: {error.strerror}"
+        ) from error
+    sockets: list[socket.socket] = []
+    failure: OSError | None = None
+    try:
+        for family, _, protocol, _, address in dict.fromkeys(found):
+            try:
+                one = _listening(family, protocol, (address[0], port, *address[2:]))
+            except OSError as error:
+                if error.errno not in _NOT_HERE:
+                    raise
+                failure = error
+            else:
+                sockets.append(one)
+                port = one.getsockname()[1]  # port 0 becomes the same one everywhere
+        if failure is not None and not sockets:
+            raise failure
+    except OSError as error:
+        for one in sockets:
+            one.close()
+        number = error.errno or errno.EIO
+        raise OSError(number, f"cannot listen on {where}: {os.strerror(number)}") from error
+    return sockets
+
+
+def _listening(family: int, protocol: int, address: tuple[object, ...]) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM, protocol)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listener.bind(address)
+        listener.listen(_BACKLOG)
+        listener.setblocking(False)
+    except OSError:
+        listener.close()
+        raise
+    return listener

@@ -6,35 +6,29 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from k8strace.addresses import join_address
+from k8strace.addresses import join_address, listening_sockets
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
 
 class HTTPServer:
-    """Answers GET on given paths."""
+    """Answers GET on given paths; one that ends in / stands for all that is below it."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
-        self._runner: web.AppRunner | None = None
+        self._runner: web.ServerRunner | None = None
         self.address = ""
 
     async def start(self, host: str, port: int) -> None:
         """Listen; raises OSError that names the address."""
-        app = web.Application(client_max_size=1024)
-        app.add_routes([web.get(path, handler) for path, handler in self._handlers.items()])
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        sockets = await listening_sockets(host, port)
+        bound_host, bound_port = sockets[0].getsockname()[:2]
+        server = web.Server(self._answer, access_log=None)
+        runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await runner.setup()
-        try:
-            await web.TCPSite(runner, host or None, port).start()
-        except OSError as error:
-            await runner.cleanup()
-            where = join_address(host, port)
-            raise OSError(
-                error.errno, f"cannot listen on {where}: {error.strerror}"
-            ) from error
+        for one in sockets:
+            await web.SockSite(runner, one).start()
         self._runner = runner
-        bound_host, bound_port = runner.addresses[0][:2]
         self.address = join_address(bound_host, bound_port)
 
     async def stop(self) -> None:
@@ -42,3 +36,18 @@ class HTTPServer:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
+
+    async def _answer(self, request: web.BaseRequest) -> web.Response:
+        handler = self._handler(request.path)
+        if handler is None:
+            return web.Response(status=404, text="404: Not Found")
+        if request.method not in ("GET", "HEAD"):
+            headers = {"Allow": "GET, HEAD"}
+            return web.Response(status=405, text="405: Method Not Allowed", headers=headers)
+        return await handler(request)
+
+    def _handler(self, path: str) -> Handler | None:
+        for known, handler in self._handlers.items():
+            if path == known or (known.endswith("/") and path.startswith(known)):
+                return handler
+        return None

@@ -130,7 +130,7 @@ class MetricsServer:
     async def stop(self) -> None:
         await self._server.stop()
 
-    async def _scrape(self, request: web.Request) -> web.Response:
+    async def _scrape(self, request: web.BaseRequest) -> web.Response:
         encode, content_type = choose_encoder(request.headers.get("Accept", ""))
         return web.Response(
             body=encode(self._registry), headers={"Content-Type": content_type}

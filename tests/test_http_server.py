@@ -7,7 +7,7 @@ from aiohttp import web
 from k8strace.http_server import HTTPServer
 
 
-async def hello(request: web.Request) -> web.Response:
+async def hello(request: web.BaseRequest) -> web.Response:
     return web.Response(text="hello")
 
 
@@ -29,13 +29,25 @@ async def test_answers_only_its_paths_and_methods() -> None:
             await session.get(f"{url}/hello")
 
 
+async def test_a_path_ending_in_a_slash_has_all_below_it() -> None:
+    server = HTTPServer({"/": hello})
+    await server.start("127.0.0.1", 0)
+    async with aiohttp.ClientSession() as session:
+        for path in ("/", "/healthz", "/a/b?c={d}"):
+            async with session.get(f"http://{server.address}{path}") as response:
+                assert (response.status, await response.text()) == (200, "hello")
+        async with session.head(f"http://{server.address}/") as response:
+            assert (response.status, await response.text()) == (200, "")
+    await server.stop()
+
+
 async def test_a_port_in_use_is_named() -> None:
     first, second = HTTPServer({"/": hello}), HTTPServer({"/": hello})
     await first.start("127.0.0.1", 0)
     port = int(first.address.rpartition(":")[2])
     with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{port}: ") as caught:
         await second.start("127.0.0.1", port)
-    assert "in use" in str(caught.value)
+    assert str(caught.value).endswith("Address already in use")
     await first.stop()
 
 

@@ -1,11 +1,8 @@
 """Delivering a parcel: attempts and the time between them, and who it was that failed.
 
-Rules:
-1. Whatever happens to a parcel, each of its tickets is settled, exactly once.
-2. Nothing that was refused for good is sent again as it is: a parcel of several requests
-   goes out once more in groups of whole requests, and a group that is refused again in
-   smaller ones, down to the culprit. One that is too large is halved.
-3. Errors are kept without their tracebacks, which would keep payloads in memory.
+Nothing that was refused for good is sent again as it is: a parcel of several requests goes
+out once more in groups of whole requests, and a group that is refused again in smaller
+ones, down to the culprit. One that is too large is halved.
 """
 
 from __future__ import annotations
@@ -19,15 +16,10 @@ from typing import Any, NamedTuple
 from k8strace.component import Context
 from k8strace.driver import Done, Rest, begin
 from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
-from k8strace.exporters._lines import Lines
-from k8strace.exporters._parcel import Parcel, Ticket
+from k8strace.exporters._outcome import Outcomes, Sent
+from k8strace.exporters._parcel import Parcel
 from k8strace.exporters._retry import Backoff, RetryConfig
-from k8strace.metrics import (
-    EXPORTER_BATCH_SEND_SIZE,
-    EXPORTER_SEND_FAILED_SPANS,
-    RETRIES,
-    SPANS_RESENT,
-)
+from k8strace.metrics import EXPORTER_BATCH_SEND_SIZE, RETRIES
 from k8strace.payload import Payload
 from k8strace.units import Duration
 
@@ -37,13 +29,6 @@ among a quarter of a million requests, and no round is a flood of small requests
 
 PLAUSIBLE_LIMIT = 64 * 1024
 """Bytes: no destination's limit on messages is as low as this, unless it says so."""
-
-
-class Sent(NamedTuple):
-    """What a destination said of a request that it took."""
-
-    rejected: int = 0
-    message: str = ""
 
 
 class TooLargeError(RejectedError):
@@ -65,43 +50,37 @@ class Limits(NamedTuple):
 
 
 class Delivery:
-    """Sends parcels for one exporter, counts what became of them and tells the tickets.
-
-    `settled` is told each ticket of which nothing is left to do.
-    """
+    """Sends parcels for one exporter; what becomes of them it tells `outcomes`."""
 
     def __init__(
         self,
         context: Context,
-        destination: str,
+        outcomes: Outcomes,
         send: Callable[[Payload], Coroutine[Any, Any, Sent]],
-        settled: Callable[[Ticket], None],
         *,
         timeout: Duration,
         retry: RetryConfig,
         limits: Limits,
     ) -> None:
         self.in_flight = 0
-        self._destination = destination
+        self._outcomes = outcomes
+        self._destination = outcomes.destination
+        self._lines = outcomes.lines
         self._send = send
-        self._settled = settled
         self._timeout = timeout
         self._retry = retry
         self._limits = limits
         self._cuts = any(limits)
-        self._ledger = context.ledger
-        self._lines = Lines(context.log)
         self._hurried = False
         self._pauses: set[asyncio.Future[None]] = set()
         metrics, label = context.metrics, context.label
-        self._send_failed = metrics.counter(EXPORTER_SEND_FAILED_SPANS, label)
         self._retries = metrics.counter(RETRIES, label)
-        self._resent = metrics.counter(SPANS_RESENT, label)
         self._sizes = metrics.histogram(EXPORTER_BATCH_SEND_SIZE, label)
 
     def hurry(self) -> None:
         """From now on nothing waits: what failed is tried once more and then given up."""
         self._hurried = True
+        self._outcomes.hurried = True
         for pause in self._pauses:
             _wake(pause)
 
@@ -120,7 +99,7 @@ class Delivery:
     def give_up(self, work: list[Parcel], error: RefusedError | RejectedError) -> None:
         """Settle what a `deliver` that was cancelled left, as failed with `error`."""
         while work:
-            self._fail(work.pop(), error)
+            self._outcomes.fail(work.pop(), error)
 
     async def _step(self, parcel: Parcel, course: _Course) -> list[Parcel]:
         """Send and settle `parcel`, or return the parcels that are to go in its place."""
@@ -131,14 +110,14 @@ class Delivery:
         except RejectedError as error:
             smaller = _smaller(parcel, error, course)
             if not smaller:
-                self._fail(parcel, error)
+                self._outcomes.fail(parcel, error)
             return smaller
         except RefusedError as error:
-            self._fail(parcel, error)
+            self._outcomes.fail(parcel, error)
         except MalformedPayloadError as error:
-            self._fail(parcel, RejectedError(str(error), "decode_error"))
+            self._outcomes.fail(parcel, RejectedError(str(error), "decode_error"))
         else:
-            self._succeed(parcel, sent)
+            self._outcomes.succeed(parcel, sent)
         return []
 
     async def _persist(self, payload: Payload, course: _Course) -> Sent:
@@ -228,86 +207,6 @@ class Delivery:
         finally:
             timer.cancel()
             self._pauses.discard(pause)
-
-    def _succeed(self, parcel: Parcel, sent: Sent) -> None:
-        spans = parcel.payload.spans
-        rejected = min(max(sent.rejected, 0), spans)
-        if rejected:
-            self._lines.write(
-                "partial_success",
-                logging.ERROR,
-                "%s took a request of %d spans but rejected %d of them: %s",
-                *(self._destination, spans, rejected, sent.message),
-            )
-        elif sent.message:
-            self._lines.write(
-                "message",
-                logging.WARNING,
-                "%s took a request of %d spans and says: %s",
-                *(self._destination, spans, sent.message),
-            )
-        for ticket, share in parcel.shares().items():
-            if ticket.parked:
-                self._ledger.parked -= share
-            ticket.done += share
-            self._finish_part(ticket)
-        self._ledger.sent += spans - rejected
-        if rejected:
-            self._ledger.drop(rejected, "partial_success")
-            self._send_failed.add(rejected)
-
-    def _fail(self, parcel: Parcel, error: RefusedError | RejectedError) -> None:
-        payload = parcel.payload
-        if isinstance(error, RejectedError):
-            reason, why = error.reason, "refused for good"
-            kept: RefusedError | RejectedError = RejectedError(
-                str(error), reason, about_data=error.about_data
-            )
-        else:
-            reason = "shutdown" if self._hurried else "retry_exhausted"
-            why = "not taken in time"
-            kept = RefusedError(str(error), error.retry_after)
-        self._send_failed.add(payload.spans)
-        self._lines.write(
-            reason,
-            logging.ERROR,
-            "%d spans from %s were %s by %s (%s): %s",
-            *(payload.spans, payload.origin.peer if payload.origin else "several senders"),
-            *(why, self._destination, reason, str(error)),
-        )
-        for ticket, share in parcel.shares().items():
-            if ticket.parked:
-                self._ledger.parked -= share
-            if ticket.answered:
-                self._ledger.drop(share, reason)
-            else:
-                ticket.failures.append((share, reason, kept))
-            self._finish_part(ticket)
-
-    def _finish_part(self, ticket: Ticket) -> None:
-        ticket.parts -= 1
-        if ticket.parts:
-            return
-        self._conclude(ticket)
-        self._settled(ticket)
-        if ticket.waiter is not None and not ticket.waiter.done():
-            ticket.waiter.set_result(None)
-
-    def _conclude(self, ticket: Ticket) -> None:
-        """Decide what the sender is told: to retry, if that can save any of its spans."""
-        failures, ticket.failures = ticket.failures, []
-        if not failures:
-            return
-        refusal = next((e for *_, e in failures if isinstance(e, RefusedError)), None)
-        if not ticket.answered and refusal is not None:
-            ticket.error = refusal
-            self._ledger.received += ticket.done
-            self._resent.add(ticket.done)
-        elif not ticket.answered and not ticket.done:
-            ticket.error = failures[0][-1]
-        else:
-            for share, reason, _ in failures:
-                self._ledger.drop(share, reason)
 
 
 class _Course:

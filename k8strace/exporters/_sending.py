@@ -10,15 +10,16 @@ sender can try again.
 from __future__ import annotations
 
 import asyncio
-from time import monotonic
 from typing import ClassVar, TypeVar
 
 from k8strace.component import Blocked, Config, Context, Exporter, Promise
 from k8strace.errors import RefusedError, RejectedError
-from k8strace.exporters._delivery import Delivery, Limits, Sent, TooLargeError
-from k8strace.exporters._parcel import Parcel, Ticket
+from k8strace.exporters._delivery import Delivery, Limits, TooLargeError
+from k8strace.exporters._outcome import Outcomes, Sent
+from k8strace.exporters._parcel import Ticket
 from k8strace.exporters._queue import BatchConfig, Queue, QueueConfig
 from k8strace.exporters._retry import RetryConfig
+from k8strace.exporters._workers import Workers
 from k8strace.metrics import (
     EXPORTER_ENQUEUE_FAILED_SPANS,
     EXPORTER_IN_FLIGHT_REQUESTS,
@@ -32,7 +33,6 @@ from k8strace.payload import Payload
 from k8strace.units import Duration
 
 FOREVER = float("inf")
-TOO_LATE = "not sent before the end"
 
 
 class SendingConfig(Config, frozen=True, kw_only=True):
@@ -61,28 +61,30 @@ class SendingExporter(Exporter[C_co]):
 
     def __init__(self, config: C_co, context: Context) -> None:
         super().__init__(config, context)
-        options = config.sending_queue
-        self._queue = Queue(options) if options.enabled else None
-        self._most_workers = options.num_consumers
-        self._workers: dict[asyncio.Task[None], list[Parcel]] = {}
         self._direct = 0
-        self._timer: asyncio.TimerHandle | None = None
-        self._changed = asyncio.Event()
+        self._direct_ended = asyncio.Event()
         self._is_open = False
         self._is_stopping = False
         self._enqueue_failed = context.metrics.counter(
             EXPORTER_ENQUEUE_FAILED_SPANS, context.label
         )
         self._resent = context.metrics.counter(SPANS_RESENT, context.label)
+        self._queue: Queue | None = None
+        self._workers: Workers | None = None
         self._delivery = Delivery(
             context,
-            self.destination,
+            Outcomes(context, self.destination, self._on_settled),
             self.send,
-            self._on_settled,
             timeout=config.timeout,
             retry=config.retry_on_failure,
             limits=self._limits(),
         )
+        options = config.sending_queue
+        if options.enabled:
+            self._queue = Queue(options)
+            self._workers = Workers(
+                self._queue, self._delivery, options.num_consumers, self.log
+            )
 
     async def open(self) -> None:
         """Acquire what `send` needs. Raises OSError or ConfigError."""
@@ -128,13 +130,14 @@ class SendingExporter(Exporter[C_co]):
         await self.open()
         self._is_open = True
         metrics, labels = self.context.metrics, (self.context.label, "traces")
-        delivery, queue = self._delivery, self._queue
+        delivery, queue, workers = self._delivery, self._queue, self._workers
         metrics.gauge(EXPORTER_IN_FLIGHT_REQUESTS, lambda: delivery.in_flight, *labels)
-        if queue is not None:
+        if queue is not None and workers is not None:
             metrics.gauge(EXPORTER_QUEUE_SIZE, lambda: queue.room.used, *labels)
             metrics.gauge(EXPORTER_QUEUE_CAPACITY, lambda: queue.room.limit, *labels)
             metrics.gauge(QUEUE_BYTES, lambda: queue.bytes, self.context.label)
-            metrics.gauge(QUEUE_OLDEST, self._oldest_age, self.context.label)
+            metrics.gauge(QUEUE_OLDEST, workers.oldest_age, self.context.label)
+            workers.open()
 
     async def stop(self, deadline: float) -> None:
         if self._is_stopping:
@@ -146,13 +149,8 @@ class SendingExporter(Exporter[C_co]):
             if self._is_open:
                 await self._drain(deadline)
         finally:
-            self._is_open = False
-            self._cancel_timer()
-            await self._end_workers()
-            if self._queue is not None:
-                self._queue.drain()
-                while (parcel := self._queue.take()) is not None:
-                    self._delivery.give_up([parcel], RefusedError(TOO_LATE))
+            if self._workers is not None:
+                await self._workers.end()
             lost = self.ledger.dropped.get("shutdown", 0) - lost_before
             if lost:
                 self.log.error(
@@ -164,18 +162,18 @@ class SendingExporter(Exporter[C_co]):
     async def consume(self, payload: Payload) -> None:
         if self._is_stopping:
             raise RefusedError(f"{self.context.label} is shutting down")
-        queue = self._queue
-        if queue is None:
+        queue, workers = self._queue, self._workers
+        if queue is None or workers is None:
             await self._send_directly(payload)
             return
         amount = queue.amount(payload)
         await self._make_room(queue, payload, amount)
         if self.config.sending_queue.wait_for_result:
-            await self._send_and_wait(queue, Ticket(payload, amount))
+            await self._send_and_wait(queue, workers, Ticket(payload, amount))
             return
         self.ledger.parked += payload.spans
         queue.put(Ticket(payload, amount, is_answered=True))
-        self._pump()
+        workers.pump()
 
     async def _make_room(self, queue: Queue, payload: Payload, amount: int) -> None:
         """Take room for `payload`, waiting for it as long as its sender can wait."""
@@ -212,13 +210,13 @@ class SendingExporter(Exporter[C_co]):
             raise
         finally:
             self._direct -= 1
-            self._changed.set()
+            self._direct_ended.set()
         ticket.raise_error()
 
-    async def _send_and_wait(self, queue: Queue, ticket: Ticket) -> None:
+    async def _send_and_wait(self, queue: Queue, workers: Workers, ticket: Ticket) -> None:
         ticket.waiter = asyncio.get_running_loop().create_future()
         queue.put(ticket)
-        self._pump()
+        workers.pump()
         try:
             await ticket.waiter
         except BaseException:
@@ -232,7 +230,7 @@ class SendingExporter(Exporter[C_co]):
     def _limits(self) -> Limits:
         batching = self.config.sending_queue.batch
         spans, size = 0, self.max_request_bytes
-        if self._queue is not None and batching is not None and batching.max_size:
+        if self.config.sending_queue.enabled and batching is not None and batching.max_size:
             if batching.sizer == "items":
                 spans = batching.max_size
             else:
@@ -241,65 +239,9 @@ class SendingExporter(Exporter[C_co]):
 
     def _press(self) -> None:
         """Send what the batch stage has: its room is needed."""
-        if self._queue is not None:
+        if self._queue is not None and self._workers is not None:
             self._queue.press()
-            self._pump()
-
-    def _pump(self) -> None:
-        """Have workers for what is ready, and a timer for what will be."""
-        queue = self._queue
-        if queue is None or not self._is_open:
-            return
-        loop = asyncio.get_running_loop()
-        while len(self._workers) < self._most_workers:
-            parcel = queue.take()
-            if parcel is None:
-                self._set_timer(queue)
-                return
-            work = [parcel]
-            task = loop.create_task(self._work(queue, work))
-            self._workers[task] = work
-            task.add_done_callback(self._on_worker_end)
-
-    def _set_timer(self, queue: Queue) -> None:
-        due = queue.due()
-        if due is not None and self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(due - monotonic(), 0), self._on_timer)
-
-    async def _work(self, queue: Queue, work: list[Parcel]) -> None:
-        while work:
-            await self._delivery.deliver(work)
-            if (parcel := queue.take()) is not None:
-                work.append(parcel)
-            del parcel
-
-    def _on_worker_end(self, task: asyncio.Task[None]) -> None:
-        # Here, not in the worker: one that is cancelled before its first step runs nothing.
-        left = self._workers.pop(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            self._delivery.give_up(left, RefusedError(TOO_LATE))
-        else:
-            self.log.error("a worker failed", exc_info=error)
-            self._delivery.give_up(left, RejectedError(repr(error), "internal_error"))
-        self._pump()
-        self._changed.set()
-
-    async def _end_workers(self) -> None:
-        for task in self._workers:
-            task.cancel()
-        while self._workers:
-            self._changed.clear()
-            await self._changed.wait()
-
-    def _on_timer(self) -> None:
-        self._timer = None
-        self._pump()
-
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+            self._workers.pump()
 
     def _on_settled(self, ticket: Ticket) -> None:
         if self._queue is not None:
@@ -307,26 +249,15 @@ class SendingExporter(Exporter[C_co]):
 
     async def _drain(self, deadline: float) -> None:
         """Send all there is, at most until the loop's time `deadline`."""
-        queue = self._queue
-        if queue is not None:
-            queue.drain()
-            self._pump()
         try:
             async with asyncio.timeout_at(deadline):
-                while (
-                    self._workers or self._direct or not (queue is None or queue.is_empty)
-                ):
-                    self._changed.clear()
-                    await self._changed.wait()
+                if self._workers is not None:
+                    await self._workers.drain()
+                while self._direct:
+                    self._direct_ended.clear()
+                    await self._direct_ended.wait()
         except TimeoutError:
             return
-
-    def _oldest_age(self) -> float:
-        """Seconds since the oldest payload came that isn't settled."""
-        times = [work[0].tickets[0].since for work in self._workers.values() if work]
-        if self._queue is not None and self._queue.oldest is not None:
-            times.append(self._queue.oldest)
-        return monotonic() - min(times) if times else 0.0
 
 
 __all__ = [

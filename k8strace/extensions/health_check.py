@@ -25,6 +25,8 @@ class ResponseBody(component.Config, frozen=True, kw_only=True):
 
 
 class Config(component.Config, frozen=True, kw_only=True):
+    """A `path` that ends in / stands for all paths below it, as in the collector."""
+
     endpoint: str = "localhost:13133"
     path: str = "/"
     response_body: ResponseBody | None = None
@@ -41,7 +43,7 @@ class HealthCheck(component.Extension[Config]):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        self._up_since: float | None = None
+        self._up_since: tuple[float, float] | None = None  # by the wall clock, monotonic
         self._server = HTTPServer({config.path: self._answer})
 
     @property
@@ -58,9 +60,9 @@ class HealthCheck(component.Extension[Config]):
         await self._server.stop()
 
     def ready(self, is_ready: bool) -> None:
-        self._up_since = time.time() if is_ready else None
+        self._up_since = (time.time(), time.monotonic()) if is_ready else None
 
-    async def _answer(self, request: web.Request) -> web.Response:  # noqa: ARG002
+    async def _answer(self, request: web.BaseRequest) -> web.Response:  # noqa: ARG002
         body = self.config.response_body
         if self._up_since is None:
             text = body.unhealthy if body else ""
@@ -71,10 +73,11 @@ class HealthCheck(component.Extension[Config]):
             )
         if body and body.healthy:
             return web.Response(text=body.healthy)
+        since, start = self._up_since
         answer = {
             "status": "Server available",
-            "upSince": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._up_since)),
-            "uptime": f"{time.time() - self._up_since:.3f}s",
+            "upSince": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since)),
+            "uptime": f"{time.monotonic() - start:.3f}s",
         }
         return web.Response(
             body=msgspec.json.encode(answer), content_type="application/json"

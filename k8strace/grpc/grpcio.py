@@ -62,6 +62,7 @@ MAX_RESPONSE = 4 * 1024 * 1024  # bytes; no OTLP answer is larger
 _CANCEL_TIMEOUT = 1.0  # seconds for handlers that clean up
 _INT_MAX = 2**31 - 1
 _GZIP_AND_NONE = 1 << 0 | 1 << 2  # bits of grpc_compression_algorithm
+_NO_MESSAGE = "the call ended before its message was here"
 _DETAILS = "grpc-status-details-bin"
 _CODES: dict[int, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -157,8 +158,17 @@ class Server:
         return await _abort(context, failure)
 
     async def _answer(self, handler: Handler, context: Any) -> bytes:
-        budget = self._budget
         peer = peer_of_grpc(context.peer())
+        try:
+            call = await self._admit(context, peer)
+        except (asyncio.CancelledError, grpc.aio.BaseError):
+            self._on_reject("incomplete", peer, _NO_MESSAGE)
+            raise
+        return await handler(call)
+
+    async def _admit(self, context: Any, peer: str) -> Call:
+        """The call, when its message is here and has its room."""
+        budget = self._budget
         now = asyncio.get_running_loop().time()
         remaining = context.time_remaining()
         deadline = None if remaining is None else now + remaining
@@ -166,8 +176,7 @@ class Server:
         if not budget.fits(1) and not await budget.wait(1, wait_until):
             raise self._refusal(1, peer)
         message = await self._read(context, peer)
-        host = host_of(peer)
-        lease = await budget.admit(len(message), host, wait_until)
+        lease = await budget.admit(len(message), host_of(peer), wait_until)
         if lease is None:
             raise self._refusal(len(message), peer)
         if message.startswith(MAGIC):
@@ -177,9 +186,7 @@ class Server:
                 self._on_reject(REJECT_REASONS[error.code], peer, error.message)
                 raise
         metadata = _metadata(context) if self._settings.include_metadata else ()
-        call = Call(message, peer, lease, deadline, wait_until, metadata)
-        del message, lease
-        return await handler(call)
+        return Call(message, peer, lease, deadline, wait_until, metadata)
 
     async def _read(self, context: Any, peer: str) -> bytes:
         try:
@@ -189,16 +196,12 @@ class Server:
             text = f"the message took longer than {self._read_timeout:.0f} s"
             self._on_reject("slow", peer, text)
             raise StatusError(Code.DEADLINE_EXCEEDED, text) from None
-        except (asyncio.CancelledError, grpc.aio.BaseError):
-            self._on_reject("incomplete", peer, "the call ended before its message")
-            raise
         if message is not grpc.aio.EOF:
             body: bytes = message
             return body
         if context.peer():
-            text = "the call ended before its message"
-            self._on_reject("incomplete", peer, text)
-            raise StatusError(Code.INVALID_ARGUMENT, text)
+            self._on_reject("incomplete", peer, _NO_MESSAGE)
+            raise StatusError(Code.INVALID_ARGUMENT, _NO_MESSAGE)
         text = f"message is larger than {self._limit} bytes"
         self._on_reject("msg_too_large", peer, text)
         raise StatusError(Code.RESOURCE_EXHAUSTED, text)

@@ -172,6 +172,7 @@ class Server:
             return await self._respond(request)
         finally:
             self._running.discard(task)
+            del task  # it keeps its cancellation, whose frames hold the payload
 
     async def _respond(self, request: web.BaseRequest) -> web.Response:
         try:
@@ -203,7 +204,9 @@ class Server:
             self._on_reject(_reason(error), peer, status_of(error).message)
             raise
         except asyncio.CancelledError:
-            self._on_reject("incomplete", peer, "the connection ended before the body")
+            self._on_reject(
+                "incomplete", peer, "the connection ended before its body was here"
+            )
             raise
         metadata = _metadata(request) if self._config.include_metadata else ()
         call = Call(body, peer, lease, None, wait_until, metadata)
@@ -303,18 +306,19 @@ class _ParserErrors(logging.Handler):
     """Tells of requests that aiohttp refuses because they are no HTTP."""
 
     def __init__(self, on_reject: Reject) -> None:
-        super().__init__(logging.ERROR)
+        super().__init__()
         self._on_reject = on_reject
 
     def emit(self, record: logging.LogRecord) -> None:
-        peer = str(record.args[0]) if isinstance(record.args, tuple) else "unknown"
-        error = record.exc_info[1] if record.exc_info else record.getMessage()
-        self._on_reject("decode_error", peer, " ".join(str(error).split())[:MAX_LOGGED])
+        if record.exc_info is not None:
+            peer = str(record.args[0]) if isinstance(record.args, tuple) else "unknown"
+            text = " ".join(str(record.exc_info[1]).split())
+            self._on_reject("decode_error", peer, text[:MAX_LOGGED])
 
 
 def _parser_log(on_reject: Reject) -> logging.Logger:
     """What aiohttp logs to: by itself it writes a traceback for each malformed request."""
-    logger = logging.Logger(__name__, logging.ERROR)  # noqa: LOG001  (one for each server)
+    logger = logging.Logger(__name__, logging.DEBUG)  # noqa: LOG001  (one for each server)
     logger.addHandler(_ParserErrors(on_reject))
     return logger
 

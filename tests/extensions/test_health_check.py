@@ -29,6 +29,7 @@ async def test_ready_only_between_start_and_drain() -> None:
     status, text = await get(health)
     assert status == 200
     assert json.loads(text)["status"] == "Server available"
+    assert (await get(health, "/healthz"))[0] == 200
     health.ready(False)
     assert (await get(health))[0] == 503
     await health.stop(0)

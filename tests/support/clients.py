@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -51,7 +52,7 @@ class Client:
         """One request; raises grpc.aio.AioRpcError."""
         if isinstance(body, ExportTraceServiceRequest):
             body = body.SerializeToString()
-        call = self._channel.unary_unary(path)
+        call: Any = self._channel.unary_unary(path)
         answer: bytes = await call(
             body,
             timeout=timeout,

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from types import ModuleType
 from typing import Any
 
+import grpc
+import grpc.aio
+import pytest
+
 from k8strace.budget import Budget
 from k8strace.grpc import Call, ServerSettings
+from k8strace.grpc.status import retry_delay
 from tests.support.backend import PATH
 
 MIB = 1024 * 1024
+OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 
 
 class Rig:
@@ -81,3 +88,32 @@ class Rig:
     def _reject(self, reason: str, peer: str, text: str) -> None:
         self.rejects.append((reason, peer, text))
         self._changed.set()
+
+
+@asynccontextmanager
+async def channel(rig: Rig) -> AsyncIterator[grpc.aio.Channel]:
+    """A client's channel to the rig."""
+    async with grpc.aio.insecure_channel(rig.address, options=OPTIONS) as one:
+        yield one
+
+
+async def send(one: grpc.aio.Channel, body: bytes, **options: Any) -> bytes:
+    """One call; raises AioRpcError."""
+    options.setdefault("timeout", 20)
+    path = options.pop("path", PATH)
+    method: Any = one.unary_unary(path)
+    answer: bytes = await method(body, **options)
+    return answer
+
+
+async def failure(one: grpc.aio.Channel, body: bytes, **options: Any) -> Any:
+    """The error that one call ends with."""
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await send(one, body, **options)
+    return caught.value
+
+
+def delay_of(error: Any) -> float | None:
+    """The seconds of its RetryInfo."""
+    details = dict(error.trailing_metadata()).get("grpc-status-details-bin")
+    return None if details is None else retry_delay(details)

@@ -38,6 +38,7 @@ class Receiving:
         self.context = context("receivers", "otlp", budget=self.budget)
         self.ledger = self.context.ledger
         self.sink = Sink()
+        self.frames_are_logged = False  # pytest keeps them, and with them the payload
         self.receiver = OTLP(
             configured(OTLP, {"protocols": protocols, **options}),
             self.context,
@@ -52,7 +53,7 @@ class Receiving:
         await self.receiver.stop(0)
         assert_at_rest(self.ledger)
         self.sink.payloads.clear()
-        assert self.budget.used == 0
+        assert self.frames_are_logged or self.budget.used == 0
 
     @property
     def grpc(self) -> str:

@@ -91,6 +91,12 @@ class Scripted(SendingExporter[SendingConfig]):
         return sent or Sent()
 
 
+class Small(Scripted):
+    """An exporter that wants no large requests."""
+
+    request_limit = 2000
+
+
 E = TypeVar("E", bound=SendingExporter[Any])
 
 
@@ -173,6 +179,17 @@ def scripted(values: dict[str, Any]) -> Rig[Scripted]:
     return Rig(Scripted, values)
 
 
+FULL = {"num_consumers": 1, "queue_size": 2}
+
+
+async def fill(rig: Rig[Scripted]) -> None:
+    """Two requests of three spans, which the destination holds: with FULL no more fits."""
+    rig.exporter.gate.clear()
+    for _ in range(2):
+        await rig.send(3)
+    await rig.exporter.attempted(1)
+
+
 def direct(**values: Any) -> dict[str, Any]:
     """Options without a queue."""
     return {"sending_queue": {"enabled": False}, **values}
@@ -181,9 +198,12 @@ def direct(**values: Any) -> dict[str, Any]:
 __all__ = [
     "BRIEF_RETRY",
     "FAST_RETRY",
+    "FULL",
     "Rig",
     "Scripted",
+    "Small",
     "direct",
+    "fill",
     "running",
     "running_as",
     "scripted",

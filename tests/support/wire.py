@@ -12,28 +12,29 @@ from hypothesis import strategies as st
 VARINT, FIXED64, LEN, GROUP, END_GROUP, FIXED32 = range(6)
 
 
-def varint(value: int, extra: int = 0) -> bytes:
-    """A varint, `extra` bytes longer than it must be."""
+def varint(value: int, extra: int = 0, longest: int = 10) -> bytes:
+    """A varint, `extra` bytes longer than it must be, but not over `longest`."""
     made = bytearray()
     while value > 0x7F:
         made.append(value & 0x7F | 0x80)
         value >>= 7
     made.append(value)
-    if extra:
+    extra = min(extra, longest - len(made))
+    if extra > 0:
         made[-1] |= 0x80
         made += b"\x80" * (extra - 1) + b"\0"
     return bytes(made)
 
 
 def tag(number: int, wire: int, extra: int = 0) -> bytes:
-    return varint(number << 3 | wire, extra)
+    return varint(number << 3 | wire, extra, longest=5)
 
 
 def field(number: int, content: bytes | int, extra: int = 0) -> bytes:
     """A field of bytes, or of a varint."""
     if isinstance(content, int):
         return tag(number, VARINT, extra) + varint(content, extra)
-    return tag(number, LEN, extra) + varint(len(content), extra) + content
+    return tag(number, LEN, extra) + varint(len(content), extra, longest=5) + content
 
 
 def group(number: int, content: bytes) -> bytes:
@@ -196,7 +197,7 @@ def _own(draw: Draw, known: Known) -> bytes:
 @st.composite
 def requests(draw: Draw, inside: st.SearchStrategy[bytes] | None = None) -> bytes:
     """Requests whose spans have these contents."""
-    inside = inside or spans()
+    inside = spans() if inside is None else inside
     scope = _own({1: _TEXTS, 2: _TEXTS, 3: key_value()})
     resource = _own({1: key_value(), 3: _own({1: _TEXTS, 3: _TEXTS})})
     made = []
@@ -221,7 +222,9 @@ def chunked(
     inside: st.SearchStrategy[bytes] | None = None,
 ) -> st.SearchStrategy[tuple[bytes, ...]]:
     """Requests of good spans (or others) in chunks, as payloads have them."""
-    return st.lists(requests(inside or good_spans()), max_size=3).map(tuple)
+    return st.lists(requests(good_spans() if inside is None else inside), max_size=3).map(
+        tuple
+    )
 
 
 @st.composite

@@ -1,0 +1,478 @@
+"""OTLP over HTTP, with aiohttp's client and with bytes on a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import aiohttp
+import pytest
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceResponse,
+)
+
+from k8strace.budget import Budget
+from k8strace.errors import RefusedError, RejectedError
+from k8strace.grpc.status import Code, retry_delay
+from k8strace.receivers import _otlp_http
+from tests.support.otlp import Receiving
+from tests.support.requests import request
+
+PROTOBUF = {"Content-Type": "application/x-protobuf"}
+GZIP = PROTOBUF | {"Content-Encoding": "gzip"}
+HEAD = b"POST /v1/traces HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-protobuf\r\n"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Any
+    body: bytes
+
+    @property
+    def error(self) -> Status:
+        """The google.rpc.Status that every failure has for a body."""
+        assert self.headers["Content-Type"] == "application/x-protobuf"
+        error = Status.FromString(self.body)
+        assert error.message
+        return error
+
+
+class Poster:
+    def __init__(self, receiving: Receiving, session: aiohttp.ClientSession) -> None:
+        self._session = session
+        self._url = receiving.url
+
+    async def __call__(
+        self, body: Any, headers: dict[str, str] = PROTOBUF, **options: Any
+    ) -> Answer:
+        method = options.pop("method", "POST")
+        url = options.pop("url", self._url)
+        async with self._session.request(
+            method, url, data=body, headers=headers, **options
+        ) as response:
+            return Answer(response.status, response.headers, await response.read())
+
+
+@asynccontextmanager
+async def http_only(
+    http: dict[str, Any] | None = None, **options: Any
+) -> AsyncIterator[tuple[Receiving, Poster]]:
+    async with (
+        Receiving(http=http or {}, **options) as receiving,
+        aiohttp.ClientSession() as session,
+    ):
+        yield receiving, Poster(receiving, session)
+
+
+async def pieces(body: bytes, size: int = 100) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
+
+
+GOOD = request(10).SerializeToString()
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [
+        (GOOD, PROTOBUF),
+        (GOOD, PROTOBUF | {"Content-Encoding": "identity"}),
+        (GOOD, {"Content-Type": "application/x-protobuf; charset=utf-8"}),
+        (GOOD, PROTOBUF | {"Expect": "100-continue"}),
+        (gzip.compress(GOOD), GZIP),
+        (gzip.compress(GOOD[:50]) + gzip.compress(GOOD[50:]), GZIP),
+    ],
+    ids=range(6),
+)
+@pytest.mark.parametrize("chunked", [True, False])
+async def test_spans_arrive(body: bytes, headers: dict[str, str], chunked: bool) -> None:
+    async with http_only() as (receiving, post):
+        answer = await post(pieces(body) if chunked else body, headers)
+        assert answer.status == HTTPStatus.OK
+        assert answer.headers["Content-Type"] == "application/x-protobuf"
+        assert answer.body == b""
+        (payload,) = receiving.sink.payloads
+        assert payload.chunks == (GOOD,)
+        assert payload.origin is not None
+        assert payload.origin.peer.startswith("127.0.0.1:")
+        assert payload.wait_until > 0
+        assert receiving.budget.used == len(GOOD)
+        assert receiving.counted("http") == (10, 0, 0)
+        assert receiving.counted("grpc") == (0, 0, 0)
+        del payload
+
+
+async def test_an_empty_request_succeeds() -> None:
+    async with http_only() as (receiving, post):
+        for body, headers in ((b"", PROTOBUF), (gzip.compress(b""), GZIP)):
+            answer = await post(body, headers)
+            assert (answer.status, answer.body) == (HTTPStatus.OK, b"")
+        assert receiving.ledger.received == 0
+
+
+async def test_partial_success() -> None:
+    async with http_only() as (receiving, post):
+        message = request(4)
+        message.resource_spans[0].scope_spans[0].spans[2].trace_id = b""
+        answer = await post(message.SerializeToString())
+        assert answer.status == HTTPStatus.OK
+        partial = ExportTraceServiceResponse.FromString(answer.body).partial_success
+        assert partial.rejected_spans == 1
+        assert receiving.counted("http") == (3, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "code", "reason"),
+    [
+        ({"method": "GET"}, 405, Code.UNIMPLEMENTED, "unknown_method"),
+        ({"method": "PUT"}, 405, Code.UNIMPLEMENTED, "unknown_method"),
+        (
+            {"headers": {"Content-Type": "application/json"}},
+            *(415, Code.INVALID_ARGUMENT, "unsupported"),
+        ),
+        ({"headers": {}}, 415, Code.INVALID_ARGUMENT, "unsupported"),
+        (
+            {"headers": PROTOBUF | {"Content-Encoding": "br"}},
+            *(415, Code.INVALID_ARGUMENT, "unsupported"),
+        ),
+        (
+            {"headers": PROTOBUF | {"Content-Encoding": "gzip, gzip"}},
+            *(415, Code.INVALID_ARGUMENT, "unsupported"),
+        ),
+        ({"body": GOOD[:-1]}, 400, Code.INVALID_ARGUMENT, "decode_error"),
+        ({"body": GOOD, "headers": GZIP}, 400, Code.INVALID_ARGUMENT, "decode_error"),
+        (
+            {"body": gzip.compress(GOOD)[:-1], "headers": GZIP},
+            *(400, Code.INVALID_ARGUMENT, "decode_error"),
+        ),
+        ({"body": b"", "headers": GZIP}, 400, Code.INVALID_ARGUMENT, "decode_error"),
+    ],
+    ids=range(10),
+)
+async def test_what_is_wrong_is_said_and_counted(
+    options: dict[str, Any], status: int, code: Code, reason: str
+) -> None:
+    async with http_only() as (receiving, post):
+        answer = await post(**({"body": GOOD} | options))
+        assert answer.status == status
+        assert answer.error.code == code
+        assert answer.headers.get("Allow") == ("POST" if status == 405 else None)
+        assert "Retry-After" not in answer.headers
+        assert receiving.rejected(reason) == 1
+        assert receiving.sink.calls == 0
+        assert (await post(GOOD)).status == HTTPStatus.OK
+
+
+async def test_other_paths() -> None:
+    async with http_only({"traces_url_path": "otlp/traces"}) as (receiving, post):
+        url = receiving.url
+        answer = await post(GOOD, url=url)
+        assert answer.status == HTTPStatus.NOT_FOUND
+        assert "/otlp/traces" in answer.error.message
+        assert receiving.rejected("unknown_method") == 1
+        answer = await post(GOOD, url=url.replace("/v1/traces", "/otlp/traces?x=1"))
+        assert answer.status == HTTPStatus.OK
+
+
+async def test_the_limit_is_on_the_decompressed_size() -> None:
+    limit = 200_000
+    async with http_only({"max_request_body_size": limit}) as (receiving, post):
+        over = b"\x0a" + os.urandom(limit)
+        for number, (body, headers) in enumerate(
+            (
+                (over, PROTOBUF),
+                (pieces(over, 50_000), PROTOBUF),
+                (gzip.compress(over), GZIP),
+                (gzip.compress(bytes(100 * limit)), GZIP),
+                (pieces(gzip.compress(bytes(100 * limit)), 1000), GZIP),
+            ),
+            start=1,
+        ):
+            answer = await post(body, headers)
+            assert answer.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+            assert answer.error.code == Code.RESOURCE_EXHAUSTED
+            assert "Retry-After" not in answer.headers
+            assert receiving.rejected("msg_too_large") == number
+        assert (await post(gzip.compress(GOOD), GZIP)).status == HTTPStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code", "retry"),
+    [
+        (RefusedError("full", 0.3), 503, Code.UNAVAILABLE, "1"),
+        (RefusedError("full", 1.5), 503, Code.UNAVAILABLE, "2"),
+        (RefusedError("full"), 503, Code.UNAVAILABLE, "1"),
+        (RejectedError("bad"), 400, Code.INVALID_ARGUMENT, None),
+        (ZeroDivisionError("bug"), 500, Code.INTERNAL, None),
+    ],
+)
+async def test_what_is_behind_refuses(
+    error: Exception, status: int, code: Code, retry: str | None
+) -> None:
+    async with http_only() as (receiving, post):
+        receiving.frames_are_logged = isinstance(error, ZeroDivisionError)
+        receiving.sink.failures = [error]
+        answer = await post(GOOD)
+        assert answer.status == status
+        assert answer.error.code == code
+        assert answer.headers.get("Retry-After") == retry
+        assert (retry_delay(answer.body) is None) == (retry is None)
+        assert sum(receiving.counted("http")) == receiving.ledger.received == 10
+        assert (await post(GOOD)).status == HTTPStatus.OK
+
+
+async def test_a_full_budget_refuses_before_the_body_is_read(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("k8strace.grpc.MAX_HOLD", 0.05)
+    budget = Budget(10_000)
+    async with http_only(budget=budget) as (receiving, post):
+        lease = budget.lease(10_000, "another")
+        for body in (GOOD, pieces(GOOD)):
+            answer = await post(body)
+            assert answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+            assert int(answer.headers["Retry-After"]) >= 1
+        reader, writer = await connect(receiving)
+        writer.write(HEAD + b"Content-Length: 9999\r\n\r\n")
+        assert b" 503 " in await reader.readline()
+        writer.close()
+        assert receiving.rejected("memory") == 3
+        assert receiving.sink.calls == 0
+        del lease
+
+
+async def test_a_full_budget_holds_the_request_for_a_while() -> None:
+    budget = Budget(10_000)
+    async with http_only(budget=budget) as (_, post):
+        lease = budget.lease(10_000, "another")
+        sending = asyncio.ensure_future(post(GOOD))
+        async with asyncio.timeout(20):
+            while not budget.waiting:  # noqa: ASYNC110  (the body comes by a socket)
+                await asyncio.sleep(0.001)
+        del lease
+        assert (await sending).status == HTTPStatus.OK
+
+
+async def test_a_body_that_outgrows_the_budget_is_refused() -> None:
+    budget = Budget(200_000)
+    async with http_only(budget=budget) as (receiving, post):
+        body = b"\x0a" + bytes(400_000)
+        for sent, headers in (
+            (pieces(body, 50_000), PROTOBUF),
+            (gzip.compress(body), GZIP),
+        ):
+            answer = await post(sent, headers)
+            assert answer.status == HTTPStatus.SERVICE_UNAVAILABLE
+            assert "Retry-After" in answer.headers
+        assert receiving.rejected("memory") == 2
+        assert budget.used == 0
+
+
+async def connect(
+    receiving: Receiving,
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = receiving.receiver.addresses["http"].rpartition(":")
+    return await asyncio.open_connection(host, int(port))
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"]
+)
+async def test_a_slow_body_is_cut_off(
+    framing: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_otlp_http, "SLOW_AFTER", 0.05)
+    monkeypatch.setattr(_otlp_http, "LINGER", 0.05)
+    async with http_only() as (receiving, post):
+        reader, writer = await connect(receiving)
+        writer.write(HEAD + framing + b"\r\n\r\n3\r\nabc\r\n")
+        assert b" 408 " in await asyncio.wait_for(reader.readline(), 20)
+        rest = await asyncio.wait_for(reader.read(), 20)
+        assert b"application/x-protobuf" in rest
+        writer.close()
+        assert receiving.rejected("slow") == 1
+        assert receiving.budget.used == 0
+        assert (await post(GOOD)).status == HTTPStatus.OK
+
+
+async def test_a_slow_but_steady_body_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part buys time at the rate that is asked for."""
+    monkeypatch.setattr(_otlp_http, "SLOW_AFTER", 0.2)
+    monkeypatch.setattr(_otlp_http, "SLOW_RATE", 100)
+    async with http_only() as (receiving, _):
+        reader, writer = await connect(receiving)
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD))
+        step = len(GOOD) // 4 + 1
+        for start in range(0, len(GOOD), step):
+            writer.write(GOOD[start : start + step])
+            await asyncio.sleep(0.1)
+        assert b" 200 " in await asyncio.wait_for(reader.readline(), 20)
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"]
+)
+@pytest.mark.parametrize("part", [b"", b"3\r\nabc\r\n"])
+async def test_a_client_that_goes_away_in_the_body(framing: bytes, part: bytes) -> None:
+    async with http_only() as (receiving, post):
+        _, writer = await connect(receiving)
+        writer.write(HEAD + framing + b"\r\n\r\n" + part)
+        await writer.drain()
+        assert (await post(GOOD)).status == HTTPStatus.OK
+        writer.transport.abort()
+        async with asyncio.timeout(20):
+            while not receiving.rejected("incomplete"):  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert receiving.sink.calls == 1
+
+
+async def test_a_client_that_goes_away_while_it_waits_is_refused() -> None:
+    async with http_only() as (receiving, _):
+        receiving.sink.gate = asyncio.Event()
+        _, writer = await connect(receiving)
+        writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD)
+        async with asyncio.timeout(20):
+            while not receiving.sink.calls:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+            writer.transport.abort()
+            while not receiving.ledger.refused:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        assert receiving.counted("http") == (0, 10, 0)
+
+
+@pytest.mark.parametrize(
+    "rubbish",
+    [
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET\r\n\r\n",
+        HEAD + b"Content-Length: abc\r\n\r\n",
+        HEAD + b"Content-Length: -1\r\n\r\n",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+        HEAD + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
+    ],
+    ids=range(6),
+)
+async def test_what_is_no_http(rubbish: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with http_only() as (receiving, post):
+        reader, writer = await connect(receiving)
+        writer.write(rubbish)
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), 20)
+        writer.close()
+        assert receiving.rejected("decode_error") == 1
+        assert "Traceback" not in caplog.text
+        assert "127.0.0.1" in caplog.text
+        assert (await post(GOOD)).status == HTTPStatus.OK
+
+
+async def test_random_bytes() -> None:
+    async with http_only() as (receiving, post):
+        for _ in range(5):
+            reader, writer = await connect(receiving)
+            writer.write(os.urandom(1000))
+            writer.write_eof()
+            await asyncio.wait_for(reader.read(), 20)
+            writer.close()
+        assert (await post(GOOD)).status == HTTPStatus.OK
+
+
+async def test_metadata_comes_along_when_asked() -> None:
+    async with http_only({"include_metadata": True}) as (receiving, post):
+        await post(GOOD, PROTOBUF | {"X-Tenant": "blue"})
+        (payload,) = receiving.sink.payloads
+        assert payload.origin is not None
+        assert dict(payload.origin.metadata)["x-tenant"] == "blue"
+        del payload
+
+
+@pytest.mark.parametrize("alive", [True, False])
+async def test_keep_alive(alive: bool) -> None:
+    async with http_only({"keep_alives_enabled": alive}) as (receiving, _):
+        reader, writer = await connect(receiving)
+        for number in range(2):
+            writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD)
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert b" 200 " in head
+            if not alive:
+                assert await asyncio.wait_for(reader.read(), 20) == b""
+                break
+            assert receiving.sink.calls == number + 1
+        writer.close()
+
+
+async def test_idle_connections_end() -> None:
+    async with http_only({"idle_timeout": "50ms"}) as (receiving, _):
+        reader, writer = await connect(receiving)
+        writer.write(HEAD + b"Content-Length: 0\r\n\r\n")
+        assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.close()
+
+
+async def test_unix_sockets(tmp_path: Path) -> None:
+    path = tmp_path / "http.sock"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    http = {"transport": "unix", "endpoint": f"unix://{path}"}
+    async with Receiving(http=http) as receiving:
+        assert receiving.receiver.addresses["http"] == f"unix:{path}"
+        with pytest.raises(OSError, match="in use"):
+            await Receiving(http=http).receiver.start()
+        connector = aiohttp.UnixConnector(str(path))
+        async with (
+            aiohttp.ClientSession(connector=connector) as session,
+            session.post("http://test/v1/traces", data=GOOD, headers=PROTOBUF) as response,
+        ):
+            assert response.status == HTTPStatus.OK
+        (payload,) = receiving.sink.payloads
+        assert payload.origin is not None
+        assert payload.origin.peer == "unix:"
+        del payload
+    assert not path.exists()
+
+
+async def test_an_address_in_use_or_not_ours_is_named() -> None:
+    async with Receiving(http={}) as receiving:
+        taken = receiving.receiver.addresses["http"]
+        for endpoint, text in ((taken, "in use"), ("no.such.name.invalid:1", "name")):
+            other = Receiving(http={"endpoint": endpoint})
+            with pytest.raises(OSError, match=text) as caught:
+                await other.receiver.start()
+            assert endpoint in str(caught.value)
+
+
+async def test_stop_lets_running_requests_end() -> None:
+    async with http_only() as (receiving, post):
+        receiving.sink.gate = gate = asyncio.Event()
+        sending = asyncio.ensure_future(post(GOOD))
+        async with asyncio.timeout(20):
+            while not receiving.sink.calls:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        loop = asyncio.get_running_loop()
+        stopping = asyncio.ensure_future(receiving.receiver.stop(loop.time() + 20))
+        await asyncio.sleep(0)
+        gate.set()
+        assert (await sending).status == HTTPStatus.OK
+        await stopping
+        await receiving.receiver.stop(loop.time())
+
+
+async def test_stop_cancels_at_its_deadline() -> None:
+    async with http_only() as (receiving, post):
+        receiving.sink.gate = asyncio.Event()
+        sending = asyncio.ensure_future(post(GOOD))
+        async with asyncio.timeout(20):
+            while not receiving.sink.calls:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        await receiving.receiver.stop(0)
+        with pytest.raises(aiohttp.ServerDisconnectedError):
+            await sending
+        assert receiving.ledger.refused == 10
