@@ -61,7 +61,7 @@ sanitize: ## the compiled part's tests under the address and undefined-behaviour
 	$(MAKE) --no-print-directory build K8STRACE_BUILD=release && exit $$status
 
 bench: build ## measure; prints one table
-	$(PYTEST) benchmarks $(ARGS)
+	$(PYTEST) benchmarks --quiet --benchmark-quiet $(ARGS)
 
 kube-spans: build ## replay a recording through a gateway and compare; SPANS=recording.tar.gz
 	@test -n "$(SPANS)" || { echo 'Name the recording: make kube-spans SPANS=…' >&2; exit 2; }

@@ -34,8 +34,8 @@ class Sampled(NamedTuple):
     kept_by: tuple[int, int, int, int, int]
     out_by: tuple[int, int, int, int, int]
 
+# trace_id_hash, trace_id_w3c, sampling_randomness, sampling_priority, missing_randomness
 POLICIES: tuple[str, ...]
-"""trace_id_hash, trace_id_w3c, sampling_randomness, sampling_priority, missing_randomness"""
 
 HASH_SEED: int
 PROPORTIONAL: int

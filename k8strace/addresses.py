@@ -1,4 +1,4 @@
-"""Addresses as the collector writes them (host:port, :port, [v6]:port), and binding them."""
+"""Addresses as the collector writes them (host:port, :port, [v6]:port); binding them."""
 
 from __future__ import annotations
 

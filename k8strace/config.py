@@ -73,6 +73,7 @@ class Loaded(NamedTuple):
 
 class _ServiceOptions(Config, frozen=True, kw_only=True):
     extensions: tuple[ComponentID, ...] = ()
+    pipelines: Any = None  # each is read by itself
     telemetry: Telemetry = Telemetry()
 
 
@@ -159,22 +160,27 @@ class _Loader:
                 self._problem(node, name, f"unknown section{nearest(name, known)}")
         service = sections.get("service", Node({}, root.mark))
         options_, pipelines = self._service(service)
-        named = self._named(options_, pipelines)
+        extensions = self._extensions(options_, service)
+        named = self._named(extensions, pipelines)
         configs = {
             kind: self._section(kind, sections.get(kind), named[kind]) for kind in _KINDS
         }
         self._connectors(sections.get("connectors"), named)
+        broken = self._broken(sections)
         for kind in ("receivers", "exporters"):
-            if not self._declared[kind] and kind not in self._broken(sections):
+            if not self._declared[kind] and kind not in broken:
                 text = f"no {_SINGULAR[kind]} configuration specified in config"
                 self._problem(root, kind, text)
-        self._check_references(service, options_, pipelines, self._broken(sections))
+        if "extensions" not in broken:
+            path = "service::extensions"
+            self._references("extensions", extensions, service, path)
+        self._check_references(pipelines, broken)
         if self.decoder.problems or options_ is None:
             return None
         return GatewayConfig(
             **configs,
             service=Service(
-                extensions=options_.extensions,
+                extensions=extensions,
                 pipelines={id_: pipeline for id_, (pipeline, _) in pipelines.items()},
                 telemetry=options_.telemetry,
             ),
@@ -184,7 +190,7 @@ class _Loader:
         self, node: Node
     ) -> tuple[_ServiceOptions | None, dict[ComponentID, tuple[Pipeline, Node]]]:
         service = dict(self._map(node, "service"))
-        section = service.pop("pipelines", Node({}, node.mark))
+        section = service.get("pipelines", Node({}, node.mark))
         if isinstance(telemetry := service.get("telemetry"), Node):
             service["telemetry"] = self._telemetry(telemetry)
         found = self.decoder.struct(_ServiceOptions, Node(service, node.mark), "service")
@@ -209,6 +215,16 @@ class _Loader:
             text = "there is no pipeline of traces"
             self._problem(section, "service::pipelines", text)
         return (found if isinstance(found, _ServiceOptions) else None), pipelines
+
+    def _extensions(
+        self, found: _ServiceOptions | None, service: Node
+    ) -> tuple[ComponentID, ...]:
+        """The ids in `service.extensions`, also where another option there is wrong."""
+        if found is None and isinstance(service.value, dict):
+            only = {k: v for k, v in service.value.items() if k == "extensions"}
+            again = Decoder().struct(_ServiceOptions, Node(only, service.mark), "service")
+            found = again if isinstance(again, _ServiceOptions) else None
+        return () if found is None else found.extensions
 
     def _other_signal(self, id_: ComponentID, node: Node, path: str) -> None:
         if id_.type not in _SIGNALS:
@@ -289,27 +305,20 @@ class _Loader:
 
     def _named(
         self,
-        service: _ServiceOptions | None,
+        extensions: Iterable[ComponentID],
         pipelines: dict[ComponentID, tuple[Pipeline, Node]],
     ) -> dict[str, set[ComponentID]]:
         """The ids that pipelines and `service.extensions` name, by kind."""
         named: dict[str, set[ComponentID]] = {kind: set() for kind in _KINDS}
-        named["extensions"] |= set(service.extensions if service else ())
+        named["extensions"] |= set(extensions)
         for pipeline, _ in pipelines.values():
             for kind in ("receivers", "processors", "exporters"):
                 named[kind] |= set(getattr(pipeline, kind))
         return named
 
     def _check_references(
-        self,
-        service: Node,
-        found: _ServiceOptions | None,
-        pipelines: dict[ComponentID, tuple[Pipeline, Node]],
-        broken: set[str],
+        self, pipelines: dict[ComponentID, tuple[Pipeline, Node]], broken: set[str]
     ) -> None:
-        if found is not None and "extensions" not in broken:
-            path = "service::extensions"
-            self._references("extensions", found.extensions, service, path)
         for id_, (pipeline, node) in pipelines.items():
             path = f"service::pipelines::{id_}"
             for kind in ("receivers", "processors", "exporters"):

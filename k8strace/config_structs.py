@@ -8,8 +8,8 @@ Rules, the collector's where it has one:
 - What is not given keeps the value of the default, which for a nested struct is the default
   of its field, not of its class; only an `enabled` that is not given is the class's, so
   that writing anything into a part that is off turns it on.
-- Null is a struct with its defaults (`grpc:`), the default of a list or map, and otherwise
-  the zero value of its type.
+- Null is a struct with its defaults (`grpc:`), the default of a list or map or of an option
+  that may be unset, and otherwise the zero value of its type.
 - A string option takes the text of any scalar as it was written. Nothing else is converted.
 - The values of secrets (`SECRET`, and all in `headers`) are in no error.
 """
@@ -63,12 +63,16 @@ _NAMES: dict[Any, str] = {
 
 
 class _Type(NamedTuple):
-    """An annotation, taken apart. `leaf` still has msgspec's constraints."""
+    """An annotation, taken apart. `leaf` still has msgspec's constraints.
+
+    `optional` and `unset` say that None and UNSET are values of it, too.
+    """
 
     inner: Any
     leaf: Any
     optional: bool
     extra: Mapping[str, Any]
+    unset: bool = False
 
 
 def decode(config_type: type[C], values: Mapping[str, Any]) -> C:
@@ -183,9 +187,9 @@ class Decoder:
             named = [name for name in re.findall(r"\w+", " ".join(texts)) if name in given]
             if wrong and (not named or not wrong.isdisjoint(named)):
                 return FAILED
-            mark = given[named[0]].mark if named else node.mark
+            culprit = given[named[0]] if named else node
             for text in texts:
-                self.problem(mark, path, self._hidden(text))
+                self.problem(culprit.mark, path, self._hidden(text) + _why_empty(culprit))
             wrong.update(named)
             required = {f.encode_name for f in msgspec.structs.fields(struct) if f.required}
             if not values.keys() & set(named) or required & set(named):
@@ -223,7 +227,7 @@ class Decoder:
         if node.value is None:
             if kind.optional:
                 return None
-            if inner not in _ZEROS:
+            if kind.unset or inner not in _ZEROS:
                 return ABSENT
             node = Node(_ZEROS[inner], node.mark, "", unset=node.unset)
         if shape in _LISTS:
@@ -315,7 +319,7 @@ class Decoder:
             shown = _shown(node, secret)
             text = str(error).partition(" - at")[0].partition(", got")[0].replace("`", "")
             if text.startswith("Invalid enum value"):
-                choices = [str(choice) for choice in _choices(kind.inner)]
+                choices = [str(choice) for choice in _choices(kind.inner) if choice != ""]
                 hint = "" if secret else nearest(str(value), choices)
                 text = f"expected one of {', '.join(choices)}, not {shown}{hint}"
             else:
@@ -384,16 +388,18 @@ def read_annotation(annotation: Any) -> _Type:
         for meta in annotation.__metadata__:
             if isinstance(meta, msgspec.Meta) and meta.extra:
                 extra |= meta.extra
-        bare = is_struct(read.inner) or read.inner in _PARSED or read.optional
+        union = read.optional or read.unset
+        bare = is_struct(read.inner) or read.inner in _PARSED or union
         leaf = read.leaf if bare else annotation
-        return _Type(read.inner, leaf, read.optional, extra)
+        return read._replace(leaf=leaf, extra=extra)
     if origin in (Union, types.UnionType):
         every = typing.get_args(annotation)
         some = [one for one in every if one not in (type(None), UnsetType)]
-        if len(some) == 1:
-            return read_annotation(some[0])._replace(optional=True)
         several = reduce(or_, some)
-        return _Type(several, several, len(some) < len(every), {})
+        read = _Type(several, several, False, {})
+        if len(some) == 1:
+            read = read_annotation(some[0])
+        return read._replace(optional=type(None) in every, unset=UnsetType in every)
     return _Type(annotation, annotation, False, {})
 
 
@@ -429,9 +435,13 @@ def _choices(inner: Any) -> list[Any]:
     return []
 
 
+def _why_empty(node: Node) -> str:
+    return f" (environment variable {node.unset} is not set)" if node.unset else ""
+
+
 def _shown(node: Node, secret: bool) -> str:
     if node.unset:
-        return f"nothing (environment variable {node.unset} is not set)"
+        return f"nothing{_why_empty(node)}"
     if isinstance(node.value, (dict, list)) or node.value is None:
         return kind_of(node)
     if secret:
@@ -455,7 +465,7 @@ def type_text(inner: Any) -> str:
     arguments = [one for one in typing.get_args(inner) if one is not Ellipsis]
     shape = typing.get_origin(inner) or inner
     if choices := _choices(inner):
-        return "one of " + ", ".join(map(str, choices))
+        return "one of " + ", ".join(str(choice) for choice in choices if choice != "")
     if shape in (Union, types.UnionType):
         return " or ".join(type_text(one) for one in arguments)
     if shape in _LISTS:

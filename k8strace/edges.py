@@ -71,12 +71,11 @@ class FanOut:
         self._resent = resent
 
     async def __call__(self, payload: Payload) -> None:
-        while (blocked := self.blocked_by(payload)) is not None:
-            room, amount = blocked
+        while (found := self._first_blocked(payload)) is not None:
+            edge, (room, amount) = found
             if not await room.wait(amount, payload.wait_until):
                 raise RefusedError(
-                    "a destination of this pipeline has no room",
-                    room.retry_after(amount),
+                    f"{edge.target.context.label} has no room", room.retry_after(amount)
                 )
         taken = 0
         errors: list[Exception] = []
@@ -113,10 +112,14 @@ class FanOut:
         self._source.sent += payload.spans
 
     def blocked_by(self, payload: Payload) -> Blocked | None:
+        found = self._first_blocked(payload)
+        return None if found is None else found[1]
+
+    def _first_blocked(self, payload: Payload) -> tuple[Edge, Blocked] | None:
         for edge in self.edges:
             blocked = edge.blocked_by(payload)
             if blocked is not None:
-                return blocked
+                return edge, blocked
         return None
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
-import signal
+import math
+import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import uvloop
 
@@ -17,19 +16,14 @@ from k8strace.config import Loaded, load, render
 from k8strace.errors import ConfigError
 from k8strace.graph import Graph
 from k8strace.metrics import Metrics
-from k8strace.telemetry import MetricsServer, bind_process, set_up_logs
+from k8strace.service import Gateway, promises
 
-log = logging.getLogger("k8strace")
-
-PROMISES = {
-    "MEMORY": "in memory: an answer means that the spans are taken into memory",
-    "STORED": "stored: an answer means that the spans are on disk",
-    "DELIVERED": "delivered: an answer means that the backend has the spans",
-}
+SHUTDOWN_TIMEOUT = 20.0  # seconds; Kubernetes kills a pod after 30
 
 EPILOG = """\
 commands:
-  (none)         run until SIGTERM or SIGINT; SIGHUP reads the configuration again
+  (none)         run until SIGTERM or SIGINT, which drain; a second one stops at once.
+                 SIGHUP reads the configuration again
   validate       check the configuration, print each pipeline's promise, start nothing
   components     list every receiver, processor, exporter and extension
   print-config   print the configuration as it takes effect, defaults included
@@ -40,11 +34,23 @@ configuration:
   default runs: OTLP/gRPC on localhost:4317, batch, spans printed by the debug exporter,
   metrics on localhost:8888, health on localhost:13133.
 
+exit status:
+  0 stopped, or the configuration is right; 1 the configuration is wrong, or cannot be
+  started; 2 the command line is wrong; 130 a second signal stopped it without draining
+
 examples:
   python -m k8strace.gateway --config gateway.yaml
   python -m k8strace.gateway --config gateway.yaml --set exporters.otlp.endpoint=tempo:4317
   python -m k8strace.gateway validate --config gateway.yaml
 """
+
+_RUN = None  # no command
+_APPLIES = {
+    **dict.fromkeys(("config", "set", "traces_only"), (_RUN, "validate", "print-config")),
+    "shutdown_timeout": (_RUN, "validate"),
+    **dict.fromkeys(("mode", "format"), ("print-config",)),
+}
+"""The commands that each option is for: one that would do nothing is an error."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,6 +61,7 @@ def parser() -> argparse.ArgumentParser:
         "configuration.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     result.add_argument(
         "command",
@@ -65,39 +72,36 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument(
         "--config",
         action="append",
-        default=[],
         metavar="URI",
         help="where the configuration is; may be given several times",
     )
     result.add_argument(
         "--set",
         action="append",
-        default=[],
         metavar="KEY=VALUE",
         help="set one option, such as exporters.otlp.timeout=10s; over all of --config",
     )
     result.add_argument(
         "--traces-only",
-        action="store_true",
+        action="store_const",
+        const=True,
         help="leave pipelines of other signals out instead of refusing them",
     )
     result.add_argument(
         "--shutdown-timeout",
-        type=float,
-        default=20.0,
+        type=_seconds,
         metavar="SECONDS",
-        help="how long a stop may take to deliver what is parked (default: 20)",
+        help="how long a stop or a reload may take to deliver what is parked "
+        f"(default: {SHUTDOWN_TIMEOUT:g})",
     )
     result.add_argument(
         "--mode",
         choices=("redacted", "unredacted"),
-        default="redacted",
         help="print-config: whether secrets are hidden (default: redacted)",
     )
     result.add_argument(
         "--format",
         choices=("yaml", "json"),
-        default="yaml",
         help="print-config: the output's format (default: yaml)",
     )
     result.add_argument("--version", action="version", version=f"k8strace {__version__}")
@@ -105,140 +109,79 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (1: the configuration is wrong)."""
-    options = parser().parse_args(argv)
+    """Run the command line; returns the exit status."""
+    _keep_standard_files()
+    options = _parse(argv)
     if options.command == "components":
-        sys.stdout.write(_components())
-        return 0
+        return _print(_components())
 
     def configuration() -> Loaded:
-        return load(options.config, options.set, traces_only=options.traces_only)
+        return load(
+            options.config or (), options.set or (), traces_only=bool(options.traces_only)
+        )
 
     try:
-        loaded = configuration()
         if options.command == "print-config":
-            sys.stdout.write(render(loaded.config, options.mode, options.format))
-            return 0
+            config = configuration().config
+            return _print(
+                render(config, options.mode or "redacted", options.format or "yaml")
+            )
         if options.command == "validate":
-            sys.stdout.write(_promises(Graph(loaded.config, Metrics())))
-            for note in loaded.notes:
-                sys.stdout.write(f"note: {note}\n")
-            return 0
-        gateway = Gateway(configuration, options.shutdown_timeout)
-        return uvloop.run(gateway.run(loaded))
+            loaded = configuration()
+            graph = Graph(loaded.config, Metrics())
+            notes = "".join(f"note: {note}\n" for note in loaded.notes)
+            return _print(promises(graph) + notes)
+        given = options.shutdown_timeout
+        gateway = Gateway(configuration, SHUTDOWN_TIMEOUT if given is None else given)
+        gateway.catch_signals()
+        return uvloop.run(gateway.run(configuration()))
     except ConfigError as error:
         sys.stderr.write("".join(f"error: {problem}\n" for problem in error.problems))
         return 1
 
 
-class Gateway:
-    """One run: a graph, the metrics that outlive it, and the signals."""
-
-    def __init__(
-        self, configuration: Callable[[], Loaded], shutdown_timeout: float
-    ) -> None:
-        self._configuration = configuration
-        self._shutdown_timeout = shutdown_timeout
-        self._metrics = Metrics()
-        self._signals: asyncio.Queue[signal.Signals] = asyncio.Queue(maxsize=16)
-
-    async def run(self, loaded: Loaded) -> int:
-        """Start, serve until SIGTERM or SIGINT, drain. Raises ConfigError at start."""
-        loop = asyncio.get_running_loop()
-        for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            loop.add_signal_handler(one, self._note, one)
-        set_up_logs(loaded.config.service.telemetry.logs)
-        graph, server = await self._start(loaded)
-        while await self._signals.get() is signal.SIGHUP:
-            graph, server = await self._reload(loaded, graph, server)
-        try:
-            return await self._stop(graph)
-        finally:
-            await server.stop()
-
-    def _note(self, number: signal.Signals) -> None:
-        if not self._signals.full():
-            self._signals.put_nowait(number)
-
-    async def _start(self, loaded: Loaded) -> tuple[Graph, MetricsServer]:
-        telemetry = loaded.config.service.telemetry
-        self._metrics.forget_gauges()
-        bind_process(self._metrics)
-        graph = Graph(loaded.config, self._metrics)
-        server = MetricsServer(self._metrics, telemetry)
-        for note in loaded.notes:
-            log.info("%s", note)
-        try:
-            await server.start()
-        except OSError as error:
-            raise ConfigError([f"service::telemetry::metrics: {error.strerror}"]) from error
-        try:
-            await graph.start()
-        except ConfigError:
-            await server.stop()
-            raise
-        if server.address:
-            log.info("metrics on http://%s/metrics", server.address)
-        for line in _promises(graph).splitlines():
-            log.info("%s", line)
-        log.info("k8strace %s is ready", __version__)
-        return graph, server
-
-    async def _reload(
-        self, running: Loaded, graph: Graph, server: MetricsServer
-    ) -> tuple[Graph, MetricsServer]:
-        """Replace the graph by one of the new configuration; a bad one changes nothing."""
-        try:
-            loaded = self._configuration()
-            Graph(loaded.config, Metrics())
-        except ConfigError as error:
-            for problem in error.problems:
-                log.error("the new configuration is wrong: %s", problem)  # noqa: TRY400
-            log.error("reload refused; the running configuration goes on")  # noqa: TRY400
-            return graph, server
-        log.info("reloading the configuration")
-        await graph.stop(self._deadline())
-        await server.stop()
-        try:
-            result = await self._start(loaded)
-        except ConfigError as error:
-            for problem in error.problems:
-                log.error("the new configuration doesn't start: %s", problem)  # noqa: TRY400
-            log.error("going back to the configuration before")  # noqa: TRY400
-            return await self._start(running)
-        set_up_logs(loaded.config.service.telemetry.logs)
-        return result
-
-    def _deadline(self) -> float:
-        return asyncio.get_running_loop().time() + self._shutdown_timeout
-
-    async def _stop(self, graph: Graph) -> int:
-        """Drain; a second signal ends it at once."""
-        log.info("stopping: draining for at most %g s", self._shutdown_timeout)
-        draining = asyncio.ensure_future(graph.stop(self._deadline()))
-        signalled = asyncio.ensure_future(self._signals.get())
-        await asyncio.wait((draining, signalled), return_when=asyncio.FIRST_COMPLETED)
-        signalled.cancel()
-        if not draining.done():
-            for component, spans in graph.undelivered().items():
-                log.error("%d spans were not delivered component=%s", spans, component)
-            log.error("a second signal: stopped without draining")
-            draining.cancel()
-            await asyncio.wait((draining,), timeout=1.0)
-            return 130
-        lost = sum(one.ledger.dropped.get("shutdown", 0) for one in graph.consumers())
-        if lost:
-            log.error("stopped; %d spans could not be delivered in time", lost)
-        else:
-            log.info("stopped; everything taken was delivered or counted")
-        return 0
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line as it was given; ends the process where it is wrong."""
+    arguments = parser()
+    options = arguments.parse_args(argv)
+    for name, commands in _APPLIES.items():
+        if getattr(options, name) is not None and options.command not in commands:
+            where = f"to {options.command}" if options.command else "without a command"
+            arguments.error(f"--{name.replace('_', '-')} does not apply {where}")
+    return options
 
 
-def _promises(graph: Graph) -> str:
-    return "".join(
-        f"pipeline {name}: {PROMISES[promise.name]}\n"
-        for name, promise in graph.promises.items()
-    )
+def _seconds(text: str) -> float:
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, not {text}")
+    return number
+
+
+def _keep_standard_files() -> None:
+    """Have something at 0, 1 and 2 where whoever started us closed them.
+
+    Otherwise sockets would be there, and what is printed would go to a peer.
+    """
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(spare)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _print(text: str) -> int:
+    """Print what a command says; returns the exit status."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        # What is left in the buffer would fail again at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            sys.stderr.write(f"error: cannot write to stdout: {error.strerror}\n")
+        return 1
+    return 0
 
 
 def _components() -> str:

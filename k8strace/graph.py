@@ -57,6 +57,7 @@ class Graph:
         for id_ in service.extensions:
             self.extensions[id_] = self._make("extensions", id_)
         heads: dict[ComponentID, list[Consumer[Any]]] = {}
+        problems: list[str] = []
         for name, pipeline in service.pipelines.items():
             consumers: list[Consumer[Any]] = []
             for id_ in pipeline.exporters:
@@ -72,13 +73,15 @@ class Graph:
                 consumers = [processor]
             self.processors[name] = chain
             self.promises[name] = min(one.promise for one in consumers)
-            self._check_origin(name, chain)
+            problems += _without_origin(name, chain)
             for id_ in pipeline.receivers:
                 heads.setdefault(id_, []).extend(consumers)
         for id_, consumers in heads.items():
             context = self._context("receivers", id_)
             outlet = self._outlet(context.ledger, str(id_), consumers)
             self.receivers[id_] = self._make("receivers", id_, context, outlet)
+        if problems:
+            raise ConfigError(problems)
         limits = [p.hard_limit for chain in self.processors.values() for p in chain]
         self.budget.limit = min([self.budget.limit, *(x for x in limits if x)])
 
@@ -90,7 +93,12 @@ class Graph:
             id=id_,
             kind=kind,
             metrics=self.metrics,
-            ledger=self.metrics.ledger(kind, str(id_), pipeline),
+            # No span ever comes to an extension: it has no place in the accounting.
+            ledger=(
+                Ledger()
+                if kind == "extensions"
+                else self.metrics.ledger(kind, str(id_), pipeline)
+            ),
             budget=self.budget,
             log=logging.LoggerAdapter(log, fields),
             pipeline=pipeline,
@@ -121,19 +129,6 @@ class Graph:
         edges = [Edge(Ledger(), consumer) for consumer in consumers]
         return FanOut(source, edges, self.metrics.counter(SPANS_RESENT, name))
 
-    def _check_origin(self, pipeline: ComponentID, chain: list[Processor[Any]]) -> None:
-        joiner = None
-        for processor in chain:
-            if joiner is not None and processor.needs_origin:
-                problem = (
-                    f"service::pipelines::{pipeline}: {processor.context.label} needs each "
-                    f"request's origin, but {joiner.context.label} in front of it joins "
-                    f"requests: put {processor.context.label} first"
-                )
-                raise ConfigError([problem])
-            if processor.joins:
-                joiner = processor
-
     def consumers(self) -> Iterator[Consumer[Any]]:
         """Processors and exporters, from the front to the back."""
         for chain in self.processors.values():
@@ -150,15 +145,17 @@ class Graph:
             *reversed(list(self.consumers())),
             *self.receivers.values(),
         ]
-        for component in order:
-            try:
+        try:
+            for component in order:
+                self._started.append(component)  # whatever it gets before it fails
                 await component.start()
-            except (OSError, ValueError, ConfigError) as error:
-                self._started.append(component)
-                await self.stop(asyncio.get_running_loop().time())
-                where = f"{component.kind}::{component.context.label}"
-                raise ConfigError([f"{where}: {error}"]) from error
-            self._started.append(component)
+        except (OSError, ValueError, ConfigError) as error:
+            await self.stop(asyncio.get_running_loop().time())
+            where = f"{component.kind}::{component.context.label}"
+            raise ConfigError([f"{where}: {_reason(error)}"]) from error
+        except BaseException:
+            await self.stop(asyncio.get_running_loop().time())
+            raise
         for extension in self.extensions.values():
             extension.ready(True)
 
@@ -171,12 +168,10 @@ class Graph:
         third = max(0.0, deadline - now) / 3
         for extension in self.extensions.values():
             extension.ready(False)
-        stages: list[tuple[list[Component[Any]], float]] = [
+        columns = _columns(list(self.processors.values()))
+        stages: list[tuple[Sequence[Component[Any]], float]] = [
             (list(self.receivers.values()), now + third),
-            *(
-                (list(column), now + 2 * third)
-                for column in _columns(list(self.processors.values()))
-            ),
+            *[(column, now + 2 * third) for column in columns],
             (list(self.exporters.values()), deadline),
             (list(self.extensions.values()), deadline),
         ]
@@ -199,7 +194,32 @@ class Graph:
         }
 
 
-def _columns(chains: list[list[Processor[Any]]]) -> Iterator[list[Processor[Any]]]:
+def _without_origin(pipeline: ComponentID, chain: Sequence[Processor[Any]]) -> list[str]:
+    """The processors of a pipeline that need an origin which is joined away by then."""
+    problems = []
+    joiner = None
+    for processor in chain:
+        if joiner is not None and processor.needs_origin:
+            problems.append(
+                f"service::pipelines::{pipeline}: {processor.context.label} needs each "
+                f"request's origin, but {joiner.context.label} in front of it joins "
+                f"requests: put {processor.context.label} first"
+            )
+        if processor.joins:
+            joiner = processor
+    return problems
+
+
+def _reason(error: Exception) -> str:
+    """The text of an error without the number that Python puts into an OSError's."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)
+
+
+def _columns(
+    chains: Sequence[Sequence[Processor[Any]]],
+) -> Iterator[Sequence[Processor[Any]]]:
     """The first processors of all chains, then the second ones, and so on."""
     for index in range(max(map(len, chains), default=0)):
         yield [chain[index] for chain in chains if index < len(chain)]

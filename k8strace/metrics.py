@@ -303,9 +303,8 @@ class Metrics(Collector):
             counters[series] = {labels: read() for labels, read in reads.items()}
         for series, reads in self._gauges.items():
             gauges[series] = {labels: read() for labels, read in reads.items()}
-        names = tuple(self.constant_labels)
-        ours = tuple(self.constant_labels.values())
         for series, rows in counters.items():
+            names, ours = self._constant_for(series)
             counter = CounterMetricFamily(
                 series.name, series.help, labels=(*series.labels, *names)
             )
@@ -313,6 +312,7 @@ class Metrics(Collector):
                 counter.add_metric((*labels, *ours), value)
             yield counter
         for series, rows in gauges.items():
+            names, ours = self._constant_for(series)
             gauge = GaugeMetricFamily(
                 series.name, series.help, labels=(*series.labels, *names)
             )
@@ -320,6 +320,7 @@ class Metrics(Collector):
                 gauge.add_metric((*labels, *ours), value)
             yield gauge
         for series, histograms in self._histograms.items():
+            names, ours = self._constant_for(series)
             histogram = HistogramMetricFamily(
                 series.name, series.help, labels=(*series.labels, *names)
             )
@@ -327,6 +328,12 @@ class Metrics(Collector):
                 buckets, total = one.buckets()
                 histogram.add_metric((*labels, *ours), buckets, total)
             yield histogram
+
+    def _constant_for(self, series: Series) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names and values of the constant labels; a label of the series itself wins."""
+        own = (*series.labels, "le")
+        constant = {k: v for k, v in self.constant_labels.items() if k not in own}
+        return tuple(constant), tuple(constant.values())
 
     def _ledger_rows(self) -> tuple[_Rows, _Rows]:
         """The counters and the gauges that follow from the ledgers."""

@@ -23,6 +23,8 @@ from k8strace.memory import resident_memory
 from k8strace.metrics import PROCESS_CPU, PROCESS_RSS, PROCESS_UPTIME, Metrics
 
 _FIELDS = ("component", "pipeline")
+_LEVELS = {"WARNING": "warn"}  # the collector's names are these in small letters, and warn
+_STARTED = time.monotonic()
 
 
 class _Console(logging.Formatter):
@@ -34,7 +36,7 @@ class _Console(logging.Formatter):
             f" {name}={value}" for name in _FIELDS if (value := record.__dict__.get(name))
         )
         line = (
-            f"{stamp}.{int(record.msecs):03d}Z {record.levelname.lower():<7} "
+            f"{stamp}.{int(record.msecs):03d}Z {_level(record):<5} "
             f"{record.getMessage()}{where}"
         )
         if record.exc_info:
@@ -42,12 +44,16 @@ class _Console(logging.Formatter):
         return line
 
 
+def _level(record: logging.LogRecord) -> str:
+    return _LEVELS.get(record.levelname, record.levelname.lower())
+
+
 class _JSON(logging.Formatter):
     """One JSON object a line, with the collector's keys."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, object] = {
-            "level": record.levelname.lower(),
+            "level": _level(record),
             "ts": round(record.created, 3),
             "msg": record.getMessage(),
         }
@@ -83,9 +89,8 @@ def resource_attributes(config: Telemetry) -> dict[str, str]:
 
 
 def bind_process(metrics: Metrics) -> None:
-    """Register the series about the process."""
-    started = time.time()
-    metrics.counter_reading(PROCESS_UPTIME, lambda: time.time() - started)
+    """Register the series about the process; again after a reload."""
+    metrics.counter_reading(PROCESS_UPTIME, lambda: time.monotonic() - _STARTED)
     metrics.counter_reading(PROCESS_CPU, time.process_time)
     metrics.gauge(PROCESS_RSS, resident_memory)
 

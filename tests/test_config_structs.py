@@ -14,6 +14,7 @@ from msgspec import UNSET, Meta, UnsetType
 
 from k8strace.component import NO_EFFECT, SECRET, ComponentID, Config
 from k8strace.config_structs import Decoder, decode, encode, to_node
+from k8strace.config_yaml import Mark, Node
 from k8strace.errors import ConfigError
 from k8strace.units import Duration
 
@@ -127,6 +128,43 @@ def test_null_is_the_zero_value_the_default_or_a_part_with_its_defaults() -> Non
         tuned_part=Part(),
         secret="",
     )
+
+
+class Choosy(Config, frozen=True, kw_only=True):
+    """Options that may be unset or empty, and a check that names one of them."""
+
+    level: str | UnsetType = UNSET
+    paths: tuple[str, ...] | UnsetType = UNSET
+    both: str | UnsetType | None = UNSET
+    mode: Literal["fast", "slow", ""] = ""
+    endpoint: str = "a"
+
+    def __post_init__(self) -> None:
+        if not self.endpoint:
+            raise ValueError("endpoint must not be empty")
+
+
+def test_null_leaves_unset_what_may_be_unset() -> None:
+    assert decode(Choosy, {"level": None, "paths": None}) == Choosy()
+    assert decode(Choosy, {"level": "", "paths": []}) == Choosy(level="", paths=())
+    assert decode(Choosy, {"both": None}) == Choosy(both=None)
+
+
+def test_an_empty_choice_is_not_listed() -> None:
+    assert problems({"mode": "fats"}, Choosy) == [
+        'mode: expected one of fast, slow, not "fats"; did you mean fast?'
+    ]
+    assert decode(Choosy, {"mode": ""}).mode == ""
+
+
+def test_a_check_that_fails_on_an_unset_variable_names_it() -> None:
+    decoder = Decoder()
+    given = Node({"endpoint": Node("", Mark("a.yaml", 3), "", unset="HOST")}, Mark())
+    decoder.struct(Choosy, given, "exporters::otlp")
+    assert [str(problem) for problem in decoder.problems] == [
+        "a.yaml:3: exporters::otlp: endpoint must not be empty "
+        "(environment variable HOST is not set)"
+    ]
 
 
 def test_a_part_that_is_off_keeps_its_defaults_and_is_turned_on() -> None:

@@ -1,6 +1,9 @@
-"""The command line. Running, signals and reloads are tested in end_to_end/."""
+"""The command line. Runs are tested in test_service.py and end_to_end/."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -87,3 +90,41 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
         main(["valdiate"])
     assert caught.value.code == 2
     assert "valdiate" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["components", "--config", "x.yaml"], "--config does not apply to components"),
+        (["validate", "--mode", "redacted"], "--mode does not apply to validate"),
+        (["--format", "yaml"], "--format does not apply without a command"),
+        (["print-config", "--shutdown-timeout", "5"], "does not apply to print-config"),
+        (["validate", "--conf", "x.yaml"], "unrecognized arguments"),
+        *((["--shutdown-timeout", text], text) for text in ("-1", "nan", "inf", "soon")),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_an_error(
+    arguments: list[str], problem: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(arguments)
+    assert caught.value.code == 2
+    assert problem in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["components", "validate", "print-config"])
+def test_output_that_nobody_takes(command: str) -> None:
+    def run(redirection: str) -> tuple[int, str]:
+        line = f"{sys.executable} -m k8strace.gateway {command} {redirection}"
+        done = subprocess.run(
+            ["bash", "-c", f"set -o pipefail; {line}"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stderr
+
+    full = "error: cannot write to stdout: No space left on device\n"
+    assert run(">/dev/full") == (1, full)
+    assert run("| true") in ((0, ""), (1, ""))
+    assert run(">&-") == (0, "")

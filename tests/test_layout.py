@@ -57,6 +57,7 @@ TIERS = (
     {name for name in MODULES if name.startswith("k8strace.config_")},
     {"k8strace.config"},
     {"k8strace.graph", "k8strace.telemetry"},
+    {"k8strace.service"},
     {"k8strace.gateway", "k8strace.replay", "k8strace.demo", "k8strace._kube_spans"},
 )
 

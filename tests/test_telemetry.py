@@ -42,7 +42,7 @@ def test_console_and_json(logs: pytest.CaptureFixture[str]) -> None:
     adapter.info("not shown")
     adapter.warning("%d spans", 3)
     line = logs.readouterr().err
-    assert line.endswith("Z warning 3 spans component=batch\n")
+    assert line.endswith("Z warn  3 spans component=batch\n")
     assert line.count("\n") == 1
     set_up_logs(telemetry("{logs: {level: debug, encoding: json}}").logs)
     adapter.error("failed", exc_info=OSError("x"))
@@ -94,6 +94,13 @@ async def test_constant_labels_can_be_chosen() -> None:
         'k8strace_exporter_retries_total{exporter="otlp",service_name="k8strace"} 1.0'
         in text
     )
+
+
+async def test_a_label_of_a_series_wins_over_the_resource() -> None:
+    text = await scrape(READER % ("", ", resource: {exporter: mine, le: mine}"))
+    assert 'k8strace_exporter_retries_total{exporter="otlp",service_instance' in text
+    assert 'otelcol_process_uptime_seconds_total{exporter="mine"' in text
+    assert "target_info{exporter=" in text
 
 
 async def test_level_none_serves_nothing() -> None:

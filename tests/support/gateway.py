@@ -176,7 +176,7 @@ class Samples:
 
     def assert_balanced(self) -> None:
         """The accounting holds in every component: nothing in flight, nothing parked."""
-        rows: dict[tuple[str, ...], dict[str, float]] = {}
+        rows: dict[tuple[str, str, str], dict[str, float]] = {}
         for sample in self.samples:
             if sample.name != "k8strace_spans_total":
                 continue
@@ -185,9 +185,9 @@ class Samples:
             where = (labels["kind"], labels["component"], labels["pipeline"])
             rows.setdefault(where, {})[outcome] = sample.value
         assert rows, "no accounting in the metrics"
-        for where, row in rows.items():
+        for component, row in rows.items():
             came = row.pop("in") + row.pop("recovered")
-            assert came == sum(row.values()), (where, came, row)
+            assert came == sum(row.values()), (component, came, row)
 
 
 async def run_gateway(*arguments: str) -> tuple[int, str, str]:
