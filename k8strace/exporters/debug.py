@@ -1,7 +1,6 @@
 """debug: prints the spans, or how many came, in the collector's layout.
 
-Each payload is written at once, so that lines of others never stand in the middle of it.
-A terminal or pipe that is read slowly holds the gateway up: nothing is left out for it.
+A terminal or pipe that is read slowly holds the senders up: nothing is left out for it.
 """
 
 from __future__ import annotations
@@ -9,7 +8,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import select
 import time
 from typing import Annotated
 
@@ -23,6 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from k8strace.component import Context, Promise
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters._debug_text import detailed, normal, resource_spans
+from k8strace.exporters._output import Output
 from k8strace.exporters._sending import (
     QueueConfig,
     RetryConfig,
@@ -116,7 +115,7 @@ class Debug(SendingExporter[Config]):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        self._outputs: dict[str, int] = {}
+        self._outputs: dict[str, Output] = {}
         self._tick_end = 0.0
         self._seen = 0
 
@@ -124,17 +123,18 @@ class Debug(SendingExporter[Config]):
         paths = self.config.output_paths
         for path in ("stdout",) if paths is UNSET else paths:
             if path in _STANDARD:
-                self._outputs[path] = os.dup(_STANDARD[path])
+                descriptor = os.dup(_STANDARD[path])
             else:
                 flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                self._outputs[path] = os.open(path, flags, 0o644)
+                descriptor = os.open(path, flags, 0o644)
+            self._outputs[path] = Output(descriptor)
 
     async def send(self, payload: Payload) -> Sent:
         if self._is_due() and self._is_wanted():
             text = self._text(payload).encode(errors="replace")
-            for path, descriptor in self._outputs.items():
+            for path, output in self._outputs.items():
                 try:
-                    _write(descriptor, text)
+                    await output.write(text)
                 except OSError as error:
                     raise RefusedError(
                         f"cannot write to {path}: {error.strerror}"
@@ -143,7 +143,7 @@ class Debug(SendingExporter[Config]):
 
     async def close(self) -> None:
         while self._outputs:
-            os.close(self._outputs.popitem()[1])
+            self._outputs.popitem()[1].close()
 
     def _is_wanted(self) -> bool:
         """Whether the gateway's log, where it is the output, shows level info."""
@@ -186,13 +186,3 @@ class Debug(SendingExporter[Config]):
         }
         summary = f"{start}Traces\t{json.dumps(where | counts)}\n"
         return summary + (body and f"{start}{body}\t{json.dumps(where)}\n")
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    """Write all of `data`, also where someone made the terminal non-blocking."""
-    rest = memoryview(data)
-    while rest:
-        try:
-            rest = rest[os.write(descriptor, rest) :]
-        except BlockingIOError:
-            select.select((), (descriptor,), ())

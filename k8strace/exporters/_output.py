@@ -1,0 +1,79 @@
+"""Writing to what may make us wait: a pipe or a terminal that is read slowly, or not.
+
+A write that blocks would hold up all of the gateway, its health and its end as well. So no
+more is written at a time than surely fits, and while nothing does, others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import stat
+
+SHORTEST_PAUSE = 0.001  # seconds between two looks at whether something fits
+LONGEST_PAUSE = 0.1
+
+_NOTHING = memoryview(b"")
+
+
+class Output:
+    """An open file descriptor, which it closes; records go out whole, one by one."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._poll: select.poll | None = None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            self._poll = select.poll()
+            self._poll.register(descriptor, select.POLLOUT)
+        self._turn = asyncio.Lock()
+        self._rest = _NOTHING
+
+    async def write(self, record: bytes) -> None:
+        """Write all of `record`; raises OSError.
+
+        When it is cancelled with some of it written, what is left goes before the next
+        record.
+        """
+        async with self._turn:
+            await self._finish()
+            self._rest = memoryview(record)
+            try:
+                await self._finish()
+            except asyncio.CancelledError:
+                if len(self._rest) == len(record):
+                    self._rest = _NOTHING
+                raise
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    async def _finish(self) -> None:
+        """Write what is left, waiting for as long as it takes."""
+        pause = SHORTEST_PAUSE
+        while self._rest:
+            try:
+                written = self._write_some()
+            except OSError:
+                self._rest = _NOTHING
+                raise
+            self._rest = self._rest[written:]
+            if written:
+                pause = SHORTEST_PAUSE
+            else:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _write_some(self) -> int:
+        """Write as much as surely fits; returns the number of bytes."""
+        if self._poll is None:
+            return os.write(self._descriptor, self._rest)
+        if not self._poll.poll(0):
+            return 0
+        try:
+            # What can be written to at all takes this much without blocking (pipe(7)).
+            return os.write(self._descriptor, self._rest[: select.PIPE_BUF])
+        except BlockingIOError:  # a terminal that somebody made non-blocking
+            return 0
