@@ -77,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             "pip install k8strace[demo]\n"
         )
         return 1
+    except KeyboardInterrupt:
+        return 130
     sys.stdout.write(tally.report(endpoint))
     return 1 if tally.refused else 0
 

@@ -87,7 +87,7 @@ BATCH_SIZE_TRIGGER_SEND = Series(
 )
 BATCH_TIMEOUT_TRIGGER_SEND = Series(
     "otelcol_processor_batch_timeout_trigger_send",
-    "Batches sent because their time was over.",
+    "Batches sent because their time was over, or at the end.",
     ("processor",),
 )
 BATCH_METADATA_CARDINALITY = Series(
@@ -105,7 +105,7 @@ EXPORTER_SENT_SPANS = Series(
 )
 EXPORTER_SEND_FAILED_SPANS = Series(
     "otelcol_exporter_send_failed_spans",
-    "Spans that were given up after a failed send.",
+    "Spans that were given up after failed sends: lost, or back at their sender.",
     ("exporter",),
 )
 EXPORTER_ENQUEUE_FAILED_SPANS = Series(
@@ -115,7 +115,7 @@ EXPORTER_ENQUEUE_FAILED_SPANS = Series(
 )
 EXPORTER_QUEUE_SIZE = Series(
     "otelcol_exporter_queue_size",
-    "What is in the sending queue, in the unit of its sizer.",
+    "What the sending queue holds, waiting or being sent, in the unit of its sizer.",
     ("exporter", "data_type"),
 )
 EXPORTER_QUEUE_CAPACITY = Series(
@@ -160,7 +160,7 @@ SPANS_IN_FLIGHT = Series(
 )
 SPANS_RESENT = Series(
     "k8strace_spans_resent",
-    "Spans that a branch of a fan-out took although their sender was told to retry.",
+    "Spans that went on although their sender was told to retry: they come again.",
     ("component",),
 )
 REQUESTS_REJECTED = Series(
@@ -169,11 +169,13 @@ REQUESTS_REJECTED = Series(
     ("component", "reason"),
 )
 QUEUE_BYTES = Series(
-    "k8strace_exporter_queue_bytes", "Bytes in the sending queue.", ("exporter",)
+    "k8strace_exporter_queue_bytes",
+    "Bytes that the sending queue holds, waiting or being sent.",
+    ("exporter",),
 )
 QUEUE_OLDEST = Series(
     "k8strace_exporter_queue_oldest_seconds",
-    "Age of the oldest payload in the sending queue.",
+    "Age of the oldest payload that the sending queue holds.",
     ("exporter",),
 )
 RETRIES = Series("k8strace_exporter_retries", "Sends that were tried again.", ("exporter",))

@@ -103,6 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         rate=options.rate,
     )
     try:
+        for path in options.paths:
+            path.stat()  # before anything is sent, or waited for
         asyncio.run(sender.send(recorded(options.paths)))
     except (OSError, RecordingError) as error:
         sys.stderr.write(f"error: {error}\n")

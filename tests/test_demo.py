@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import signal
 import socket
 import sys
 import time
@@ -146,3 +147,18 @@ async def test_wrong_arguments(arguments: tuple[str, ...]) -> None:
     status, out, err = await demo(*arguments)
     assert (status, out) == (2, "")
     assert "usage: python -m k8strace.demo" in err
+
+
+async def test_an_interrupt_ends_it_without_a_traceback() -> None:
+    async with Backend() as backend:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "k8strace.demo"),
+            *("--requests", "1000000", "--endpoint", backend.endpoint),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        await backend.wait_for_spans(1)
+        process.send_signal(signal.SIGINT)
+        out, err = await asyncio.wait_for(process.communicate(), 30)
+    assert (process.returncode, out) == (130, b"")
+    assert b"Traceback" not in err

@@ -248,6 +248,16 @@ def test_nobody_listens(
     assert capsys.readouterr() == ("", f"error: nothing listens on {endpoint}\n")
 
 
+def test_a_missing_path_is_told_before_anything_is_sent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    missing = tmp_path / "missing.pb"
+    assert replay.main(["--endpoint", "127.0.0.1:1", str(tmp_path), str(missing)]) == 1
+    error = capsys.readouterr().err
+    assert str(missing) in error
+    assert "No such file" in error
+
+
 @pytest.mark.parametrize(
     "arguments", [(), ("x", "--connections", "0"), ("x", "--rate", "nan")]
 )

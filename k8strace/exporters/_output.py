@@ -10,11 +10,21 @@ import asyncio
 import os
 import select
 import stat
+from pathlib import Path
 
 SHORTEST_PAUSE = 0.001  # seconds between two looks at whether something fits
 LONGEST_PAUSE = 0.1
 
+_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 _NOTHING = memoryview(b"")
+
+
+def open_to_append(path: str | Path, *, truncate: bool = False) -> int:
+    """A descriptor that writes at the end of `path`; raises OSError that names it."""
+    # A named pipe that nobody reads is an error now, instead of a wait without end.
+    file = os.open(path, _FLAGS | (os.O_TRUNC if truncate else 0), 0o644)
+    os.set_blocking(file, True)
+    return file
 
 
 class Output:

@@ -21,7 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from k8strace.component import Context, Promise
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters._debug_text import detailed, normal, resource_spans
-from k8strace.exporters._output import Output
+from k8strace.exporters._output import Output, open_to_append
 from k8strace.exporters._sending import (
     QueueConfig,
     RetryConfig,
@@ -122,11 +122,8 @@ class Debug(SendingExporter[Config]):
     async def open(self) -> None:
         paths = self.config.output_paths
         for path in ("stdout",) if paths is UNSET else paths:
-            if path in _STANDARD:
-                descriptor = os.dup(_STANDARD[path])
-            else:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                descriptor = os.open(path, flags, 0o644)
+            standard = _STANDARD.get(path)
+            descriptor = open_to_append(path) if standard is None else os.dup(standard)
             self._outputs[path] = Output(descriptor)
 
     async def send(self, payload: Payload) -> Sent:

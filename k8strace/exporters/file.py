@@ -3,7 +3,7 @@
 Each payload is a record: a line, or a message behind its length in 4 bytes (big-endian).
 A record is handed to the operating system before its payload counts as sent, so the end
 of the process loses none; `flush_interval` is how often it goes on to the disk. A record
-that could not be written whole is taken back.
+that could not be written whole is taken back. A pipe or a device gets what it takes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from k8strace.component import Context
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters import _otlp_json
+from k8strace.exporters._output import Output, open_to_append
 from k8strace.exporters._rotation import Rotation
 from k8strace.exporters._sending import (
     QueueConfig,
@@ -36,7 +37,6 @@ from k8strace.units import Duration
 
 DEFAULT_FLUSH_INTERVAL = Duration(1.0)
 _LENGTH = 4  # bytes of the length before each protobuf record
-_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
 
 
 class Config(SendingConfig, frozen=True, kw_only=True):
@@ -102,7 +102,7 @@ class File(SendingExporter[Config]):
         self._path = Path(config.path)
         super().__init__(config, context)
         self._file = -1
-        self._regular = False
+        self._output: Output | None = None  # what is no regular file
         self._torn_at: int | None = None
         self._unsynced: list[int] = []
         self._dirty = False
@@ -118,12 +118,13 @@ class File(SendingExporter[Config]):
         if config.create_directory:
             self._path.parent.mkdir(config.directory_mode, parents=True, exist_ok=True)
         keep = config.append or config.rotating is not None
-        self._file = _open(self._path, truncate=not keep)
-        self._regular = stat.S_ISREG(os.fstat(self._file).st_mode)
-        if config.rotating is not None and not self._regular:
-            await self.close()
-            raise ValueError(f"rotation needs a regular file, {self._path} is none")
-        if keep and self._regular:
+        self._file = open_to_append(self._path, truncate=not keep)
+        if not stat.S_ISREG(os.fstat(self._file).st_mode):
+            self._output = Output(self._file)
+            if config.rotating is not None:
+                await self.close()
+                raise ValueError(f"rotation needs a regular file, {self._path} is none")
+        elif keep:
             self._mend()
         self._prune()
         self._closing.clear()
@@ -132,7 +133,10 @@ class File(SendingExporter[Config]):
     async def send(self, payload: Payload) -> Sent:
         record = self._record(payload)
         try:
-            self._write(record)
+            if self._output is None:
+                self._write(record)
+            else:
+                await self._output.write(record)
         except OSError as error:
             raise RefusedError(
                 f"cannot write to {error.filename or self._path}: {error.strerror}"
@@ -162,10 +166,7 @@ class File(SendingExporter[Config]):
         return _otlp_json.encode(request) + b"\n"
 
     def _write(self, record: bytes) -> None:
-        """Write all of `record` or nothing of it; raises OSError."""
-        if not self._regular:
-            _write_all(self._file, record)
-            return
+        """Write all of `record` to the regular file or nothing of it; raises OSError."""
         if self._torn_at is not None:
             os.ftruncate(self._file, self._torn_at)
             self._torn_at = None
@@ -187,7 +188,7 @@ class File(SendingExporter[Config]):
         """Set the file aside and begin a new one; on failure all is as before."""
         backup = rotation.set_aside(self._path)
         try:
-            file = _open(self._path)
+            file = open_to_append(self._path)
         except OSError:
             backup.rename(self._path)
             raise
@@ -239,15 +240,6 @@ class File(SendingExporter[Config]):
         # A disk may take long, and a thread is no part of the way of a payload.
         for failure in await asyncio.to_thread(_sync_and_close, files):
             self.log.error("cannot bring %s to the disk: %s", self._path, failure)
-
-
-def _open(path: Path, *, truncate: bool = False) -> int:
-    """Open for writing at the end; raises OSError that names the path."""
-    # A named pipe that nobody reads is an error now, instead of a wait without end.
-    flags = _FLAGS | os.O_NONBLOCK | (os.O_TRUNC if truncate else 0)
-    file = os.open(path, flags, 0o644)
-    os.set_blocking(file, True)
-    return file
 
 
 def _write_all(file: int, record: bytes) -> None:

@@ -6,6 +6,7 @@ knows nothing of OTLP: it maps a path to a handler, which gets the whole message
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, Protocol
 
@@ -13,6 +14,10 @@ import msgspec
 
 from k8strace.budget import Budget, Lease
 from k8strace.units import Duration
+
+# grpcio reads it once, when it is loaded, which is after this. Its core would write a line
+# to stderr for every hostile call and lost connection; we count them, and log one a minute.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024  # what OTLP 1.11 recommends
 MAX_HOLD = 2.0  # seconds for which an answer may be held while there is no room

@@ -25,7 +25,7 @@ from k8strace import component
 from k8strace.budget import Room
 from k8strace.component import Blocked, Context, Outlet, Promise
 from k8strace.driver import Rest, begin
-from k8strace.errors import RefusedError, RejectedError
+from k8strace.errors import RefusedError
 from k8strace.metrics import (
     BATCH_METADATA_CARDINALITY,
     BATCH_SIZE_TRIGGER_SEND,
@@ -129,9 +129,8 @@ class Batch(component.Processor[Config]):
         room.limit = self.context.budget.limit // PARKED_SHARE
         if self._draining or not room.take(payload.size):
             await self._wait_for_room(payload)
-        group = self._groups.get(self._key(payload) if self._keys else ())
-        if group is None:
-            group = self._new_group(payload)
+        key = self._key(payload) if self._keys else ()
+        group = self._groups.get(key) or self._new_group(key, payload)
         if self._answering is None:
             self._park(group, payload, None)
             return
@@ -215,15 +214,15 @@ class Batch(component.Processor[Config]):
                     found.append(value)
         return tuple(map(tuple, values.values()))
 
-    def _new_group(self, payload: Payload) -> _Group:
-        key = self._key(payload)
+    def _new_group(self, key: _Key, payload: Payload) -> _Group:
         limit = self.config.metadata_cardinality_limit
         if self._keys and limit and len(self._groups) >= limit:
             self._room.give(payload.size)
-            raise RejectedError(
+            # One of them is free again when its batches have gone.
+            raise RefusedError(
                 f"{self.context.label}: more than {limit} combinations of the values of "
                 f"{', '.join(self.config.metadata_keys)}",
-                about_data=False,
+                self.config.timeout,
             )
         group = self._groups[key] = _Group(key)
         return group

@@ -212,8 +212,12 @@ class MemoryLimiter(component.Processor[Config]):
         if not self._room.closed and resident >= self.hard:
             self._room.closed = True
             self.log.warning(
-                "resident memory of %d MiB is above the limit: refusing spans",
+                "resident memory of %d MiB, of which spans are %d MiB, is above the limit "
+                "of %d MiB: refusing spans until it is below %d MiB",
                 resident // MIB,
+                self.context.budget.used // MIB,
+                self.hard // MIB,
+                self.soft // MIB,
             )
         elif self._room.closed and resident < self.soft:
             self._room.closed = False

@@ -7,9 +7,8 @@ import json
 import logging
 import os
 import re
-import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +19,7 @@ from k8strace.edges import Edge
 from k8strace.errors import ConfigError, RefusedError, RejectedError
 from k8strace.exporters import debug
 from k8strace.exporters._debug_text import detailed, normal
-from k8strace.exporters.debug import Debug, _write
+from k8strace.exporters.debug import Debug
 from k8strace.payload import Payload
 from tests.support.pipeline import assert_at_rest, configured, context, edge_to, payload
 from tests.support.requests import parse
@@ -199,23 +198,26 @@ async def test_an_output_that_cannot_be_opened_is_named_at_start(tmp_path: Path)
     await exporter.stop(asyncio.get_running_loop().time())
 
 
-def test_a_slow_reader_gets_all_of_it() -> None:
-    reader, writer = os.pipe()
-    os.set_blocking(writer, False)
-    data = bytes(range(256)) * 4096
-    received = bytearray()
-
-    def read() -> None:
-        while part := os.read(reader, 10_000):
-            received.extend(part)
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    _write(writer, data)
-    os.close(writer)
-    thread.join(20)
+async def test_a_pipe_that_nobody_reads_holds_up_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    async with running(bare(path, verbosity="detailed")) as (exporter, edge):
+        sending = [asyncio.ensure_future(edge(payload(2000))) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert exporter.ledger.in_flight == 4000
+        received = b""
+        while not all(one.done() for one in sending):
+            with suppress(BlockingIOError):
+                received += os.read(reader, 65536)
+            await asyncio.sleep(0)
+        received += os.read(reader, 65536)
     os.close(reader)
-    assert received == data
+    for start in re.finditer(rb"Traces\t", received):
+        assert received[max(0, start.start() - 1) : start.start()] in (b"", b"\n")
+    assert received.count(b"Traces\t") == 2
+    assert received.count(b"Trace ID") == 4000
+    assert exporter.ledger.sent == 4000
 
 
 @pytest.mark.parametrize(

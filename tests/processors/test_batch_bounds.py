@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from k8strace.component import Blocked
-from k8strace.errors import RefusedError, RejectedError
+from k8strace.errors import RefusedError
 from k8strace.payload import Origin, Payload
 from k8strace.processors.batch import PARKED_SHARE
 from tests.support.batch import Rig
@@ -166,16 +166,15 @@ async def test_the_origin_stays_where_all_are_the_same() -> None:
     assert len(second.sources) == 2
 
 
-async def test_too_many_combinations_are_rejected_until_some_are_gone() -> None:
+async def test_too_many_combinations_are_refused_until_some_are_gone() -> None:
     rig = Rig(metadata_keys=("tenant",), metadata_cardinality_limit=2, send_batch_size=2)
     await rig.into(from_(rig, tenant="a"))
     await rig.into(from_(rig, tenant="b"))
     assert rig.metric("metadata_cardinality") == 2
-    rejected = await failure(rig.into(from_(rig, tenant="c")))
-    assert isinstance(rejected, RejectedError)
-    assert "more than 2 combinations" in str(rejected)
-    assert not rejected.about_data
-    assert rig.ledger.rejected == 1
+    refused = await failure(rig.into(from_(rig, tenant="c")))
+    assert isinstance(refused, RefusedError)
+    assert "more than 2 combinations of the values of tenant" in str(refused)
+    assert rig.ledger.refused == 1
     await rig.into(from_(rig, tenant="a"))
     await rig.into(from_(rig, tenant="c"))
     await rig.stop()

@@ -405,7 +405,10 @@ async def test_resident_memory_closes_the_way_until_it_is_low_again(
     assert isinstance(refused, RefusedError)
     assert refused.retry_after
     assert rig.limiter.blocked_by(rig.payload()) is not None
-    assert "refusing spans" in caplog.text
+    assert (
+        "resident memory of 10 MiB, of which spans are 0 MiB, is above the limit of "
+        "10 MiB: refusing spans until it is below 8 MiB"
+    ) in caplog.text
     memory.resident = 9 * MIB
     await rig.limiter.check()
     assert isinstance(await failure(drive(rig.into(rig.payload()))), RefusedError)
