@@ -111,7 +111,7 @@ class Gateway:
             return task.result()
         task.cancel()
         await asyncio.wait((task,))
-        return None
+        return None if task.cancelled() else task.result()
 
     async def _start(self, loaded: Loaded) -> _Running:
         telemetry = loaded.config.service.telemetry

@@ -71,11 +71,11 @@ async def test_what_cannot_be_delivered_is_printed_and_counted(start: Start) -> 
 
 
 async def test_a_second_signal_stops_at_once(start: Start) -> None:
-    async def refuse(message: ExportTraceServiceRequest) -> None:
-        raise StatusError(Code.UNAVAILABLE, "closed")
+    async def hang(message: ExportTraceServiceRequest) -> None:
+        await asyncio.Event().wait()
 
     async with Backend() as backend:
-        backend.answer = refuse
+        backend.answer = hang
         async with start(backend.endpoint, "--shutdown-timeout", "60") as gateway:
             async with Client(await gateway.address("grpc")) as client:
                 await client.send(request(30))
@@ -87,11 +87,11 @@ async def test_a_second_signal_stops_at_once(start: Start) -> None:
 
 
 async def test_not_ready_while_draining(start: Start) -> None:
-    async def refuse(message: ExportTraceServiceRequest) -> None:
-        raise StatusError(Code.UNAVAILABLE, "closed")
+    async def hang(message: ExportTraceServiceRequest) -> None:
+        await asyncio.Event().wait()
 
     async with Backend() as backend:
-        backend.answer = refuse
+        backend.answer = hang
         async with start(backend.endpoint, "--shutdown-timeout", "3") as gateway:
             url = f"http://{await gateway.address('health')}/"
             assert (await gateway.get(url))[0] == 200
