@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 
-_BACKLOG = 128
+_BACKLOG = 1024  # a rollout of thousands of kubelets connects at once
 # What binding an address says that this machine doesn't have, such as ::1 without IPv6.
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 

@@ -67,7 +67,7 @@ class Graph:
             chain: list[Processor[Any]] = []
             for id_ in reversed(pipeline.processors):
                 context = self._context("processors", id_, str(name))
-                outlet = self._outlet(context.ledger, str(id_), consumers)
+                outlet = self._outlet(context, consumers)
                 processor = self._make("processors", id_, context, outlet)
                 chain.insert(0, processor)
                 consumers = [processor]
@@ -78,7 +78,7 @@ class Graph:
                 heads.setdefault(id_, []).extend(consumers)
         for id_, consumers in heads.items():
             context = self._context("receivers", id_)
-            outlet = self._outlet(context.ledger, str(id_), consumers)
+            outlet = self._outlet(context, consumers)
             self.receivers[id_] = self._make("receivers", id_, context, outlet)
         if problems:
             raise ConfigError(problems)
@@ -121,13 +121,12 @@ class Graph:
         except ValueError as error:
             raise ConfigError([f"{kind}::{id_}: {error}"]) from error
 
-    def _outlet(
-        self, source: Ledger, name: str, consumers: Sequence[Consumer[Any]]
-    ) -> Outlet:
+    def _outlet(self, context: Context, consumers: Sequence[Consumer[Any]]) -> Outlet:
         if len(consumers) == 1:
-            return Edge(source, consumers[0])
+            return Edge(context.ledger, consumers[0])
         edges = [Edge(Ledger(), consumer) for consumer in consumers]
-        return FanOut(source, edges, self.metrics.counter(SPANS_RESENT, name))
+        resent = self.metrics.counter(SPANS_RESENT, context.kind, context.label)
+        return FanOut(context.ledger, edges, resent)
 
     def consumers(self) -> Iterator[Consumer[Any]]:
         """Processors and exporters, from the front to the back."""

@@ -146,7 +146,7 @@ SPANS = Series(
     ("kind", "component", "pipeline", "outcome"),
 )
 SPANS_DROPPED = Series(
-    "k8strace_spans_dropped", "Spans lost, by reason.", ("component", "reason")
+    "k8strace_spans_dropped", "Spans lost, by reason.", ("kind", "component", "reason")
 )
 SPANS_PARKED = Series(
     "k8strace_spans_parked",
@@ -161,7 +161,7 @@ SPANS_IN_FLIGHT = Series(
 SPANS_RESENT = Series(
     "k8strace_spans_resent",
     "Spans that went on although their sender was told to retry: they come again.",
-    ("component",),
+    ("kind", "component"),
 )
 REQUESTS_REJECTED = Series(
     "k8strace_requests_rejected",
@@ -354,7 +354,7 @@ class Metrics(Collector):
                 add(SPANS, (*where, outcome), getattr(ledger, outcome))
             add(SPANS, (*where, "dropped"), sum(ledger.dropped.values()))
             for reason, spans in ledger.dropped.items():
-                add(SPANS_DROPPED, (component, reason), spans)
+                add(SPANS_DROPPED, (kind, component, reason), spans)
             gauges[SPANS_PARKED][where] = ledger.parked
             gauges[SPANS_IN_FLIGHT][where] = ledger.in_flight
             if kind == "processors":

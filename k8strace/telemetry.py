@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import socket
 import sys
 import time
 import uuid
@@ -22,6 +20,7 @@ from k8strace.http_server import HTTPServer
 from k8strace.memory import resident_memory
 from k8strace.metrics import PROCESS_CPU, PROCESS_RSS, PROCESS_UPTIME, Metrics
 
+_INSTANCE = str(uuid.uuid4())  # of this process: a reload must not begin new series
 _FIELDS = ("component", "pipeline")
 _LEVELS = {"WARNING": "warn"}  # the collector's names are these in small letters, and warn
 _STARTED = time.monotonic()
@@ -80,9 +79,7 @@ def resource_attributes(config: Telemetry) -> dict[str, str]:
     attributes = {
         "service.name": "k8strace",
         "service.version": __version__,
-        "service.instance.id": str(
-            uuid.uuid5(uuid.NAMESPACE_DNS, f"{socket.gethostname()}/{os.getpid()}")
-        ),
+        "service.instance.id": _INSTANCE,
     }
     attributes |= config.resource_attributes
     return {k: v for k, v in attributes.items() if k not in config.suppressed_attributes}

@@ -60,7 +60,7 @@ def test_ledger_becomes_the_collectors_series_and_ours() -> None:
         'otelcol_processor_outgoing_items_total{otel_signal="traces",'
         'processor="probabilistic_sampler",service_instance_id="a"} 4.0',
         'otelcol_exporter_sent_spans_total{exporter="otlp",service_instance_id="a"} 5.0',
-        'k8strace_spans_dropped_total{component="otlp",reason="permanent_error",'
+        'k8strace_spans_dropped_total{component="otlp",kind="exporters",reason="permanent_error",'
         'service_instance_id="a"} 1.0',
         'k8strace_spans_parked{component="otlp",kind="exporters",pipeline="",'
         'service_instance_id="a"} 2.0',

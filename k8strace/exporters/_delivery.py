@@ -27,6 +27,8 @@ MAX_GROUPS = 64
 """A refused parcel is sent again in at most this many groups: three rounds find a culprit
 among a quarter of a million requests, and no round is a flood of small requests."""
 
+HURRIED_PAUSE = 0.5  # seconds between attempts at a stop, whatever the destination asks for
+
 PLAUSIBLE_LIMIT = 64 * 1024
 """Bytes: no destination's limit on messages is as low as this, unless it says so."""
 
@@ -78,7 +80,7 @@ class Delivery:
         self._sizes = metrics.histogram(EXPORTER_BATCH_SEND_SIZE, label)
 
     def hurry(self) -> None:
-        """From now on nothing waits: what failed is tried once more and then given up."""
+        """From now on nobody waits long: who ends this soon has only so much time."""
         self._hurried = True
         self._outcomes.hurried = True
         for pause in self._pauses:
@@ -124,12 +126,9 @@ class Delivery:
         """Attempt until it is taken or there is no sense in another attempt."""
         self._sizes.observe(payload.spans)
         while True:
-            is_last = self._hurried
             try:
                 sent = await self._attempt(payload)
             except RefusedError as error:
-                if is_last:
-                    raise
                 now = asyncio.get_running_loop().time()
                 if course.backoff is None:
                     course.backoff = Backoff(self._retry, course.start)
@@ -197,7 +196,7 @@ class Delivery:
 
     async def _pause(self, delay: float) -> None:
         if self._hurried:
-            return
+            delay = min(delay, HURRIED_PAUSE)
         loop = asyncio.get_running_loop()
         pause = loop.create_future()
         timer = loop.call_later(delay, _wake, pause)

@@ -43,7 +43,7 @@ class Outcomes:
         self._settled = settled
         metrics, label = context.metrics, context.label
         self._send_failed = metrics.counter(EXPORTER_SEND_FAILED_SPANS, label)
-        self._resent = metrics.counter(SPANS_RESENT, label)
+        self._resent = metrics.counter(SPANS_RESENT, context.kind, label)
 
     def succeed(self, parcel: Parcel, sent: Sent) -> None:
         """Settle what the destination took."""
@@ -86,14 +86,17 @@ class Outcomes:
             why = "not taken in time"
             kept = RefusedError(str(error), error.retry_after)
         self._send_failed.add(payload.spans)
+        shares = parcel.shares()
+        comes_again = isinstance(kept, RefusedError) and not any(t.answered for t in shares)
         self.lines.write(
-            reason,
-            logging.ERROR,
+            "handed_back" if comes_again else reason,
+            logging.WARNING if comes_again else logging.ERROR,
             "%d spans from %s were %s by %s (%s): %s",
             *(payload.spans, payload.origin.peer if payload.origin else "several senders"),
-            *(why, self.destination, reason, str(error)),
+            *(why, self.destination),
+            *("their sender is told to retry" if comes_again else reason, str(error)),
         )
-        for ticket, share in parcel.shares().items():
+        for ticket, share in shares.items():
             if ticket.parked:
                 self._ledger.parked -= share
             if ticket.answered:

@@ -68,7 +68,7 @@ class SendingExporter(Exporter[C_co]):
         self._enqueue_failed = context.metrics.counter(
             EXPORTER_ENQUEUE_FAILED_SPANS, context.label
         )
-        self._resent = context.metrics.counter(SPANS_RESENT, context.label)
+        self._resent = context.metrics.counter(SPANS_RESENT, context.kind, context.label)
         self._queue: Queue | None = None
         self._workers: Workers | None = None
         self._delivery = Delivery(

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 from aiohttp import ClientPayloadError, hdrs, web
 from msgspec import Meta
 
-from k8strace.addresses import join_address, listen_address
+from k8strace.addresses import join_address, listen_address, listening_sockets
 from k8strace.budget import Budget, Lease
 from k8strace.component import Config
 from k8strace.errors import K8sTraceError
@@ -34,6 +34,7 @@ from k8strace.grpc import (
 )
 from k8strace.grpc.compression import gunzip
 from k8strace.grpc.endpoints import (
+    cannot_listen,
     check_endpoint,
     claim_unix,
     host_of,
@@ -108,7 +109,7 @@ class Server:
         self._path = config.path
         self._limit = config.max_size
         self._web: web.Server | None = None
-        self._listener: asyncio.Server | None = None
+        self._listeners: list[asyncio.Server] = []
         self._unix_path = ""
         self._running: set[asyncio.Task[object]] = set()
 
@@ -128,31 +129,25 @@ class Server:
         if config.transport == "unix":
             path = unix_path(config.endpoint)
             claim_unix(path)
-            where = show_unix(path)
-        else:
-            host, port = listen_address(config.endpoint)
-            where = join_address(host, port)
-        try:
-            if config.transport == "unix":
-                self._listener = await loop.create_unix_server(server, path)
-                self._unix_path = path
-            else:
-                self._listener = await loop.create_server(server, host or None, port)
-                where = join_address(*self._listener.sockets[0].getsockname()[:2])
-        except OSError as error:
-            number = error.errno or 0
-            reason = os.strerror(number) if number > 0 else error.strerror
-            raise OSError(number, f"cannot listen on {where}: {reason}") from error
+            try:
+                self._listeners = [await loop.create_unix_server(server, path)]
+            except OSError as error:
+                raise cannot_listen(show_unix(path), error.errno) from error
+            self._web, self._unix_path = server, path
+            return show_unix(path)
+        sockets = await listening_sockets(*listen_address(config.endpoint))
+        self._listeners = [await loop.create_server(server, sock=one) for one in sockets]
         self._web = server
-        return where
+        return join_address(*sockets[0].getsockname()[:2])
 
     async def stop(self, grace: float) -> None:
         """Stop listening, let running requests end for `grace` seconds, cancel the rest."""
-        listener, self._listener = self._listener, None
+        listeners, self._listeners = self._listeners, []
         server, self._web = self._web, None
-        if listener is None or server is None:
+        if server is None:
             return
-        listener.close()
+        for listener in listeners:
+            listener.close()
         if self._unix_path and not self._unix_path.startswith("\0"):
             with suppress(FileNotFoundError):
                 os.unlink(self._unix_path)
@@ -162,7 +157,8 @@ class Server:
             for task in late:
                 task.cancel()
         await server.shutdown(_CLOSE)
-        await listener.wait_closed()
+        for listener in listeners:
+            await listener.wait_closed()
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
         task = asyncio.current_task()

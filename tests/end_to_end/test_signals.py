@@ -57,6 +57,28 @@ async def gateway_said(log: list[str], text: str) -> None:
     assert any(text in line for line in log), "\n".join(log)
 
 
+async def test_a_backend_that_comes_back_during_the_drain_gets_everything(
+    start: Start,
+) -> None:
+    async with Backend() as backend:
+        slow = {"initial_interval": "60s", "max_interval": "60s"}
+        async with start(backend.endpoint, retry_on_failure=slow) as gateway:
+            await backend.stop()
+            ids: set[bytes] = set()
+            async with Client(await gateway.address("grpc")) as client:
+                for _ in range(30):
+                    message = request(10)
+                    await client.send(message)
+                    ids.update(span_ids(message))
+            gateway.signal(signal.SIGTERM)
+            await gateway.wait_for_log("draining")
+            await gateway.wait_for_log("did not take")
+            await backend.start()
+            assert await gateway.wait() == 0
+            await gateway_said(gateway.log, "everything taken was delivered")
+    assert set(backend.ids) == ids
+
+
 async def test_what_cannot_be_delivered_is_printed_and_counted(start: Start) -> None:
     async def refuse(message: ExportTraceServiceRequest) -> None:
         raise StatusError(Code.UNAVAILABLE, "closed")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from k8strace.errors import RefusedError
+from k8strace.exporters import _delivery
 from k8strace.payload import Payload
 from tests.support.pipeline import (
     assert_at_rest,
@@ -101,42 +102,38 @@ async def test_stopping_sends_what_is_parked() -> None:
         assert rig.ledger.dropped == {}
 
 
-async def test_stopping_ends_a_pause_with_one_last_attempt(
-    caplog: pytest.LogCaptureFixture,
+async def test_stopping_ends_long_pauses_and_goes_on_with_short_ones(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(_delivery, "HURRIED_PAUSE", 0.001)
     slow = {"initial_interval": "1h", "max_interval": "1h", "max_elapsed_time": "0s"}
     async with running(retry_on_failure=slow) as rig:
-        rig.exporter.failures = [RefusedError("busy") for _ in range(3)]
+        rig.exporter.failures = [RefusedError("busy", 3600.0) for _ in range(9)]
         for _ in range(2):
             await rig.send(3)
         await rig.exporter.attempted(2)
         await asyncio.sleep(0)
         await rig.stop()
-        assert len(rig.exporter.attempts) == 4
-        assert rig.ledger.sent == 3
-        assert rig.ledger.dropped == {"shutdown": 3}
-    assert "3 spans were not delivered to backend:4317 before the end" in caplog.text
+        assert len(rig.exporter.attempts) == 11
+        assert rig.ledger.sent == 6
+        assert rig.ledger.dropped == {}
 
 
-async def test_stopping_with_a_dead_destination_tries_everything_once(
-    caplog: pytest.LogCaptureFixture,
+async def test_stopping_with_a_dead_destination_tries_until_the_deadline(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    monkeypatch.setattr(_delivery, "HURRIED_PAUSE", 0.001)
     async with running(sending_queue={"num_consumers": 2}) as rig:
 
         async def dead(_: Payload) -> None:
             raise RefusedError("connection refused")
 
         rig.exporter.answer = dead
-        rig.exporter.gate.clear()
         for _ in range(20):
             await rig.send(1)
-        await rig.exporter.attempted(2)
-        stopping = asyncio.create_task(rig.stop())
-        await asyncio.sleep(0)
-        rig.exporter.gate.set()
-        await stopping
+        await rig.stop(0.2)
         assert rig.ledger.dropped == {"shutdown": 20}
-        assert len(rig.exporter.attempts) == 22
+        assert len(rig.exporter.attempts) > 4
     assert "20 spans were not delivered to backend:4317" in caplog.text
 
 
