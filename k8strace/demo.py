@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from random import Random
 from typing import TYPE_CHECKING
 
+from k8strace.arguments import non_negative, positive_int
+
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan
     from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -39,14 +41,14 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--requests",
-        type=_count,
+        type=positive_int,
         default=20,
         metavar="N",
         help="requests to the apiserver, of about 10 spans each (default: 20)",
     )
     result.add_argument(
         "--rate",
-        type=_rate,
+        type=non_negative,
         default=0.0,
         metavar="R",
         help="requests a second (default: as fast as possible)",
@@ -178,20 +180,6 @@ def _unreachable(endpoint: str) -> str:
     except OSError as error:
         return error.strerror or str(error)
     return ""
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return number
-
-
-def _rate(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must not be negative, found {text}")
-    return number
 
 
 if __name__ == "__main__":

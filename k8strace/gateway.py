@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from collections.abc import Sequence
 import uvloop
 
 from k8strace import __version__
+from k8strace.arguments import non_negative
 from k8strace.components import COMPONENTS
 from k8strace.config import Loaded, load, render
 from k8strace.errors import ConfigError
@@ -89,7 +89,7 @@ def parser() -> argparse.ArgumentParser:
     )
     result.add_argument(
         "--shutdown-timeout",
-        type=_seconds,
+        type=non_negative,
         metavar="SECONDS",
         help="how long a stop or a reload may take to deliver what is parked "
         f"(default: {SHUTDOWN_TIMEOUT:g})",
@@ -149,13 +149,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             where = f"to {options.command}" if options.command else "without a command"
             arguments.error(f"--{name.replace('_', '-')} does not apply {where}")
     return options
-
-
-def _seconds(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number of 0 or more, not {text}")
-    return number
 
 
 def _keep_standard_files() -> None:

@@ -27,6 +27,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from k8strace import _fastpath
+from k8strace.arguments import non_negative, positive_int
 from k8strace.errors import MalformedPayloadError
 from k8strace.grpc.status import Code, StatusError, retry_delay
 
@@ -78,14 +79,14 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--gzip", action="store_true", help="compress what is sent")
     result.add_argument(
         "--connections",
-        type=_count,
+        type=positive_int,
         default=1,
         metavar="N",
         help="connections, with one request at a time on each (default: 1)",
     )
     result.add_argument(
         "--rate",
-        type=_rate,
+        type=non_negative,
         default=0.0,
         metavar="R",
         help="requests a second (default: as fast as possible)",
@@ -275,20 +276,6 @@ def _status(answer: grpc.aio.AioRpcError) -> StatusError:
         if key == "grpc-status-details-bin" and isinstance(value, bytes):
             delay = retry_delay(value)
     return StatusError(code, answer.details() or "", delay)
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
-    return number
-
-
-def _rate(text: str) -> float:
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise argparse.ArgumentTypeError(f"must not be negative, found {text}")
-    return number
 
 
 if __name__ == "__main__":

@@ -45,7 +45,13 @@ SOURCES = modules(".pxd") | MODULES
 # Lower comes first: a module imports from its own tier and from those above it in this
 # list. A package stands for all of its modules.
 TIERS = (
-    {"k8strace", "k8strace.errors", "k8strace.units", "k8strace.addresses"},
+    {
+        "k8strace",
+        "k8strace.errors",
+        "k8strace.units",
+        "k8strace.addresses",
+        "k8strace.arguments",
+    },
     {"k8strace._wire"},
     set(SOURCES) - set(MODULES) - {"k8strace._wire"},  # C that is shared by cimport
     {"k8strace._fastpath", "k8strace.memory"},
