@@ -4,7 +4,7 @@
 
 FROM python:3.12-slim AS build
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev libnghttp2-dev \
     && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/k8strace
 WORKDIR /src
@@ -14,6 +14,9 @@ RUN /opt/k8strace/bin/python -m pip install --no-cache-dir . \
     && /opt/k8strace/bin/python -m pip uninstall --yes pip
 
 FROM python:3.12-slim
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends libnghttp2-14 \
+    && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/k8strace /opt/k8strace
 # The root may be read-only: nothing is written but what the configuration says.
 ENV PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1

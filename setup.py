@@ -5,9 +5,13 @@ K8STRACE_BUILD=sanitize with the address and undefined-behaviour sanitizers.
 """
 
 import os
+import tempfile
+from pathlib import Path
 
 from Cython.Compiler import Options
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 BUILD = os.environ.get("K8STRACE_BUILD", "release")
 SANITIZERS = "-fsanitize=address,undefined"
@@ -39,11 +43,12 @@ DIRECTIVES = {
 Options.warning_errors = True
 
 
-def extension(name: str) -> Extension:
+def extension(name: str, *libraries: str) -> Extension:
     result = Extension(
         f"k8strace.{name}",
         [f"k8strace/{name}.pyx"],
         extra_compile_args=[*FLAGS[BUILD], *WARNINGS],
+        libraries=list(libraries),
         extra_link_args=[SANITIZERS] if BUILD == "sanitize" else [],
         define_macros=[("K8STRACE_BUILD", f'"{BUILD}"')],
     )
@@ -51,8 +56,29 @@ def extension(name: str) -> Extension:
     return result
 
 
+class BuildExt(build_ext):  # type: ignore[misc]
+    def build_extensions(self) -> None:
+        """Compile; a library that is missing is named, with the command that brings it."""
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "nghttp2.c")
+            source.write_text("#include <nghttp2/nghttp2.h>\n")
+            try:
+                self.compiler.compile([str(source)], output_dir=folder)
+            except CompileError:
+                raise SystemExit(
+                    "libnghttp2's header is missing. This installs it:\n"
+                    "    sudo apt-get install --yes libnghttp2-dev"
+                ) from None
+        super().build_extensions()
+
+
 setup(
-    ext_modules=[extension("_fastpath")],
+    cmdclass={"build_ext": BuildExt},
+    ext_modules=[
+        extension("_fastpath"),
+        extension("_http2", "nghttp2"),
+        extension("_http2_server", "nghttp2"),
+    ],
     # Times of files are compared, not options: without force a change of BUILD is lost.
     options={"build_ext": {"force": True, "cython_c_in_temp": True}},
 )

@@ -54,7 +54,8 @@ TIERS = (
     },
     {"k8strace._wire"},
     set(SOURCES) - set(MODULES) - {"k8strace._wire"},  # C that is shared by cimport
-    {"k8strace._fastpath", "k8strace.memory"},
+    {"k8strace._fastpath", "k8strace._http2", "k8strace.memory"},
+    {"k8strace._http2_server", "k8strace._http2_client"},
     {"k8strace.budget", "k8strace.metrics", "k8strace.driver"},
     {"k8strace.payload"},
     {"k8strace.component", "k8strace.edges", "k8strace.grpc", "k8strace.http_server"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import stat
@@ -231,9 +232,35 @@ def test_missing_packages_are_named_with_the_command(machine: Path) -> None:
     (machine / "make").unlink()
     done = system_packages(machine)
     assert done.returncode == 1
-    command = "sudo apt-get update && sudo apt-get install --yes make gcc libc6-dev"
+    packages = "make gcc libc6-dev libnghttp2-dev"
+    command = f"sudo apt-get update && sudo apt-get install --yes {packages}"
     assert command in done.stderr
     assert not (machine / "apt.log").exists()
+
+
+def test_a_missing_header_is_named_with_its_package(machine: Path) -> None:
+    (machine / "cc").unlink()
+    real = shutil.which("cc")
+    executable(machine / "cc", f'case "$*" in *nghttp2*) exit 1 ;; esac\nexec {real} "$@"')
+    done = system_packages(machine)
+    assert done.returncode == 1
+    assert "install --yes libnghttp2-dev\n" in done.stderr
+
+
+def test_the_build_names_what_brings_a_missing_header(tmp_path: Path) -> None:
+    real = shutil.which("cc")
+    hides = 'for word; do case "$word" in */nghttp2.c) exit 1 ;; esac; done'
+    executable(tmp_path / "cc", f'{hides}\nexec {real} "$@"')
+    done = subprocess.run(
+        [sys.executable, "setup.py", "--quiet", "build_ext", f"--build-lib={tmp_path}"],
+        cwd=ROOT,
+        env={**os.environ, "CC": str(tmp_path / "cc")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "apt-get install --yes libnghttp2-dev" in done.stderr
 
 
 def test_root_gets_missing_packages_installed(machine: Path) -> None:

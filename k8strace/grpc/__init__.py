@@ -88,7 +88,10 @@ class ServerKeepalive(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a server listens. `max_message_size` bounds the decompressed message, bytes."""
+    """How a server listens. `max_message_size` bounds the decompressed message, bytes.
+
+    With `reuse_port` several servers, each in its process, may share a TCP endpoint.
+    """
 
     endpoint: str
     transport: Literal["tcp", "unix"] = "tcp"
@@ -96,6 +99,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     max_concurrent_streams: int | None = None
     keepalive: ServerKeepalive = ServerKeepalive()
     include_metadata: bool = False
+    reuse_port: bool = False
 
 
 class Server(Protocol):

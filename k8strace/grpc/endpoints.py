@@ -109,6 +109,65 @@ def _probe(family: int, kind: int, protocol: int, address: tuple[object, ...]) -
         probe.bind(address)
 
 
+async def listen_tcp(
+    host: str, port: int, *, reuse_port: bool = False
+) -> list[socket.socket]:
+    """Sockets bound to all addresses of `host`, with one port where `port` is 0.
+
+    An empty host is all addresses of the machine. Raises OSError that names the address;
+    one of several addresses of a name may fail, but none may be in use.
+    """
+    where = join_address(host, port)
+    loop = asyncio.get_running_loop()
+    if host:
+        try:
+            found = await loop.getaddrinfo(
+                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except socket.gaierror as error:
+            raise OSError(
+                errno.EADDRNOTAVAIL, f"cannot listen on {where}: {error}"
+            ) from error
+        places = list(dict.fromkeys((one[0], one[4][0]) for one in found))
+    else:
+        both = socket.has_dualstack_ipv6()
+        places = [(socket.AF_INET6, "::") if both else (socket.AF_INET, "0.0.0.0")]
+    bound: list[socket.socket] = []
+    failures: list[OSError] = []
+    for family, address in places:
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if reuse_port:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            if family == socket.AF_INET6:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(bool(host)))
+            sock.setblocking(False)
+            sock.bind((address, port or (bound[0].getsockname()[1] if bound else 0)))
+            bound.append(sock)
+        except OSError as error:
+            sock.close()
+            failures.append(error)
+    for failure in failures:
+        if failure.errno == errno.EADDRINUSE or not bound:
+            for sock in bound:
+                sock.close()
+            raise cannot_listen(where, failure.errno)
+    return bound
+
+
+def listen_unix(path: str) -> socket.socket:
+    """A socket bound to `path`. Raises OSError that names it."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.bind(path)
+    except OSError as error:
+        sock.close()
+        raise cannot_listen(show_unix(path), error.errno) from error
+    return sock
+
+
 def cannot_listen(where: str, number: int | None) -> OSError:
     """The error that says where, and why."""
     reason = os.strerror(number) if number else "unknown error"

@@ -100,7 +100,7 @@ class Server:
             target = where = show_unix(path)
         else:
             host, port = listen_address(settings.endpoint)
-            if port:
+            if port and not settings.reuse_port:
                 await check_free(host, port)
             where = join_address(host, port)
             target = join_address(host or "::", port)
@@ -262,7 +262,7 @@ def _metadata(context: Any) -> Metadata:
 def _server_options(settings: ServerSettings) -> Options:
     keepalive = settings.keepalive
     options: Options = [
-        ("grpc.so_reuseport", 0),
+        ("grpc.so_reuseport", int(settings.reuse_port)),
         ("grpc.per_message_decompression", 0),
         ("grpc.compression_enabled_algorithms_bitset", _GZIP_AND_NONE),
         ("grpc.max_receive_message_length", min(settings.max_message_size, _INT_MAX)),

@@ -9,14 +9,18 @@ from types import ModuleType
 import pytest
 import uvloop
 
-from k8strace.grpc import grpcio
+from k8strace.grpc import grpcio, native
 
 LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 
 
-@pytest.fixture(params=[grpcio], ids=lambda module: module.__name__.rpartition(".")[2])
+@pytest.fixture(
+    params=[grpcio, native], ids=lambda module: module.__name__.rpartition(".")[2]
+)
 def engine(request: pytest.FixtureRequest) -> ModuleType:
     module: ModuleType = request.param
+    if module is native and "client" in request.module.__name__:
+        pytest.skip("the native engine has no client")
     return module
 
 

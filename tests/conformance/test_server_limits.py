@@ -94,7 +94,7 @@ async def test_other_encodings_are_not_implemented(engine: ModuleType) -> None:
                 frame(HEADERS, END_HEADERS, 1, headers(*GRPC, ("grpc-encoding", "snappy"))),
                 frame(DATA, END_STREAM, 1, message(zlib.compress(b"\x0a\x00"), 1)),
             )
-            assert b"grpc-status" in await raw.trailers()
+            assert await raw.status() > 0
         assert len(rig.calls) == 1
 
 

@@ -8,9 +8,10 @@ from typing import NamedTuple
 
 from tests.support.backend import PATH
 
-DATA, HEADERS, RST_STREAM, SETTINGS, GOAWAY = 0, 1, 3, 4, 7
-END_STREAM, END_HEADERS = 1, 4
-CANCEL = 8
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS = 0, 1, 2, 3, 4
+PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 6, 7, 8, 9
+END_STREAM, ACK, END_HEADERS = 1, 1, 4
+NO_ERROR, PROTOCOL_ERROR, REFUSED_STREAM, CANCEL, ENHANCE_YOUR_CALM = 0, 1, 7, 8, 11
 
 
 class Frame(NamedTuple):
@@ -51,16 +52,46 @@ def message(body: bytes, compressed: int = 0) -> bytes:
     return struct.pack(">BI", compressed, len(body)) + body
 
 
+STATUS_NAMES = (b"grpc-status", b"\x9a\xca\xc8\xb2\x12\x34\xda\x8f")
+
+
+def grpc_status(block: bytes) -> int:
+    """The grpc-status of a header block, whose name is a literal, plain or by Huffman."""
+    for name in STATUS_NAMES:
+        _, found, after = block.partition(name)
+        if found:
+            return int(after[1 : 1 + after[0]])
+    raise AssertionError(f"no grpc-status in {block!r}")
+
+
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0)
+
+
+def frames(data: bytes) -> list[Frame]:
+    """The frames that `data` is made of."""
+    found = []
+    while data:
+        length = int.from_bytes(data[:3], "big")
+        kind, flags, stream = struct.unpack(">BBI", data[3:9])
+        assert len(data) >= 9 + length
+        found.append(Frame(kind, flags, stream, data[9 : 9 + length]))
+        data = data[9 + length :]
+    return found
+
+
 class Raw:
     """A connection on which a test writes what it likes."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, source: str | None = None) -> None:
+        self._source = None if source is None else (source, 0)
         host, _, port = address.rpartition(":")
         self._host, self._port = host.strip("[]"), int(port)
 
     async def __aenter__(self) -> Raw:
-        self.reader, self.writer = await asyncio.open_connection(self._host, self._port)
-        self.writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + frame(SETTINGS, 0, 0))
+        self.reader, self.writer = await asyncio.open_connection(
+            self._host, self._port, local_addr=self._source
+        )
+        self.writer.write(PREFACE)
         await self.writer.drain()
         return self
 
@@ -85,6 +116,10 @@ class Raw:
                 kind, flags, stream = struct.unpack(">BBI", head[3:])
                 if kind in types:
                     return Frame(kind, flags, stream, body)
+
+    async def status(self) -> int:
+        """The grpc-status in the header block that ends the stream."""
+        return grpc_status(await self.trailers())
 
     async def trailers(self) -> bytes:
         """The header block that ends the stream: grpc-status is readable in it."""

@@ -1,0 +1,498 @@
+"""gRPC servers' sessions; `_http2_server.pyi` says what they promise."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.math cimport INFINITY
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.string cimport memcmp, memcpy
+
+cimport k8strace._nghttp2 as h2
+from k8strace._frames cimport (
+    HEADER_OVERHEAD, INTERNAL, INVALID_ARGUMENT, MAX_LENGTH, PREFIX_SIZE,
+    RESOURCE_EXHAUSTED, UNIMPLEMENTED, Buffer, Head, append, copy_message, equals, header,
+    length_of, literal, read_header, release,
+)
+from k8strace._http2 cimport Session, binary, callbacks, check, escaped, options
+
+cdef enum Stage:
+    OPENING  # its headers come
+    PREFIX  # the five bytes before the message come
+    WAITING  # for room; what comes is held, a window at most
+    BODY  # the message comes, into its place
+    SINKING  # no gRPC: what comes is dropped, up to SINK bytes
+    SERVED  # handed out, not answered
+    ANSWERED
+
+cdef enum:
+    SINK = 64 * 1024
+    GAPS = 64  # ranges of skipped stream ids that are remembered
+    PING_STRIKES = 2  # as gRPC's servers
+    WINDOW = 256 * 1024
+    CONNECTION_WINDOW = 16 * 1024 * 1024
+
+cdef double PING_INTERVAL_AT_REST = 2 * 3600  # seconds, as gRPC's servers
+
+STREAM_WINDOW = <int>WINDOW
+WHOLE, WAITS, REJECTED, CANCELLED = range(4)
+
+cdef bytes NOT_GRPC = b"gRPC only: POST with content-type application/grpc\n"
+
+
+@cython.final
+cdef class Request:
+    cdef readonly int32_t stream
+    cdef readonly bytes path
+    cdef readonly bint is_compressed
+    cdef readonly object deadline
+    cdef readonly Py_ssize_t size
+    cdef readonly str reason
+    cdef readonly str text
+    cdef public object task
+    cdef bytes message
+    cdef object lease
+    cdef list pairs
+    cdef double since  # when it began, or was admitted
+    cdef Py_ssize_t received  # of the prefix, then of the message
+    cdef uint8_t[PREFIX_SIZE] prefix
+    cdef Stage stage
+    cdef Head head
+    cdef bint has_ended
+    cdef Buffer held
+    cdef bytes answer
+    cdef Py_ssize_t sent  # of the answer
+    cdef bint is_plain  # the answer is no gRPC
+
+    def __cinit__(self):
+        self.head.timeout = -1
+
+    def __dealloc__(self):
+        release(&self.held)
+
+    @property
+    def metadata(self):
+        return tuple(self.pairs) if self.pairs else ()
+
+    def take(self):
+        message, lease = self.message, self.lease
+        self.message = self.lease = None
+        return message, lease
+
+
+@cython.final
+cdef class ServerSession(Session):
+    cdef dict streams
+    cdef object admit
+    cdef frozenset paths
+    cdef bytes last_path
+    cdef Py_ssize_t max_message
+    cdef Py_ssize_t max_headers
+    cdef bint keeps_metadata
+    cdef double last_ping
+    cdef double ping_interval
+    cdef bint permits_pings
+    cdef int strikes
+    cdef int32_t last_id
+    cdef list gaps
+
+    def __init__(
+        self,
+        paths,
+        admit,
+        double now,
+        *,
+        Py_ssize_t max_message,
+        uint32_t max_streams,
+        uint32_t max_headers,
+        bint metadata=False,
+        double ping_interval=0,
+        bint permits_pings=True,
+    ):
+        cdef h2.settings_entry[3] settings
+        self.paths = frozenset(paths)
+        self.admit = admit
+        self.now = now
+        self.max_message = min(max_message, <Py_ssize_t>MAX_LENGTH)
+        self.max_headers = max_headers
+        self.keeps_metadata = metadata
+        self.ping_interval = ping_interval
+        self.permits_pings = permits_pings
+        self.last_ping = -INFINITY
+        self.streams = {}
+        self.gaps = []
+        check(h2.session_server_new2(&self.session, callbacks(), <void *>self, options()))
+        settings[0].settings_id = h2.SETTINGS_MAX_CONCURRENT_STREAMS
+        settings[0].value = max_streams
+        settings[1].settings_id = h2.SETTINGS_INITIAL_WINDOW_SIZE
+        settings[1].value = WINDOW
+        settings[2].settings_id = h2.SETTINGS_MAX_HEADER_LIST_SIZE
+        settings[2].value = max_headers
+        self.configure(settings, 3)
+        self.widen(0, CONNECTION_WINDOW)
+
+    def receive(self, data, Py_ssize_t size, double now):
+        self.feed(data, size, now)
+        return self.take_events()
+
+    def output(self):
+        self.pump()
+        return PyBytes_FromStringAndSize(<char *>self.out.data, self.out.size)
+
+    def admitted(self, Request request not None, lease not None, double now):
+        if request.stage != WAITING:
+            return []
+        request.lease = lease
+        request.since = now
+        self.begin_body(request)
+        memcpy(PyBytes_AS_STRING(request.message), request.held.data, request.held.size)
+        release(&request.held)
+        if request.has_ended:
+            self.end(request)
+        return self.take_events()
+
+    def respond(self, Request request not None, bytes message not None):
+        if request.stage == SERVED:
+            self.send_answer(request, message, b"200", b"application/grpc")
+
+    def fail(
+        self,
+        Request request not None,
+        int code,
+        str message not None,
+        bytes details not None=b"",
+    ):
+        cdef h2.nv[6] nv
+        cdef size_t count = 4
+        if request.stage == ANSWERED:
+            return
+        if request.stage == OPENING:
+            # Until a header block has ended, nothing else can come on its connection.
+            self.terminate(h2.ENHANCE_YOUR_CALM)
+            return
+        number = b"%d" % code
+        text = escaped(message)
+        literal(&nv[0], b":status", b"200")
+        literal(&nv[1], b"content-type", b"application/grpc")
+        header(&nv[2], b"grpc-status", number, PyBytes_GET_SIZE(number))
+        header(&nv[3], b"grpc-message", text, PyBytes_GET_SIZE(text))
+        if details:
+            details = binary(details)
+            header(
+                &nv[count], b"grpc-status-details-bin", details, PyBytes_GET_SIZE(details)
+            )
+            count += 1
+        if code == UNIMPLEMENTED:
+            literal(&nv[count], b"grpc-accept-encoding", b"identity,gzip")
+            count += 1
+        self.send_headers(request, nv, count)
+
+    def late(self, double now, double after, double rate):
+        cdef Request request
+        cdef double allowed
+        found = []
+        for request in self.streams.values():
+            allowed = now - request.since - after
+            if (
+                (request.stage < SERVED and request.stage != WAITING)
+                and allowed > 0
+                and request.received < allowed * rate
+            ):
+                found.append(request)
+        return found
+
+    @property
+    def requests(self):
+        return list(self.streams.values())
+
+    def notice(self):
+        check(h2.submit_shutdown_notice(self.session))
+
+    def close(self):
+        cdef Request request
+        for request in list(self.streams.values()):
+            self.gone(request)
+        self.streams.clear()
+        self.admit = None
+        return self.take_events()
+
+    cdef int send_answer(
+        self, Request request, bytes body, const char *status, const char *content_type
+    ) except -1:
+        cdef h2.nv[2] nv
+        cdef h2.data_provider provider
+        self.settle(request)
+        request.answer = body
+        provider.source.ptr = <void *>request
+        provider.read_callback = read_answer
+        literal(&nv[0], b":status", status)
+        literal(&nv[1], b"content-type", content_type)
+        check(h2.submit_response(self.session, request.stream, nv, 2, &provider))
+        return 0
+
+    cdef int send_headers(self, Request request, const h2.nv *nv, size_t count) except -1:
+        self.settle(request)
+        check(h2.submit_response(self.session, request.stream, nv, count, NULL))
+        return 0
+
+    cdef int ended(self, void *owner) except -1:
+        """The answer is sent: what more comes of its request is not wanted."""
+        if owner != NULL and not (<Request>owner).has_ended:
+            self.reset((<Request>owner).stream, h2.NO_ERROR)
+        return 0
+
+    cdef int settle(self, Request request) except -1:
+        request.stage = ANSWERED
+        request.message = request.lease = None
+        release(&request.held)
+        self.strikes = 0
+        self.last_ping = -INFINITY
+        return 0
+
+    cdef int reject(self, Request request, str reason, int code, str text) except -1:
+        request.reason = reason
+        request.text = text
+        self.fail(request, code, text)
+        self.events.append((REJECTED, request))
+        return 0
+
+    cdef int reject_http(self, Request request) except -1:
+        cdef h2.nv[1] nv
+        request.reason = "unsupported"
+        request.text = "no gRPC request"
+        if request.head.is_head:
+            literal(&nv[0], b":status", b"415")
+            self.send_headers(request, nv, 1)
+        else:
+            request.is_plain = True
+            self.send_answer(request, NOT_GRPC, b"415", b"text/plain")
+        self.events.append((REJECTED, request))
+        return 0
+
+    cdef int begin_frame(self, int kind, int32_t stream) except -1:
+        """A new stream's id is above all before it; libnghttp2 ignores one that isn't."""
+        if kind != h2.HEADERS or stream & 1 == 0:
+            return 0
+        if stream > self.last_id:
+            if stream > self.last_id + 2:
+                self.gaps.append((self.last_id, stream))
+                del self.gaps[:-GAPS]
+            self.last_id = stream
+            return 0
+        for before, after in self.gaps:
+            if before < stream < after:
+                return self.terminate(h2.PROTOCOL_ERROR)
+        return 0
+
+    cdef int begin_headers(self, int32_t stream) except -1:
+        cdef Request request
+        if stream in self.streams:
+            return 0
+        request = Request()
+        request.stream = stream
+        request.since = self.now
+        self.streams[stream] = request
+        check(h2.session_set_stream_user_data(self.session, stream, <void *>request))
+        return 0
+
+    cdef int take_header(
+        self,
+        void *owner,
+        const uint8_t *name,
+        size_t name_size,
+        const uint8_t *value,
+        size_t size,
+    ) except -1:
+        cdef Request request
+        if owner == NULL:
+            return 0
+        request = <Request>owner
+        request.head.size += name_size + size + HEADER_OVERHEAD
+        if request.stage != OPENING or request.head.size > self.max_headers:
+            return 0
+        if equals(name, name_size, b":path"):
+            # Most requests of a connection have the same.
+            if self.last_path is None or not equals(value, size, self.last_path):
+                self.last_path = value[:size]
+            request.path = self.last_path
+        elif (
+            not read_header(&request.head, name, name_size, value, size)
+            and self.keeps_metadata
+            and not (name_size > 4 and memcmp(name + name_size - 4, b"-bin", 4) == 0)
+        ):
+            if request.pairs is None:
+                request.pairs = []
+            request.pairs.append(
+                (name[:name_size].decode("latin-1"), value[:size].decode("latin-1"))
+            )
+        return 0
+
+    cdef int opened(self, Request request) except -1:
+        """The header block is complete."""
+        cdef Head *head = &request.head
+        request.stage = PREFIX
+        if head.size > self.max_headers:
+            text = f"headers are larger than {self.max_headers} bytes"
+            return self.reject(request, "msg_too_large", RESOURCE_EXHAUSTED, text)
+        if not (head.is_post and head.is_grpc):
+            request.stage = SINKING
+            return 0
+        if request.path not in self.paths:
+            text = f"unknown method {request.path[:200].decode('latin-1')!r}"
+            return self.reject(request, "unknown_method", UNIMPLEMENTED, text)
+        if head.has_unknown_encoding:
+            text = "the message's encoding is not supported: use gzip or none"
+            return self.reject(request, "unsupported", UNIMPLEMENTED, text)
+        if head.has_bad_timeout:
+            text = "grpc-timeout is malformed"
+            return self.reject(request, "decode_error", INVALID_ARGUMENT, text)
+        if head.timeout >= 0:
+            request.deadline = self.now + head.timeout
+        return 0
+
+    cdef int take_data(self, void *owner, const uint8_t *data, Py_ssize_t size) except -1:
+        cdef Request request
+        cdef Py_ssize_t part
+        if owner == NULL:
+            return 0
+        request = <Request>owner
+        if request.stage == SINKING:
+            request.received += size
+            return self.reject_http(request) if request.received > SINK else 0
+        if request.stage == PREFIX:
+            part = min(size, PREFIX_SIZE - request.received)
+            memcpy(request.prefix + request.received, data, part)
+            request.received += part
+            if request.received < PREFIX_SIZE:
+                return 0
+            data += part
+            size -= part
+            self.announced(request)
+        if request.stage != BODY and request.stage != WAITING:
+            return 0
+        if size > request.size - request.received:
+            text = "a unary call has one message"
+            return self.reject(request, "decode_error", INTERNAL, text)
+        if request.stage == BODY:
+            memcpy(PyBytes_AS_STRING(request.message) + request.received, data, size)
+        elif not append(&request.held, data, size):
+            raise MemoryError
+        request.received += size
+        return 0
+
+    cdef int announced(self, Request request) except -1:
+        """The prefix is complete: the message's size is known."""
+        cdef uint8_t flags = request.prefix[0]
+        request.size = length_of(request.prefix)
+        request.received = 0
+        if flags > 1 or (flags and not request.head.is_gzip):
+            text = "the message's flags don't fit grpc-encoding"
+            return self.reject(request, "decode_error", INTERNAL, text)
+        if request.size > self.max_message:
+            text = f"message is larger than {self.max_message} bytes"
+            return self.reject(request, "msg_too_large", RESOURCE_EXHAUSTED, text)
+        request.is_compressed = flags == 1
+        request.lease = self.admit(request.size)
+        if request.lease is None:
+            request.stage = WAITING
+            self.events.append((WAITS, request))
+            return 0
+        return self.begin_body(request)
+
+    cdef int begin_body(self, Request request) except -1:
+        request.message = PyBytes_FromStringAndSize(NULL, request.size)
+        request.stage = BODY
+        if request.size + PREFIX_SIZE > WINDOW and not request.has_ended:
+            self.widen(request.stream, <int32_t>(request.size + PREFIX_SIZE))
+        return 0
+
+    cdef int end(self, Request request) except -1:
+        """The client has sent all that it will."""
+        request.has_ended = True
+        if request.stage == SINKING:
+            return self.reject_http(request)
+        if request.stage == PREFIX or (
+            request.stage in (BODY, WAITING) and request.received < request.size
+        ):
+            text = "the call ended before its message"
+            return self.reject(request, "incomplete", INVALID_ARGUMENT, text)
+        if request.stage == BODY:
+            request.stage = SERVED
+            self.forgive(1)
+            self.events.append((WHOLE, request))
+        return 0
+
+    cdef int closed(self, int32_t stream, uint32_t code) except -1:
+        request = self.streams.pop(stream, None)
+        return 0 if request is None else self.gone(request)
+
+    cdef int gone(self, Request request) except -1:
+        if request.stage == ANSWERED:
+            return 0
+        if request.stage != SERVED:
+            request.reason = "incomplete"
+            request.text = "the call ended before its message"
+        request.stage = ANSWERED
+        request.message = request.lease = None
+        self.events.append((CANCELLED, request))
+        return 0
+
+    cdef int take_frame(self, const h2.frame *frame, void *owner) except -1:
+        cdef int kind = frame.hd.type
+        cdef Request request
+        if kind == h2.DATA or kind == h2.HEADERS:
+            if owner == NULL:
+                return 0
+            request = <Request>owner
+            if request.stage == OPENING:
+                self.opened(request)
+            if frame.hd.flags & h2.FLAG_END_STREAM:
+                return self.end(request)
+            if kind == h2.DATA and frame.hd.length == 0:
+                return self.count_flood()
+            return 0
+        if kind == h2.SETTINGS:
+            self.is_up = True
+        elif kind == h2.PING:
+            if frame.hd.flags & h2.FLAG_ACK:
+                self.pongs += 1
+                return 0
+            self.pinged()
+        elif kind == h2.GOAWAY:
+            return 0
+        return self.count_flood()
+
+    cdef int pinged(self) except -1:
+        """Pings while nothing is answered are a keepalive, which has to be permitted."""
+        cdef bint permitted = self.permits_pings or len(self.streams) > 0
+        cdef double interval = self.ping_interval if permitted else PING_INTERVAL_AT_REST
+        if self.ping_interval > 0 and self.now - self.last_ping < interval:
+            self.strikes += 1
+            if self.strikes > PING_STRIKES:
+                self.terminate(h2.ENHANCE_YOUR_CALM)
+        self.last_ping = self.now
+        return 0
+
+
+cdef ssize_t read_answer(
+    h2.session *session,
+    int32_t stream,
+    uint8_t *out,
+    size_t room,
+    uint32_t *flags,
+    h2.data_source *source,
+    void *owner,
+) noexcept:
+    cdef Request request = <Request>source.ptr
+    cdef Py_ssize_t total = PyBytes_GET_SIZE(request.answer)
+    cdef Py_ssize_t size
+    cdef h2.nv[1] nv
+    size = copy_message(
+        out, room, PyBytes_AS_STRING(request.answer), total, request.sent, request.is_plain
+    )
+    request.sent += size
+    if request.sent == total + (0 if request.is_plain else PREFIX_SIZE):
+        flags[0] = h2.DATA_FLAG_EOF
+        if not request.is_plain:
+            flags[0] |= h2.DATA_FLAG_NO_END_STREAM
+            literal(&nv[0], b"grpc-status", b"0")
+            h2.submit_trailer(session, stream, nv, 1)
+    return size

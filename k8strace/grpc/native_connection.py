@@ -1,0 +1,442 @@
+"""A connection of the native server: one of nghttp2's sessions on a transport.
+
+- A request runs inside the callback that brought its last byte; only one that has to wait
+  becomes a task.
+- A message's bytes are reserved when its length is here. Where there is no room, the
+  client is not let send more than a window, until there is room or it is refused.
+- What was announced and has not come never holds more than half of the budget, and of
+  that no client's more than a half: others notice nothing of who announces and is silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping
+from functools import partial
+from random import uniform
+from typing import Any, cast
+
+from k8strace._http2 import ProtocolError
+from k8strace._http2_server import CANCELLED, REJECTED, WAITS, WHOLE, Request, ServerSession
+from k8strace.budget import Budget, Lease
+from k8strace.driver import Done, Rest, begin
+from k8strace.grpc import (
+    SLOW_AFTER,
+    SLOW_RATE,
+    Call,
+    Handler,
+    Reject,
+    ServerSettings,
+    hold_until,
+)
+from k8strace.grpc.compression import MAGIC, gunzip
+from k8strace.grpc.endpoints import (
+    host_of,
+    peer_of_socket,
+)
+from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
+
+log = logging.getLogger(__name__)
+
+READ_SIZE = 256 * 1024  # bytes; one buffer serves all connections, one after the other
+MAX_STREAMS = 1024  # of a connection at a time, unless the settings say otherwise
+MAX_HEADERS = 16 * 1024  # bytes; gRPC's own servers take as much
+MAX_WAITING = 256  # messages that wait for room, each with a window's bytes
+LARGE = 64 * 1024  # bytes; smaller messages don't count as announced
+MIN_PING_INTERVAL = 300.0  # seconds; from here on defaults are those of gRPC's servers
+PING_AFTER = 7200.0
+PING_TIMEOUT = 20.0
+HANDSHAKE_TIMEOUT = 20.0
+STALL_TIMEOUT = 60.0  # seconds in which a client has to take something of what it gets
+NOTICE = 1.0  # seconds for an answer to the ping that goes with a GOAWAY
+
+
+Leases = Lease | tuple[Lease, Lease]
+
+
+class Announced(Budget):
+    """The room for messages that are to come, of which no peer ever has more than half."""
+
+    __slots__ = ()
+
+    def share(self, peer: str) -> int:  # noqa: ARG002
+        return self.limit // 2
+
+    def amount(self, size: int) -> int:
+        """What a message counts; the largest has to fit, too."""
+        return min(size, self.limit // 2)
+
+
+class Shared:
+    """What the connections of a server have in common."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        handlers: Mapping[bytes, Handler],
+        budget: Budget,
+        on_reject: Reject,
+    ) -> None:
+        self.settings = settings
+        self.handlers = handlers
+        self.budget = budget
+        self.announced = Announced(budget.limit // 2)
+        self.on_reject = on_reject
+        self.buffer = bytearray(READ_SIZE)
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.waiting = 0
+        self.is_draining = False
+        self.changed = asyncio.Event()
+
+
+class Running:
+    """What goes on for a request that didn't end in the callback that brought it."""
+
+    __slots__ = ("expired", "task", "timer")
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task = task
+        self.timer: asyncio.TimerHandle | None = None
+        self.expired = False
+
+
+class Connection(asyncio.BufferedProtocol):
+    """A client."""
+
+    def __init__(self, shared: Shared, loop: asyncio.AbstractEventLoop) -> None:
+        self._shared = shared
+        self._loop = loop
+        self._budget = shared.budget
+        self._buffer = shared.buffer
+        self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._session: ServerSession | None = None
+        self._peer = self._host = ""
+        self._is_paused = False
+        self._ends_at: float | None = None
+        self._drained_at: float | None = None
+        self._goaway_at: float | None = None
+        self._pinged_at: float | None = None
+        self._pongs = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        shared = self._shared
+        settings, keepalive = shared.settings, shared.settings.keepalive
+        now = self._loop.time()
+        self._transport = cast("asyncio.Transport", transport)
+        self._peer = peer_of_socket(transport.get_extra_info("peername"))
+        self._host = host_of(self._peer)
+        self._begun = self._heard = self._active = self._wrote = now
+        age = keepalive.max_connection_age
+        self._old_at = now + age * uniform(0.9, 1.1) if age else None
+        self._session = ServerSession(
+            shared.handlers,
+            self._lease,
+            now,
+            max_message=settings.max_message_size,
+            max_streams=settings.max_concurrent_streams or MAX_STREAMS,
+            max_headers=MAX_HEADERS,
+            metadata=settings.include_metadata,
+            ping_interval=keepalive.min_time or MIN_PING_INTERVAL,
+            permits_pings=keepalive.permit_without_stream,
+        )
+        shared.connections.add(self)
+        self._flush()
+        if shared.is_draining:
+            self.drain(0)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        session, self._session = self._session, None
+        shared = self._shared
+        shared.connections.discard(self)
+        shared.changed.set()
+        if session is not None:
+            self._handle(session, session.close())
+
+    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        session = self._session
+        if session is None:
+            return
+        self._heard = now = self._loop.time()
+        try:
+            events = session.receive(self._buffer, nbytes, now)
+        except ProtocolError as error:
+            self._broken(error)
+            return
+        if events:
+            self._active = now
+            self._handle(session, events)
+        if self._goaway_at is not None and session.pongs > self._pongs:
+            self._goaway(session)
+        self._flush()
+
+    def pause_writing(self) -> None:
+        self._is_paused = True
+        self._wrote = self._loop.time()
+        self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        self._is_paused = False
+        self._transport.resume_reading()
+        self._flush()
+
+    def drain(self, grace: float) -> None:
+        """Take no more requests; be over when those that run are answered, or cut off."""
+        session = self._session
+        if session is None or self._drained_at is not None:
+            return
+        now = self._loop.time()
+        self._drained_at, self._ends_at = now, now + grace
+        self._goaway_at = now + min(NOTICE, grace)
+        self._pongs = session.pongs
+        session.notice()
+        self._flush()
+        # Behind the notice: with its answer, the notice has come before.
+        session.ping()
+        self._flush()
+
+    def end(self) -> None:
+        """Refuse what still runs and close."""
+        session = self._session
+        if session is None:
+            return
+        for request in session.requests:
+            if request.task is not None:
+                request.task.task.cancel()
+            session.fail(request, Code.UNAVAILABLE, "the server stops")
+        self._goaway(session)
+        self._flush()
+        self._transport.close()
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    def look_after(self, now: float) -> None:
+        """What time brings, apart from what is asked for."""
+        session = self._session
+        if session is None:
+            return
+        late = session.late(now, SLOW_AFTER, SLOW_RATE)
+        for request in late:
+            text = f"the message came slower than {SLOW_RATE} bytes a second"
+            self._shared.on_reject("slow", self._peer, text)
+            session.fail(request, Code.DEADLINE_EXCEEDED, text)
+        keepalive = self._shared.settings.keepalive
+        if session.requests:
+            self._active = now
+        if self._goaway_at is not None and now >= self._goaway_at:
+            self._goaway(session)
+        if (
+            (self._is_paused and now - self._wrote > STALL_TIMEOUT)
+            or (not session.is_up and now - self._begun > HANDSHAKE_TIMEOUT)
+            or (self._ends_at is not None and now >= self._ends_at)
+            or self._is_dead(session, now)
+        ):
+            self._transport.abort()
+            return
+        idle = keepalive.max_connection_idle
+        if (self._old_at is not None and now >= self._old_at) or (
+            idle and now - self._active >= idle
+        ):
+            grace = keepalive.max_connection_age_grace
+            self.drain(float("inf") if grace is None else grace)
+        self._flush()
+
+    def _is_dead(self, session: ServerSession, now: float) -> bool:
+        """Keepalive: pings who was not heard of, says whether it didn't answer."""
+        keepalive = self._shared.settings.keepalive
+        if self._pinged_at is not None:
+            if self._heard > self._pinged_at:
+                self._pinged_at = None
+            else:
+                return now - self._pinged_at > (keepalive.timeout or PING_TIMEOUT)
+        if now - self._heard > (keepalive.time or PING_AFTER):
+            self._pinged_at = now
+            session.ping()
+        return False
+
+    def _goaway(self, session: ServerSession) -> None:
+        self._goaway_at = None
+        session.goaway()
+
+    def _lease(self, size: int) -> Leases | None:
+        """Room for a message, and where it is large, for its coming."""
+        if size <= LARGE:
+            return self._budget.lease(size, self._host)
+        announced = self._shared.announced
+        coming = announced.lease(announced.amount(size), self._host)
+        if coming is None:
+            return None
+        lease = self._budget.lease(size, self._host)
+        return None if lease is None else (lease, coming)
+
+    def _handle(self, session: ServerSession, events: list[tuple[int, Request]]) -> None:
+        for kind, request in events:
+            if kind == WHOLE:
+                self._serve(session, request)
+            elif kind == WAITS:
+                self._wait(session, request)
+            elif kind == REJECTED:
+                self._reject(request)
+            elif kind == CANCELLED:
+                running: Running | None = request.task
+                if running is not None:
+                    running.task.cancel()
+                if request.reason is None:
+                    continue
+                if running is None:
+                    self._reject(request)
+                else:
+                    running.task.add_done_callback(partial(self._reject, request))
+
+    def _reject(self, request: Request, _ended: object = None) -> None:
+        reason, text = cast("str", request.reason), cast("str", request.text)
+        self._shared.on_reject(reason, self._peer, text)
+
+    def _serve(self, session: ServerSession, request: Request) -> None:
+        message, leases = request.take()
+        lease = leases[0] if isinstance(leases, tuple) else leases
+        del leases
+        if request.is_compressed or message.startswith(MAGIC):
+            try:
+                message = gunzip(message, self._shared.settings.max_message_size, lease)
+            except StatusError as error:
+                self._shared.on_reject(
+                    REJECT_REASONS[error.code], self._peer, error.message
+                )
+                fail(session, request, error)
+                error.__traceback__ = None
+                return
+        deadline = request.deadline
+        wait_until = hold_until(self._heard, deadline)
+        call = Call(message, self._peer, lease, deadline, wait_until, request.metadata)
+        del message, lease
+        try:
+            coro = self._shared.handlers[request.path](call)
+            del call
+            step = begin(cast("Coroutine[Any, Any, bytes]", coro))
+            del coro
+        except Exception as error:
+            fail(session, request, error)
+            error.__traceback__ = None
+            return
+        if isinstance(step, Done):
+            session.respond(request, step.value)
+        else:
+            self._suspend(request, step)
+
+    def _suspend(self, request: Request, rest: Rest[bytes]) -> None:
+        running = self._start(request, rest.run())
+        running.task.add_done_callback(partial(self._finish, request, running))
+        if request.deadline is not None:
+            running.timer = self._loop.call_at(
+                request.deadline, self._expire, request, running
+            )
+
+    def _start(self, request: Request, coro: Coroutine[Any, Any, Any]) -> Running:
+        task = self._loop.create_task(coro)
+        self._shared.tasks.add(task)
+        task.add_done_callback(self._shared.tasks.discard)
+        request.task = running = Running(task)
+        return running
+
+    def _expire(self, request: Request, running: Running) -> None:
+        running.task.cancel()
+        session = self._session
+        if session is not None:
+            session.fail(request, Code.DEADLINE_EXCEEDED, "the deadline is over")
+            self._flush()
+
+    def _finish(
+        self, request: Request, running: Running, task: asyncio.Task[bytes]
+    ) -> None:
+        request.task = None
+        if running.timer is not None:
+            running.timer.cancel()
+        error = None if task.cancelled() else task.exception()
+        session = self._session
+        if session is not None:
+            if task.cancelled():
+                session.fail(request, Code.CANCELLED, "cancelled")
+            elif error is None:
+                session.respond(request, task.result())
+            else:
+                fail(session, request, error)
+            self._flush()
+        if error is not None:
+            error.__traceback__ = None
+
+    def _wait(self, session: ServerSession, request: Request) -> None:
+        shared = self._shared
+        if shared.waiting >= MAX_WAITING:
+            self._refuse(session, request)
+            return
+        shared.waiting += 1
+        running = self._start(request, self._admit(request))
+        running.task.add_done_callback(self._waited)
+
+    def _waited(self, task: asyncio.Task[None]) -> None:
+        self._shared.waiting -= 1
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._broken(error)
+
+    async def _admit(self, request: Request) -> None:
+        until = hold_until(self._loop.time(), request.deadline)
+        coming = None
+        announced = self._shared.announced
+        if request.size > LARGE:
+            amount = announced.amount(request.size)
+            coming = await announced.admit(amount, self._host, until)
+        lease = None
+        if coming is not None or request.size <= LARGE:
+            lease = await self._budget.admit(request.size, self._host, until)
+        request.task = None
+        session = self._session
+        if session is None:
+            return
+        if lease is None:
+            self._refuse(session, request)
+        else:
+            leases: Leases = lease if coming is None else (lease, coming)
+            events = session.admitted(request, leases, self._loop.time())
+            del lease, leases, coming
+            self._handle(session, events)
+        self._flush()
+
+    def _refuse(self, session: ServerSession, request: Request) -> None:
+        refusal = self._budget.refusal(request.size, self._host)
+        self._shared.on_reject("memory", self._peer, str(refusal))
+        fail(session, request, refusal)
+
+    def _flush(self) -> None:
+        session = self._session
+        if session is None:
+            return
+        try:
+            while not self._is_paused and (data := session.output()):
+                self._transport.write(data)
+        except ProtocolError as error:
+            self._broken(error)
+            return
+        if session.is_over:
+            self._transport.close()
+
+    def _broken(self, error: BaseException) -> None:
+        if isinstance(error, ProtocolError):
+            log.debug("%s: %s", self._peer, error)
+        else:
+            log.error("the connection of %s failed", self._peer, exc_info=error)
+        self._transport.abort()
+
+
+def fail(session: ServerSession, request: Request, error: BaseException) -> None:
+    """Answer with the status that says what `error` is."""
+    status = status_of(error)
+    if status.code is Code.INTERNAL and not isinstance(error, StatusError):
+        log.error("the handler of a call failed", exc_info=error)
+    details = b"" if status.retry_delay is None else status.proto().SerializeToString()
+    session.fail(request, status.code, status.message, details)

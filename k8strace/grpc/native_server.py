@@ -1,0 +1,120 @@
+"""The server of the native engine: it listens, and looks after its connections."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
+
+from k8strace.addresses import join_address, listen_address
+from k8strace.budget import Budget
+from k8strace.grpc import Call, Handler, Reject, ServerSettings
+from k8strace.grpc.endpoints import (
+    claim_unix,
+    listen_tcp,
+    listen_unix,
+    show_unix,
+    unix_path,
+)
+from k8strace.grpc.native_connection import Connection, Shared
+from k8strace.grpc.status import Code, StatusError
+
+BACKLOG = 1024
+TICK = 0.5  # seconds after which connections are looked after, at the most
+CANCEL_TIMEOUT = 1.0  # seconds for handlers that clean up
+HEALTH = "/grpc.health.v1.Health/Check"
+
+
+class Server:
+    """A gRPC server; `grpc.Server` says what its methods promise."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        handlers: Mapping[str, Handler],
+        budget: Budget,
+        on_reject: Reject,
+    ) -> None:
+        methods: dict[bytes, Handler] = {HEALTH.encode(): self._check_health}
+        methods |= {path.encode(): handler for path, handler in handlers.items()}
+        self.shared = Shared(settings, methods, budget, on_reject)
+        self._services = {path.split("/")[1] for path in handlers} | {""}
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._unix: tuple[str, int] | None = None
+
+    async def start(self) -> str:
+        loop = asyncio.get_running_loop()
+        settings = self.shared.settings
+        make = partial(Connection, self.shared, loop)
+        if settings.transport == "unix":
+            path = unix_path(settings.endpoint)
+            claim_unix(path)
+            sock = listen_unix(path)
+            self._listeners.append(await loop.create_unix_server(make, sock=sock))
+            if not path.startswith("\0"):
+                self._unix = (path, os.stat(path).st_ino)
+            address = show_unix(path)
+        else:
+            host, port = listen_address(settings.endpoint)
+            socks = await listen_tcp(host, port, reuse_port=settings.reuse_port)
+            for sock in socks:
+                self._listeners.append(
+                    await loop.create_server(make, sock=sock, backlog=BACKLOG)
+                )
+            address = join_address(host, socks[0].getsockname()[1])
+        keepalive = settings.keepalive
+        waits = (
+            keepalive.max_connection_idle,
+            keepalive.max_connection_age,
+            keepalive.max_connection_age_grace,
+            keepalive.time,
+            keepalive.timeout,
+        )
+        tick = min([TICK, *(max(wait / 4, 0.01) for wait in waits if wait)])
+        self._timer = loop.call_later(tick, self._tick, loop, tick)
+        return address
+
+    async def stop(self, grace: float) -> None:
+        listeners, self._listeners = self._listeners, []
+        if not listeners:
+            return
+        self.shared.is_draining = True
+        for listener in listeners:
+            listener.close()
+        if self._unix is not None:
+            path, inode = self._unix
+            with suppress(FileNotFoundError):
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
+        for connection in tuple(self.shared.connections):
+            connection.drain(grace)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(max(grace, 0.0)):
+                while self.shared.connections:
+                    self.shared.changed.clear()
+                    await self.shared.changed.wait()
+        if self._timer is not None:
+            self._timer.cancel()
+        for connection in tuple(self.shared.connections):
+            connection.end()
+        if self.shared.tasks:
+            await asyncio.wait(tuple(self.shared.tasks), timeout=CANCEL_TIMEOUT)
+        for connection in tuple(self.shared.connections):
+            connection.abort()
+
+    def _tick(self, loop: asyncio.AbstractEventLoop, tick: float) -> None:
+        self._timer = loop.call_later(tick, self._tick, loop, tick)
+        now = loop.time()
+        for connection in tuple(self.shared.connections):
+            connection.look_after(now)
+
+    async def _check_health(self, call: Call) -> bytes:
+        """grpc.health.v1, for the server and each service; a string is its field 1."""
+        message = call.message
+        service = message[2:].decode("utf-8", "replace") if message[:1] == b"\x0a" else ""
+        if service not in self._services:
+            raise StatusError(Code.NOT_FOUND, f"unknown service {service[:200]!r}")
+        return b"\x08\x02" if self.shared.is_draining else b"\x08\x01"
