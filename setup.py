@@ -77,6 +77,7 @@ setup(
     ext_modules=[
         extension("_fastpath"),
         extension("_http2", "nghttp2"),
+        extension("_http2_client", "nghttp2"),
         extension("_http2_server", "nghttp2"),
     ],
     # Times of files are compared, not options: without force a change of BUILD is lost.

@@ -9,6 +9,7 @@ cdef class Session:
     cdef h2.session *session
     cdef Buffer out
     cdef list buffers
+    cdef size_t queued  # bytes in `buffers`
     cdef list events
     cdef object error
     cdef double now

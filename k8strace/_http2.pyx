@@ -108,7 +108,8 @@ cdef class Session:
         cdef const uint8_t *data = NULL
         cdef ssize_t size = 0
         self.out.size = 0
-        while self.out.size < OUTPUT:
+        self.queued = 0
+        while self.out.size + self.queued < OUTPUT:
             size = h2.session_mem_send(self.session, &data)
             if size <= 0:
                 break

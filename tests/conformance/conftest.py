@@ -19,8 +19,6 @@ LoopFactory = Callable[[], asyncio.AbstractEventLoop]
 )
 def engine(request: pytest.FixtureRequest) -> ModuleType:
     module: ModuleType = request.param
-    if module is native and "client" in request.module.__name__:
-        pytest.skip("the native engine has no client")
     return module
 
 

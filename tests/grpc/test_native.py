@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from k8strace.grpc import ServerFactory, native
+from k8strace.grpc import Client, ClientSettings, ServerFactory, native
 
 
-def test_its_server_is_an_engines() -> None:
+def test_it_is_an_engine() -> None:
     factory: ServerFactory = native.Server
+    client: Client = native.Client(ClientSettings(target="localhost:4317"))
     assert callable(factory)
+    assert client is not None

@@ -1,0 +1,79 @@
+"""Clients' sessions of gRPC over HTTP/2: unary requests in, bytes out, and back."""
+
+from typing import Any, final
+
+from k8strace._http2 import Session
+
+@final
+class Call:
+    """A request and, when it is over, what came of it.
+
+    `status`, `text` and `details` are grpc-status, grpc-message and
+    grpc-status-details-bin as they stood in the headers, `answer` the message if it came
+    whole. `problem` says what is wrong with the answer, `error` is HTTP/2's code with
+    which the stream was closed. `is_refused` says that the server did not process it.
+    """
+
+    stream: int
+    http_status: int
+    status: bytes | None
+    text: bytes | None
+    details: bytes | None
+    answer: bytes | None
+    problem: str | None
+    error: int
+    is_refused: bool
+    future: Any
+    """The driver's, as it likes."""
+
+@final
+class ClientSession(Session):
+    """One connection to a server. Methods raise ProtocolError; then only `close` is of use.
+
+    `is_going` says that the server takes no more requests.
+    """
+
+    is_going: bool
+
+    def __init__(
+        self,
+        authority: bytes,
+        now: float,
+        *,
+        scheme: bytes = b"http",
+        user_agent: bytes = b"",
+        max_answer: int,
+    ) -> None: ...
+    @property
+    def running(self) -> int: ...
+    def request(
+        self,
+        path: bytes,
+        chunks: tuple[bytes, ...],
+        *,
+        is_compressed: bool = False,
+        timeout: bytes | None = None,
+        metadata: tuple[tuple[str, str], ...] = (),
+    ) -> Call:
+        """Send one message, whose bytes are `chunks`; they aren't joined.
+
+        `timeout` is a grpc-timeout. Raises ValueError for a message over 2 GiB.
+        """
+
+    def cancel(self, call: Call) -> None:
+        """Nobody wants its answer. It is not told of any more."""
+
+    def receive(self, data: bytes | bytearray, size: int, now: float) -> list[Call]:
+        """The calls that are over with the first `size` bytes of `data`, from `now`."""
+
+    def output(self) -> list[bytes | memoryview]:
+        """What is to be sent next; empty when there is nothing.
+
+        Calls may be over with it: see `finished`.
+        """
+
+    def finished(self) -> list[Call]:
+        """The calls that are over since one was last told of."""
+
+    def close(self) -> list[Call]:
+        """The connection is gone, and with it all calls."""

@@ -1,0 +1,325 @@
+"""gRPC clients' sessions; `_http2_client.pyi` says what they promise."""
+
+cimport cython
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy
+
+cimport k8strace._nghttp2 as h2
+from k8strace._frames cimport (
+    MAX_LENGTH, PREFIX_SIZE, equals, header, length_of, literal, write_prefix,
+)
+from k8strace._http2 cimport Session, callbacks, check, options
+
+cdef enum:
+    COPY_BELOW = 4096  # shorter pieces are copied: a buffer of its own costs more
+    FIXED_HEADERS = 9
+    WINDOW = 64 * 1024
+    CONNECTION_WINDOW = 4 * 1024 * 1024
+    MAX_HEADERS = 16 * 1024
+
+
+@cython.final
+cdef class Call:
+    cdef readonly int32_t stream
+    cdef readonly int http_status
+    cdef readonly bytes status
+    cdef readonly bytes text
+    cdef readonly bytes details
+    cdef readonly bytes answer
+    cdef readonly str problem
+    cdef readonly uint32_t error
+    cdef readonly bint is_refused
+    cdef public object future
+    cdef bint is_cancelled
+    cdef tuple chunks  # what is to be sent, its prefix first
+    cdef Py_ssize_t chunk
+    cdef Py_ssize_t offset  # in the present chunk
+    cdef Py_ssize_t left
+    cdef uint8_t[PREFIX_SIZE] prefix
+    cdef Py_ssize_t received
+    cdef Py_ssize_t size  # of the answer; negative: not known
+    cdef Py_ssize_t header_size
+
+    def __cinit__(self):
+        self.size = -1
+
+
+@cython.final
+cdef class ClientSession(Session):
+    cdef dict calls
+    cdef bytes authority
+    cdef bytes scheme
+    cdef bytes user_agent
+    cdef Py_ssize_t max_answer
+    cdef readonly bint is_going
+
+    def __init__(
+        self,
+        bytes authority not None,
+        double now,
+        *,
+        bytes scheme not None=b"http",
+        bytes user_agent not None=b"",
+        Py_ssize_t max_answer,
+    ):
+        cdef h2.settings_entry[3] settings
+        self.authority = authority
+        self.scheme = scheme
+        self.user_agent = user_agent
+        self.max_answer = min(max_answer, <Py_ssize_t>MAX_LENGTH)
+        self.now = now
+        self.calls = {}
+        check(h2.session_client_new2(&self.session, callbacks(), <void *>self, options()))
+        settings[0].settings_id = h2.SETTINGS_ENABLE_PUSH
+        settings[0].value = 0
+        settings[1].settings_id = h2.SETTINGS_INITIAL_WINDOW_SIZE
+        settings[1].value = WINDOW
+        settings[2].settings_id = h2.SETTINGS_MAX_HEADER_LIST_SIZE
+        settings[2].value = MAX_HEADERS
+        self.configure(settings, 3)
+        self.widen(0, CONNECTION_WINDOW)
+
+    @property
+    def running(self):
+        return len(self.calls)
+
+    def request(
+        self,
+        bytes path not None,
+        tuple chunks not None,
+        *,
+        bint is_compressed=False,
+        bytes timeout=None,
+        metadata=(),
+    ):
+        cdef h2.nv *nv
+        cdef size_t count = 0
+        cdef h2.data_provider provider
+        cdef int32_t stream
+        cdef Py_ssize_t size = 0
+        cdef Call call = Call()
+        cdef bytes chunk
+        cdef bytes name
+        cdef bytes value
+        for chunk in chunks:
+            size += PyBytes_GET_SIZE(chunk)
+        if size > MAX_LENGTH:
+            raise ValueError(f"a message of {size} bytes")
+        write_prefix(call.prefix, is_compressed, size)
+        prefix = PyBytes_FromStringAndSize(<char *>call.prefix, PREFIX_SIZE)
+        call.chunks = (prefix, *chunks)
+        call.left = size + PREFIX_SIZE
+        metadata = [(one.encode(), other.encode()) for one, other in metadata]
+        nv = <h2.nv *>malloc((FIXED_HEADERS + len(metadata)) * sizeof(h2.nv))
+        if nv == NULL:
+            raise MemoryError
+        literal(&nv[0], b":method", b"POST")
+        header(&nv[1], b":scheme", self.scheme, PyBytes_GET_SIZE(self.scheme))
+        header(&nv[2], b":path", path, PyBytes_GET_SIZE(path))
+        header(&nv[3], b":authority", self.authority, PyBytes_GET_SIZE(self.authority))
+        literal(&nv[4], b"te", b"trailers")
+        literal(&nv[5], b"content-type", b"application/grpc")
+        count = 6
+        if self.user_agent:
+            value = self.user_agent
+            header(&nv[count], b"user-agent", value, PyBytes_GET_SIZE(value))
+            count += 1
+        if is_compressed:
+            literal(&nv[count], b"grpc-encoding", b"gzip")
+            count += 1
+        if timeout is not None:
+            header(&nv[count], b"grpc-timeout", timeout, PyBytes_GET_SIZE(timeout))
+            count += 1
+        for name, value in metadata:
+            header(&nv[count], name, value, PyBytes_GET_SIZE(value))
+            nv[count].flags = 0
+            count += 1
+        provider.source.ptr = <void *>call
+        provider.read_callback = read_message
+        stream = h2.submit_request(
+            self.session, NULL, nv, count, &provider, <void *>call
+        )
+        free(nv)
+        check(stream)
+        call.stream = stream
+        self.calls[stream] = call
+        return call
+
+    def cancel(self, Call call not None):
+        if self.calls.get(call.stream) is call and not call.is_cancelled:
+            call.is_cancelled = True
+            self.reset(call.stream, h2.CANCEL)
+
+    def receive(self, data, Py_ssize_t size, double now):
+        self.feed(data, size, now)
+        return self.take_events()
+
+    def output(self):
+        self.pump()
+        self.flush()
+        buffers, self.buffers = self.buffers, []
+        return buffers
+
+    def finished(self):
+        return self.take_events()
+
+    def close(self):
+        for call in list(self.calls.values()):
+            self.finish(call)
+        self.calls.clear()
+        return self.take_events()
+
+    cdef int flush(self) except -1:
+        if self.out.size:
+            self.queued += self.out.size
+            self.buffers.append(
+                PyBytes_FromStringAndSize(<char *>self.out.data, self.out.size)
+            )
+            self.out.size = 0
+        return 0
+
+    cdef int send_data(self, void *source, const uint8_t *head, size_t size) except -1:
+        """Write a DATA frame: its head, and slices of the message's chunks."""
+        cdef Call call = <Call>source
+        cdef bytes chunk
+        cdef Py_ssize_t left = <Py_ssize_t>size
+        cdef Py_ssize_t part
+        self.keep(head, 9)
+        while left:
+            chunk = <bytes>call.chunks[call.chunk]
+            part = min(left, PyBytes_GET_SIZE(chunk) - call.offset)
+            if part < COPY_BELOW:
+                self.keep(<const uint8_t *>PyBytes_AS_STRING(chunk) + call.offset, part)
+            else:
+                self.flush()
+                self.queued += part
+                if part == PyBytes_GET_SIZE(chunk):
+                    self.buffers.append(chunk)
+                else:
+                    view = memoryview(chunk)
+                    self.buffers.append(view[call.offset:call.offset + part])
+            left -= part
+            call.offset += part
+            if call.offset == PyBytes_GET_SIZE(chunk):
+                call.chunk += 1
+                call.offset = 0
+        if call.left == 0:
+            call.chunks = None
+        return 0
+
+    cdef int take_header(
+        self,
+        void *owner,
+        const uint8_t *name,
+        size_t name_size,
+        const uint8_t *value,
+        size_t size,
+    ) except -1:
+        cdef Call call
+        if owner == NULL:
+            return 0
+        call = <Call>owner
+        call.header_size += name_size + size
+        if call.header_size > MAX_HEADERS:
+            return self.abandon(call, f"headers are larger than {MAX_HEADERS} bytes")
+        if equals(name, name_size, b":status"):
+            # nghttp2 lets no status pass but one of three digits.
+            call.http_status = 100 * value[0] + 10 * value[1] + value[2] - 111 * c'0'
+        elif equals(name, name_size, b"grpc-status"):
+            call.status = value[:size]
+        elif equals(name, name_size, b"grpc-message"):
+            call.text = value[:size]
+        elif equals(name, name_size, b"grpc-status-details-bin"):
+            call.details = value[:size]
+        return 0
+
+    cdef int take_data(self, void *owner, const uint8_t *data, Py_ssize_t size) except -1:
+        cdef Call call
+        cdef Py_ssize_t part
+        if owner == NULL:
+            return 0
+        call = <Call>owner
+        if call.http_status != 200 or call.problem is not None:
+            return 0
+        if call.size < 0:
+            part = min(size, PREFIX_SIZE - call.received)
+            memcpy(call.prefix + call.received, data, part)
+            call.received += part
+            if call.received < PREFIX_SIZE:
+                return 0
+            data += part
+            size -= part
+            call.received = 0
+            call.size = length_of(call.prefix)
+            if call.prefix[0]:
+                return self.abandon(call, "the answer is compressed, unasked")
+            if call.size > self.max_answer:
+                return self.abandon(call, f"an answer of {call.size} bytes")
+            call.answer = PyBytes_FromStringAndSize(NULL, call.size)
+            if call.size + PREFIX_SIZE > WINDOW:
+                self.widen(call.stream, <int32_t>(call.size + PREFIX_SIZE))
+        if size > call.size - call.received:
+            return self.abandon(call, "the answer has more than one message")
+        memcpy(PyBytes_AS_STRING(call.answer) + call.received, data, size)
+        call.received += size
+        return 0
+
+    cdef int abandon(self, Call call, str problem) except -1:
+        if call.problem is None:
+            call.problem = problem
+            self.reset(call.stream, h2.CANCEL)
+        return 0
+
+    cdef int take_frame(self, const h2.frame *frame, void *owner) except -1:
+        cdef int kind = frame.hd.type
+        if kind == h2.SETTINGS:
+            self.is_up = True
+        elif kind == h2.GOAWAY:
+            self.is_going = True
+        elif kind == h2.PING and frame.hd.flags & h2.FLAG_ACK:
+            self.pongs += 1
+            return 0
+        elif kind != h2.PING:
+            return 0
+        return self.count_flood()
+
+    cdef int not_sent(self, int32_t stream, void *owner) except -1:
+        """A request that could not even begin, since no more streams are taken."""
+        return self.closed(stream, h2.REFUSED_STREAM)
+
+    cdef int closed(self, int32_t stream, uint32_t code) except -1:
+        call = self.calls.pop(stream, None)
+        if call is None:
+            return 0
+        (<Call>call).error = code
+        (<Call>call).is_refused = code == h2.REFUSED_STREAM
+        return self.finish(call)
+
+    cdef int finish(self, Call call) except -1:
+        call.chunks = None
+        if call.answer is not None and call.received < call.size:
+            call.answer = None
+        if not call.is_cancelled:
+            self.events.append(call)
+        return 0
+
+
+cdef ssize_t read_message(
+    h2.session *session,
+    int32_t stream,
+    uint8_t *out,
+    size_t room,
+    uint32_t *flags,
+    h2.data_source *source,
+    void *owner,
+) noexcept:
+    """How much of the message the next DATA frame has; `send_data` writes it."""
+    cdef Call call = <Call>source.ptr
+    cdef Py_ssize_t size = min(call.left, <Py_ssize_t>room)
+    call.left -= size
+    flags[0] = h2.DATA_FLAG_NO_COPY
+    if call.left == 0:
+        flags[0] |= h2.DATA_FLAG_EOF
+    return size

@@ -1,0 +1,270 @@
+"""Clients' sessions, against servers' sessions and by frames."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from k8strace._http2 import ProtocolError
+from k8strace._http2_client import Call, ClientSession
+from k8strace._http2_server import WHOLE, ServerSession
+from tests.support.backend import PATH
+from tests.support.http2 import (
+    ACK,
+    CANCEL,
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HEADERS,
+    PING,
+    REFUSED_STREAM,
+    RST_STREAM,
+    SETTINGS,
+    frame,
+    frames,
+    message,
+)
+
+BOTH = END_STREAM | END_HEADERS
+ACKED = frame(SETTINGS, 0, 0) + frame(SETTINGS, ACK, 0)
+
+
+def client(settings: bytes = ACKED, max_answer: int = 1 << 20) -> ClientSession:
+    session = ClientSession(b"test", 0.0, max_answer=max_answer)
+    output(session)
+    session.receive(settings, len(settings), 0.0)
+    output(session)
+    return session
+
+
+def output(session: ClientSession) -> bytes:
+    found = b""
+    while buffers := session.output():
+        found += b"".join(buffers)
+    return found
+
+
+def receive(session: ClientSession, *data: bytes) -> list[Call]:
+    joined = b"".join(data)
+    return session.receive(joined, len(joined), 0.0)
+
+
+def block(*pairs: tuple[str, str]) -> bytes:
+    found = b""
+    for pair in pairs:
+        found += b"\0" + b"".join(bytes([len(one)]) + one.encode() for one in pair)
+    return found
+
+
+OK = block((":status", "200"), ("content-type", "application/grpc"))
+DONE = block(("grpc-status", "0"))
+
+
+def answer(stream: int, body: bytes) -> bytes:
+    return (
+        frame(HEADERS, END_HEADERS, stream, OK)
+        + frame(DATA, 0, stream, message(body))
+        + frame(HEADERS, BOTH, stream, DONE)
+    )
+
+
+@given(
+    st.lists(st.lists(st.binary(max_size=20_000), max_size=4), min_size=1, max_size=5),
+    st.integers(1, 50_000),
+)
+def test_with_a_server(messages: list[list[bytes]], step: int) -> None:
+    requests: list[Any] = []
+    server = ServerSession(
+        [PATH.encode()],
+        lambda size: size,
+        0.0,
+        max_message=1 << 20,
+        max_streams=100,
+        max_headers=8192,
+        metadata=True,
+    )
+    session = ClientSession(b"test", 0.0, max_answer=1 << 20, user_agent=b"me")
+    calls = [
+        session.request(
+            PATH.encode(), tuple(chunks), timeout=b"5S", metadata=(("x-a", "b"),)
+        )
+        for chunks in messages
+    ]
+    over: list[Call] = []
+    for _ in range(100):
+        if len(over) == len(calls):
+            break
+        wire = output(session)
+        for at in range(0, len(wire), step):
+            piece = wire[at : at + step]
+            for kind, request in server.receive(piece, len(piece), 0.0):
+                assert kind == WHOLE
+                assert request.metadata == (("user-agent", "me"), ("x-a", "b"))
+                assert request.deadline == 5.0
+                body, _ = request.take()
+                requests.append(body)
+                server.respond(request, body[::-1])
+        while back := server.output():
+            for at in range(0, len(back), step):
+                over += receive(session, back[at : at + step])
+    assert {call.stream for call in over} == {call.stream for call in calls}
+    bodies = [b"".join(chunks) for chunks in messages]
+    assert sorted(requests) == sorted(bodies)
+    assert [call.answer for call in calls] == [body[::-1] for body in bodies]
+    assert {call.status for call in calls} == {b"0"}
+    assert session.running == 0
+
+
+def test_large_chunks_are_not_copied() -> None:
+    session = client(ACKED + frame(SETTINGS, 0, 0, b"\0\x04\x7f\xff\xff\xff"))
+    large = bytes(16384)
+    session.request(PATH.encode(), (b"small", large[:10_000], large))
+    buffers = session.output()
+    views = [one.obj for one in buffers if isinstance(one, memoryview)]
+    assert any(one is large for one in views)
+    sent = b"".join(one.body for one in frames(b"".join(buffers)) if one.type == DATA)
+    assert sent == message(b"small" + large[:10_000] + large)
+
+
+def test_no_answer_may_be_larger_than_asked_for() -> None:
+    session = client(max_answer=100)
+    session.request(PATH.encode(), (b"x",))
+    output(session)
+    assert (
+        receive(
+            session,
+            frame(HEADERS, END_HEADERS, 1, OK),
+            frame(DATA, 0, 1, message(bytes(200))),
+        )
+        == []
+    )
+    (reset,) = [one for one in frames(output(session)) if one.type == RST_STREAM]
+    assert reset.body == CANCEL.to_bytes(4, "big")
+    (call,) = session.finished()
+    assert call.problem is not None
+    assert "200 bytes" in call.problem
+    assert call.answer is None
+
+
+@pytest.mark.parametrize(
+    ("wire", "problem"),
+    [
+        (message(b"x", 1), "compressed"),
+        (message(b"x") + b"y", "more than one"),
+    ],
+)
+def test_answers_that_are_wrong(wire: bytes, problem: str) -> None:
+    session = client()
+    session.request(PATH.encode(), (b"x",))
+    output(session)
+    receive(session, frame(HEADERS, END_HEADERS, 1, OK), frame(DATA, 0, 1, wire))
+    output(session)
+    (call,) = session.finished()
+    assert call.problem is not None
+    assert problem in call.problem
+
+
+def test_statuses_and_details() -> None:
+    session = client()
+    session.request(PATH.encode(), (b"x",))
+    output(session)
+    trailers = block(
+        (":status", "200"),
+        ("grpc-status", "14"),
+        ("grpc-message", "100%25"),
+        ("grpc-status-details-bin", "CA4"),
+    )
+    (call,) = receive(session, frame(HEADERS, BOTH, 1, trailers))
+    assert (call.status, call.text, call.details) == (b"14", b"100%25", b"CA4")
+    assert call.http_status == 200
+    assert not call.is_refused
+
+
+def test_half_an_answer_is_none() -> None:
+    session = client()
+    session.request(PATH.encode(), (b"x",))
+    output(session)
+    (call,) = receive(
+        session,
+        frame(HEADERS, END_HEADERS, 1, OK),
+        frame(DATA, 0, 1, message(b"xyz")[:-1]),
+        frame(HEADERS, BOTH, 1, DONE),
+    )
+    assert (call.status, call.answer) == (b"0", None)
+
+
+def test_what_was_refused_says_so() -> None:
+    session = client()
+    calls = [session.request(PATH.encode(), (b"x",)) for _ in range(3)]
+    output(session)
+    refused = REFUSED_STREAM.to_bytes(4, "big")
+    assert receive(session, frame(RST_STREAM, 0, 1, refused)) == calls[:1]
+    assert calls[0].is_refused
+    goaway = (3).to_bytes(4, "big") + bytes(4)
+    assert receive(session, frame(GOAWAY, 0, 0, goaway)) == calls[2:]
+    assert calls[2].is_refused
+    assert session.is_going
+    late = session.request(PATH.encode(), (b"x",))
+    output(session)
+    assert session.finished() == [late]
+    assert late.is_refused
+    assert receive(session, answer(3, b"y")) == calls[1:2]
+    assert calls[1].answer == b"y"
+    assert session.is_over
+
+
+def test_cancelled_calls_are_not_told_of() -> None:
+    session = client()
+    sent = session.request(PATH.encode(), (b"x",))
+    output(session)
+    waiting = session.request(PATH.encode(), (b"x",))
+    for call in (sent, waiting):
+        session.cancel(call)
+        session.cancel(call)
+    resets = [one for one in frames(output(session)) if one.type == RST_STREAM]
+    assert [one.stream for one in resets] == [1]
+    assert session.finished() == []
+    assert session.running == 0
+
+
+def test_close_ends_all() -> None:
+    session = client()
+    calls = [session.request(PATH.encode(), (b"x",)) for _ in range(3)]
+    assert session.close() == calls
+    assert [call.status for call in calls] == [None] * 3
+
+
+VALID = (
+    frame(SETTINGS, 0, 0)
+    + answer(1, b"hello")
+    + frame(PING, 0, 0, b"12345678")
+    + frame(HEADERS, BOTH, 3, block((":status", "200"), ("grpc-status", "8")))
+    + frame(RST_STREAM, 0, 5, bytes(4))
+    + frame(GOAWAY, 0, 0, (7).to_bytes(4, "big") + bytes(4))
+)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, len(VALID) - 1), st.integers(0, 255)), max_size=5),
+    st.integers(1, 100),
+)
+def test_mutated_bytes_never_crash(changes: list[tuple[int, int]], step: int) -> None:
+    data = bytearray(VALID)
+    for at, value in changes:
+        data[at] = value
+    session = ClientSession(b"test", 0.0, max_answer=1000)
+    calls = [session.request(PATH.encode(), (b"x" * 5000,)) for _ in range(4)]
+    over: list[Call] = []
+    try:
+        for at in range(0, len(data), step):
+            over += receive(session, bytes(data[at : at + step]))
+            session.output()
+            over += session.finished()
+    except ProtocolError:
+        pass
+    over += session.close()
+    assert sorted(call.stream for call in over) == [call.stream for call in calls]
