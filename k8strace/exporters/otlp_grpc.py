@@ -21,7 +21,8 @@ from k8strace.exporters._sending import (
     Sent,
     TooLargeError,
 )
-from k8strace.grpc import Client, ClientKeepalive, ClientSettings, ClientTLS, grpcio
+from k8strace.grpc import Client, ClientKeepalive, ClientSettings, ClientTLS
+from k8strace.grpc.engines import Engine, client_factory
 from k8strace.grpc.status import ABOUT_CALLER, Code, StatusError
 from k8strace.payload import Payload
 from k8strace.units import MIB, Duration
@@ -87,7 +88,8 @@ class KeepaliveConfig(ComponentConfig, frozen=True, kw_only=True):
 
 class Config(SendingConfig, frozen=True, kw_only=True):
     """`max_request_size_mib` is ours: larger requests are split, since most backends keep
-    gRPC's default limit of 4 MiB and refuse a larger message for good (0: no limit)."""
+    gRPC's default limit of 4 MiB and refuse a larger message for good (0: no limit).
+    `engine` is ours too: by what HTTP/2 is spoken."""
 
     endpoint: str = ""
     compression: Literal["gzip", "none", ""] = "gzip"
@@ -99,6 +101,7 @@ class Config(SendingConfig, frozen=True, kw_only=True):
     user_agent: str = ""
     keepalive: KeepaliveConfig = KeepaliveConfig()
     max_request_size_mib: Annotated[int, msgspec.Meta(ge=0)] = 4
+    engine: Engine = "native"
     read_buffer_size: Annotated[int, NO_EFFECT] = 0
     write_buffer_size: Annotated[int, NO_EFFECT] = 512 * 1024
 
@@ -189,7 +192,7 @@ class OtlpGrpc(SendingExporter[Config]):
             raise ConfigError(
                 [f"cannot read {error.filename}: {error.strerror}"]
             ) from error
-        client = grpcio.Client(settings)
+        client = client_factory(self.config.engine)(settings)
         await client.start()
         self._client = client
 

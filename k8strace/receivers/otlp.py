@@ -29,9 +29,9 @@ from k8strace.grpc import (
     Call,
     ServerKeepalive,
     ServerSettings,
-    grpcio,
 )
 from k8strace.grpc.endpoints import check_endpoint
+from k8strace.grpc.engines import Engine, server_factory
 from k8strace.metrics import (
     RECEIVER_ACCEPTED_SPANS,
     RECEIVER_FAILED_SPANS,
@@ -79,7 +79,10 @@ class Keepalive(component.Config, frozen=True, kw_only=True):
 
 
 class GRPCConfig(component.Config, frozen=True, kw_only=True):
-    """The server of OTLP over gRPC. Zero is the default of a limit, as in the collector."""
+    """The server of OTLP over gRPC. Zero is the default of a limit, as in the collector.
+
+    `engine`, which is ours, says by what HTTP/2 is spoken.
+    """
 
     endpoint: str = "localhost:4317"
     transport: Literal["tcp", "unix"] = "tcp"
@@ -89,6 +92,7 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
     write_buffer_size: Annotated[int, NO_EFFECT] = 0
     keepalive: Keepalive = Keepalive()
     include_metadata: bool = False
+    engine: Engine = "native"
 
     def __post_init__(self) -> None:
         check_endpoint(self.endpoint, self.transport)
@@ -167,7 +171,7 @@ class OTLP(Receiver[Config]):
         grpc, http = config.protocols.grpc, config.protocols.http
         if grpc is not None:
             export = partial(self._export, self._counts["grpc"])
-            self._servers["grpc"] = grpcio.Server(
+            self._servers["grpc"] = server_factory(grpc.engine)(
                 grpc.settings(), {EXPORT: export}, context.budget, self._reject
             )
         if http is not None:
