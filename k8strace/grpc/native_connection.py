@@ -40,7 +40,7 @@ from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
 log = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024  # bytes; one buffer serves all connections, one after the other
-MAX_STREAMS = 1024  # of a connection at a time, unless the settings say otherwise
+MAX_STREAMS = 256  # of a connection at a time; nghttp2 remembers as many closed ones
 MAX_HEADERS = 16 * 1024  # bytes; gRPC's own servers take as much
 MAX_WAITING = 256  # messages that wait for room, each with a window's bytes
 LARGE = 64 * 1024  # bytes; smaller messages don't count as announced
