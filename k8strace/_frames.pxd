@@ -29,6 +29,8 @@ cdef inline bint append(Buffer *b, const uint8_t *data, size_t size) noexcept no
     """Whether there was memory for it."""
     cdef size_t capacity
     cdef uint8_t *grown
+    if size == 0:
+        return True
     if size > b.capacity - b.size:
         capacity = max(2 * b.capacity, b.size + size, <size_t>1024)
         grown = <uint8_t *>realloc(b.data, capacity)

@@ -143,7 +143,8 @@ cdef class ServerSession(Session):
         request.lease = lease
         request.since = now
         self.begin_body(request)
-        memcpy(PyBytes_AS_STRING(request.message), request.held.data, request.held.size)
+        if request.held.size:
+            memcpy(PyBytes_AS_STRING(request.message), request.held.data, request.held.size)
         release(&request.held)
         if request.has_ended:
             self.end(request)
