@@ -30,6 +30,7 @@ cdef enum:
     WINDOW = 256 * 1024
     CONNECTION_WINDOW = 16 * 1024 * 1024
 
+cdef double FORGIVEN = 16  # frames; gRPC's clients send several pings with each request
 cdef double PING_INTERVAL_AT_REST = 2 * 3600  # seconds, as gRPC's servers
 
 STREAM_WINDOW = <int>WINDOW
@@ -417,7 +418,7 @@ cdef class ServerSession(Session):
             return self.reject(request, "incomplete", INVALID_ARGUMENT, text)
         if request.stage == BODY:
             request.stage = SERVED
-            self.forgive(1)
+            self.forgive(FORGIVEN)
             self.events.append((WHOLE, request))
         return 0
 

@@ -101,7 +101,7 @@ class Config(SendingConfig, frozen=True, kw_only=True):
     user_agent: str = ""
     keepalive: KeepaliveConfig = KeepaliveConfig()
     max_request_size_mib: Annotated[int, msgspec.Meta(ge=0)] = 4
-    engine: Engine = "native"
+    engine: Engine = "grpcio"
     read_buffer_size: Annotated[int, NO_EFFECT] = 0
     write_buffer_size: Annotated[int, NO_EFFECT] = 512 * 1024
 
