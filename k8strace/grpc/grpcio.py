@@ -123,7 +123,9 @@ class Server:
         self._stopped = True
         late = [task for task in self._running if task is not None]
         for task in late:
-            task.cancel()
+            # One that core has cancelled is cleaning up, and is let do so.
+            if not task.cancelling():
+                task.cancel()
         if late:
             await asyncio.wait(late, timeout=_CANCEL_TIMEOUT)
 
