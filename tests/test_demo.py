@@ -159,7 +159,7 @@ async def test_an_interrupt_ends_it_without_a_traceback() -> None:
         )
         await backend.wait_for_spans(1)
         ended = asyncio.ensure_future(process.communicate())
-        # One that comes while gRPC calls back from C is lost there: press again, as users do.
+        # One that comes while gRPC calls back from C is lost: press again, as users do.
         for _ in range(30):
             process.send_signal(signal.SIGINT)
             if (await asyncio.wait((ended,), timeout=1.0))[0]:
