@@ -6,6 +6,7 @@ They are made by the OpenTelemetry SDK and sent by its OTLP/gRPC exporter.
 from __future__ import annotations
 
 import argparse
+import signal
 import socket
 import sys
 import time
@@ -79,8 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             "pip install k8strace[demo]\n"
         )
         return 1
-    except KeyboardInterrupt:
-        return 130
     sys.stdout.write(tally.report(endpoint))
     return 1 if tally.refused else 0
 
@@ -183,4 +182,7 @@ def _unreachable(endpoint: str) -> str:
 
 
 if __name__ == "__main__":
+    # An interrupt as an exception would be lost where it lands in one of gRPC's callbacks.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(main())
