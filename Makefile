@@ -15,7 +15,7 @@ BIN := .venv/bin/python
 PYTEST := $(BIN) -m pytest
 CYTHON := $(wildcard k8strace/*.pyx k8strace/*.pxd)
 STUBS := $(patsubst k8strace/%.pyi,k8strace.%,$(wildcard k8strace/*.pyi))
-COMPILED_TESTS = $(wildcard $(patsubst k8strace/_%.pyx,tests/test_%*.py,$(wildcard k8strace/*.pyx)))
+COMPILED_TESTS = $(wildcard $(patsubst %,tests/test_%*.py,$(patsubst _%,%,$(basename $(notdir $(wildcard k8strace/*.pyx))))))
 ASAN = $(shell cc -print-file-name=libasan.so) $(shell cc -print-file-name=libubsan.so)
 BUILT := .venv/.built-$(K8STRACE_BUILD)
 

@@ -75,6 +75,8 @@ class BuildExt(build_ext):  # type: ignore[misc]
 setup(
     cmdclass={"build_ext": BuildExt},
     ext_modules=[
+        extension("budget"),
+        extension("driver"),
         extension("_fastpath"),
         extension("_http2", "nghttp2"),
         extension("_http2_client", "nghttp2"),

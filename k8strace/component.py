@@ -5,7 +5,7 @@ Data goes down by call and the outcome comes up by return:
 - `await self.downstream(payload)` is the only way on. It returns when the payload is
   taken; it raises `RefusedError` (nothing was taken, try later) or `RejectedError` (never).
 - Before its first suspension a `consume` uses no `asyncio.timeout`, `TaskGroup` or
-  `current_task`: it may be driven without a task (`driver.py`).
+  `current_task`: it may be driven without a task (`driver.pyx`).
 - A component counts in its ledger what it does with spans, after the call that did it.
   What comes in and what is refused or rejected upwards is counted by the edge.
 """

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from k8strace.budget import Budget, Lease
+from k8strace.payload import Origin
 from k8strace.units import Duration
 
 # grpcio reads it once, when it is loaded, which is after this. Its core would write a line
@@ -32,16 +33,15 @@ class Call(msgspec.Struct, frozen=True):
 
     `lease` holds exactly `message` in the budget. `deadline` is the loop's time at which
     the caller gives up, None if it didn't say. `wait_until` is the loop's time up to which
-    the answer may be held while there is no room. `metadata` is empty where the server's
-    settings don't ask for it.
+    the answer may be held while there is no room. `origin` has no metadata where the
+    server's settings don't ask for it.
     """
 
     message: bytes
-    peer: str
+    origin: Origin
     lease: Lease | None
     deadline: float | None = None
     wait_until: float = 0.0
-    metadata: Metadata = ()
 
 
 def hold_until(now: float, deadline: float | None) -> float:

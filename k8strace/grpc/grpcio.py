@@ -54,6 +54,7 @@ from k8strace.grpc.status import (
     retry_delay,
     status_of,
 )
+from k8strace.payload import Origin
 from k8strace.units import Duration
 
 log = logging.getLogger(__name__)
@@ -188,7 +189,8 @@ class Server:
                 self._on_reject(REJECT_REASONS[error.code], peer, error.message)
                 raise
         metadata = _metadata(context) if self._settings.include_metadata else ()
-        return Call(message, peer, lease, deadline, wait_until, metadata)
+        origin = Origin(peer, metadata=metadata)
+        return Call(message, origin, lease, deadline, wait_until)
 
     async def _read(self, context: Any, peer: str) -> bytes:
         try:

@@ -36,6 +36,7 @@ from k8strace.grpc.endpoints import (
     peer_of_socket,
 )
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
+from k8strace.payload import Origin
 
 log = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._session: ServerSession | None = None
         self._peer = self._host = ""
+        self._origin = Origin("")
         self._is_paused = False
         self._ends_at: float | None = None
         self._drained_at: float | None = None
@@ -127,6 +129,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self._peer = peer_of_socket(transport.get_extra_info("peername"))
         self._host = host_of(self._peer)
+        self._origin = Origin(self._peer)
         self._begun = self._heard = self._active = self._wrote = now
         age = keepalive.max_connection_age
         self._old_at = now + age * uniform(0.9, 1.1) if age else None
@@ -313,7 +316,9 @@ class Connection(asyncio.BufferedProtocol):
                 return
         deadline = request.deadline
         wait_until = hold_until(self._heard, deadline)
-        call = Call(message, self._peer, lease, deadline, wait_until, request.metadata)
+        metadata = request.metadata
+        origin = Origin(self._peer, metadata=metadata) if metadata else self._origin
+        call = Call(message, origin, lease, deadline, wait_until)
         del message, lease
         try:
             coro = self._shared.handlers[request.path](call)

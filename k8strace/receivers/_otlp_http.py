@@ -43,6 +43,7 @@ from k8strace.grpc.endpoints import (
     unix_path,
 )
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
+from k8strace.payload import Origin
 from k8strace.units import Duration
 
 log = logging.getLogger(__name__)
@@ -205,7 +206,8 @@ class Server:
             )
             raise
         metadata = _metadata(request) if self._config.include_metadata else ()
-        call = Call(body, peer, lease, None, wait_until, metadata)
+        origin = Origin(peer, metadata=metadata)
+        call = Call(body, origin, lease, None, wait_until)
         del body, lease
         return await self._handler(call)
 

@@ -39,12 +39,13 @@ from k8strace.metrics import (
     REQUESTS_REJECTED,
     Metrics,
 )
-from k8strace.payload import Origin, Payload
+from k8strace.payload import Payload
 from k8strace.receivers import _otlp_http
 from k8strace.receivers._otlp_http import HTTPConfig
 from k8strace.units import MIB, Duration
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+PASSED_ON = (RefusedError, RejectedError, asyncio.CancelledError)  # to the sender
 LOG_EVERY = 60.0  # seconds between two log lines of one kind
 
 
@@ -197,63 +198,49 @@ class OTLP(Receiver[Config]):
 
     async def _export(self, counts: _Counts, call: Call) -> bytes:
         """Take a request; the answer is an ExportTraceServiceResponse."""
-        if not call.message:
-            return b""
         chunks: tuple[bytes, ...] = (call.message,)
         try:
             spans, bad_ids, bad_text = _fastpath.count(chunks, self._deep)
         except MalformedPayloadError as error:
-            self._reject("decode_error", call.peer, str(error))
+            self._reject("decode_error", call.origin.peer, str(error))
             raise
         bad = bad_ids + bad_text
-        if not spans and not bad:
-            return b""
         self.ledger.received += spans + bad
+        size = len(call.message)
         if bad:
             chunks, _ = _fastpath.keep(chunks, _fastpath.valid(chunks, self._deep))
+            size = sum(map(len, chunks))
+            if call.lease is not None:
+                call.lease.shrink_to(size)
         if spans:
-            await self._pass_on(counts, call, chunks, spans, bad)
+            payload = Payload(
+                chunks, spans, size, call.origin, (), call.lease, call.wait_until
+            )
+            try:
+                await self.downstream(payload)
+            except (Exception, asyncio.CancelledError) as error:
+                self._count_failure(counts, spans + bad, error)
+                if isinstance(error, PASSED_ON):
+                    raise
+                raise RejectedError("internal error", "internal_error") from error
             counts.accepted.add(spans)
         if not bad:
             return b""
-        return self._partial_success(counts, call.peer, spans, bad_ids, bad_text)
+        return self._partial_success(counts, call.origin.peer, spans, bad_ids, bad_text)
 
-    async def _pass_on(
-        self,
-        counts: _Counts,
-        call: Call,
-        chunks: tuple[bytes, ...],
-        spans: int,
-        bad: int,
-    ) -> None:
-        size = sum(map(len, chunks))
-        if call.lease is not None:
-            call.lease.shrink_to(size)
-        payload = Payload(
-            chunks,
-            spans,
-            size,
-            Origin(call.peer, metadata=call.metadata),
-            lease=call.lease,
-            wait_until=call.wait_until,
-        )
-        try:
-            await self.downstream(payload)
-        except (RefusedError, asyncio.CancelledError):
-            # The sender comes again with all of it, also with what was cut out.
-            self.ledger.refused += spans + bad
-            counts.refused.add(spans + bad)
-            raise
-        except RejectedError as error:
-            self.ledger.rejected += spans + bad
+    def _count_failure(self, counts: _Counts, spans: int, error: BaseException) -> None:
+        """Count a request that did not go on: also what was cut out of it comes again."""
+        if isinstance(error, RejectedError):
+            self.ledger.rejected += spans
             ours = error.reason == "internal_error"
-            (counts.failed if ours else counts.refused).add(spans + bad)
-            raise
-        except Exception as error:
-            self.ledger.rejected += spans + bad
-            counts.failed.add(spans + bad)
-            self.log.exception("failed on a request of %d spans", spans + bad)
-            raise RejectedError("internal error", "internal_error") from error
+            (counts.failed if ours else counts.refused).add(spans)
+        elif isinstance(error, PASSED_ON):
+            self.ledger.refused += spans
+            counts.refused.add(spans)
+        else:
+            self.ledger.rejected += spans
+            counts.failed.add(spans)
+            self.log.error("failed on a request of %d spans", spans, exc_info=error)
 
     def _partial_success(
         self, counts: _Counts, peer: str, spans: int, bad_ids: int, bad_text: int

@@ -79,17 +79,17 @@ async def test_deadline_peer_and_metadata(engine: ModuleType) -> None:
         assert before + 1.9 <= long.wait_until <= after + 2
         assert none.deadline is None
         assert before + 2 <= none.wait_until <= after + 2
-        host, _, port = short.peer.rpartition(":")
+        host, _, port = short.origin.peer.rpartition(":")
         assert host == "127.0.0.1"
         assert port.isdigit()
-        assert dict(short.metadata)["x-tenant"] == "blue"
-        assert "x-raw-bin" not in dict(short.metadata)
+        assert dict(short.origin.metadata)["x-tenant"] == "blue"
+        assert "x-raw-bin" not in dict(short.origin.metadata)
 
 
 async def test_metadata_is_left_out_when_nobody_asks(engine: ModuleType) -> None:
     async with Rig(engine) as rig, channel(rig) as one:
         await send(one, b"\x0a\x00", metadata=(("x-tenant", "blue"),))
-        assert rig.calls[0].metadata == ()
+        assert rig.calls[0].origin.metadata == ()
 
 
 async def test_ipv6(engine: ModuleType) -> None:
@@ -102,7 +102,7 @@ async def test_ipv6(engine: ModuleType) -> None:
     async with Rig(engine, endpoint="[::1]:0") as rig, channel(rig) as one:
         assert rig.address.startswith("[::1]:")
         await send(one, b"\x0a\x00")
-        assert rig.calls[0].peer.startswith("[::1]:")
+        assert rig.calls[0].origin.peer.startswith("[::1]:")
 
 
 async def test_all_addresses(engine: ModuleType) -> None:
@@ -111,7 +111,7 @@ async def test_all_addresses(engine: ModuleType) -> None:
         rig.address = f"127.0.0.1:{port}"
         async with channel(rig) as one:
             assert await send(one, b"\x0a\x00") == b"\x0a\x00"
-        assert rig.calls[0].peer.startswith("127.0.0.1:")
+        assert rig.calls[0].origin.peer.startswith("127.0.0.1:")
 
 
 @pytest.mark.parametrize("form", ["{}", "unix:{}", "unix://{}"])
@@ -123,7 +123,7 @@ async def test_unix_socket(engine: ModuleType, tmp_path: Path, form: str) -> Non
     ):
         assert rig.address == f"unix:{path}"
         await send(one, b"\x0a\x00")
-        assert rig.calls[0].peer == "unix:"
+        assert rig.calls[0].origin.peer == "unix:"
     assert not path.exists()
 
 

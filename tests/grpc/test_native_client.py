@@ -59,7 +59,7 @@ async def test_connections_that_age_lose_no_request() -> None:
             while len(peers) < 4:
                 bodies = [b"\x0a" * size for size in range(1, 20)]
                 assert await asyncio.gather(*(call(one, body) for body in bodies)) == bodies
-                peers |= {request.peer for request in rig.calls}
+                peers |= {request.origin.peer for request in rig.calls}
         assert rig.rejects == []
 
 

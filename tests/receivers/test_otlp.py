@@ -27,6 +27,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
 from k8strace.grpc import Call
 from k8strace.grpc.status import retry_delay
+from k8strace.payload import Origin
 from k8strace.receivers.otlp import LOG_EVERY, OTLP
 from tests.support.backend import PATH
 from tests.support.clients import Client
@@ -310,7 +311,7 @@ def test_any_bytes_are_answered_and_accounted(validate: str, body: bytes) -> Non
     receiving = Receiving(grpc={}, validate=validate)
     export: Callable[..., Any] = receiving.receiver._export
     counts = receiving.receiver._counts["grpc"]
-    call = Call(body, "peer:1", receiving.budget.lease(len(body), "peer"))
+    call = Call(body, Origin("peer:1"), receiving.budget.lease(len(body), "peer"))
     answer = b""
     try:
         export(counts, call).send(None)
