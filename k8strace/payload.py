@@ -32,7 +32,7 @@ class Source(msgspec.Struct, frozen=True, gc=False):
     origin: Origin | None
 
 
-class Payload(msgspec.Struct, frozen=True, eq=False):
+class Payload(msgspec.Struct, frozen=True, eq=False, gc=False):
     """Spans as they came, immutable.
 
     `chunks` are `bytes`, each a run of whole `ResourceSpans` fields as they stand in an
@@ -43,6 +43,8 @@ class Payload(msgspec.Struct, frozen=True, eq=False):
     `lease` holds the payload's bytes in the budget (several in a joined payload).
     `wait_until` is the loop's time up to which the sender's answer may be held while there
     is no room for the payload; 0 says not to wait.
+
+    The garbage collector doesn't look at it: what it holds refers back to nothing.
     """
 
     chunks: tuple[bytes, ...]

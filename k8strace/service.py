@@ -19,6 +19,7 @@ from k8strace import __version__
 from k8strace.config import Loaded
 from k8strace.errors import ConfigError
 from k8strace.graph import Graph
+from k8strace.memory import set_aside
 from k8strace.metrics import Metrics
 from k8strace.telemetry import MetricsServer, bind_process, set_up_logs
 
@@ -135,6 +136,7 @@ class Gateway:
             log.info("metrics on http://%s/metrics", server.address)
         for line in promises(graph).splitlines():
             log.info("%s", line)
+        set_aside()
         log.info("k8strace %s is ready", __version__)
         return _Running(loaded, graph, server)
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gc
 import os
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -172,3 +175,29 @@ def test_trim_gives_free_memory_back() -> None:
 def test_trim_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_malloc_trim", None)
     assert memory.trim() is False
+
+
+@pytest.fixture
+def collector() -> Iterator[None]:
+    """The garbage collector as it was, afterwards."""
+    threshold = gc.get_threshold()
+    yield
+    gc.set_threshold(*threshold)
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("collector")
+def test_what_is_set_aside_is_collected_when_it_is_not_needed_any_more() -> None:
+    class Graph:
+        itself: object
+
+    graph = Graph()
+    graph.itself = graph
+    gone = weakref.ref(graph)
+    memory.set_aside()
+    assert gc.get_freeze_count() > 0
+    del graph
+    gc.collect()
+    assert gone() is not None
+    memory.set_aside()
+    assert gone() is None

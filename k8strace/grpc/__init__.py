@@ -28,7 +28,7 @@ SLOW_RATE = 64 * 1024  # bytes a second
 Metadata = tuple[tuple[str, str], ...]
 
 
-class Call(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """A request that is here whole: admitted, decompressed, within the limits.
 
     `lease` holds exactly `message` in the budget. `deadline` is the loop's time at which
