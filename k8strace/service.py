@@ -19,7 +19,7 @@ from k8strace import __version__
 from k8strace.config import Loaded
 from k8strace.errors import ConfigError
 from k8strace.graph import Graph
-from k8strace.memory import set_aside
+from k8strace.memory import keep_free, set_aside
 from k8strace.metrics import Metrics
 from k8strace.telemetry import MetricsServer, bind_process, set_up_logs
 
@@ -89,6 +89,7 @@ class Gateway:
         Raises ConfigError where the configuration, or after a reload that failed the one
         before, cannot be started.
         """
+        keep_free()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             loop.add_signal_handler(number, self.note, number)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -201,3 +203,29 @@ def test_what_is_set_aside_is_collected_when_it_is_not_needed_any_more() -> None
     assert gone() is not None
     memory.set_aside()
     assert gone() is None
+
+
+@pytest.mark.skipif(memory._mallopt is None, reason="not glibc")
+def test_freed_memory_is_kept_for_what_comes_next() -> None:
+    code = """
+import resource
+from k8strace.memory import keep_free
+keep_free()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    blocks = [b"x" * 200_000 for _ in range(64)]
+    before = faults()
+    del blocks
+    blocks = [b"x" * 200_000 for _ in range(64)]
+print(faults() - before)
+"""
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert int(out.stdout) < 100  # of 3,200 pages
+
+
+def test_freed_memory_is_left_alone_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_mallopt", None)
+    assert not memory.keep_free()
