@@ -187,6 +187,7 @@ cdef class ClientSession(Session):
         cdef Py_ssize_t left = <Py_ssize_t>size
         cdef Py_ssize_t part
         self.keep(head, 9)
+        self.forgive(1)  # grpc-go asks for a pong for every DATA frame, at most
         while left:
             chunk = <bytes>call.chunks[call.chunk]
             part = min(left, PyBytes_GET_SIZE(chunk) - call.offset)

@@ -238,6 +238,19 @@ def test_close_ends_all() -> None:
     assert [call.status for call in calls] == [None] * 3
 
 
+def test_a_server_may_ping_for_every_frame_of_a_request() -> None:
+    """grpc-go's servers measure the bandwidth so; pings without requests are a flood."""
+    session = client()
+    ping = frame(PING, 0, 0, b"12345678")
+    for number in range(2000):
+        session.request(PATH.encode(), (b"x",))
+        output(session)
+        done = receive(session, ping, answer(2 * number + 1, b""))
+        assert [call.status for call in done] == [b"0"]
+    receive(session, ping * 1002)
+    assert GOAWAY in {one.type for one in frames(output(session))}
+
+
 VALID = (
     frame(SETTINGS, 0, 0)
     + answer(1, b"hello")
