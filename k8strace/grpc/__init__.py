@@ -7,6 +7,7 @@ knows nothing of OTLP: it maps a path to a handler, which gets the whole message
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, Protocol
 
@@ -91,6 +92,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     """How a server listens. `max_message_size` bounds the decompressed message, bytes.
 
     With `reuse_port` several servers, each in its process, may share a TCP endpoint.
+    `sockets`, where given, are listened on instead of `endpoint`: they are bound already,
+    by somebody who keeps the path of a Unix socket. Starting takes them over, and stopping
+    closes them.
     """
 
     endpoint: str
@@ -100,6 +104,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     keepalive: ServerKeepalive = ServerKeepalive()
     include_metadata: bool = False
     reuse_port: bool = False
+    sockets: tuple[socket.socket, ...] = ()
 
 
 class Server(Protocol):

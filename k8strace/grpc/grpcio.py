@@ -25,7 +25,7 @@ import grpc.aio
 
 from k8strace.addresses import join_address, listen_address
 from k8strace.budget import Budget
-from k8strace.errors import K8sTraceError
+from k8strace.errors import ConfigError, K8sTraceError
 from k8strace.grpc import (
     SLOW_AFTER,
     SLOW_RATE,
@@ -80,6 +80,12 @@ class Server:
         budget: Budget,
         on_reject: Reject,
     ) -> None:
+        if settings.sockets:
+            # Core has no way to adopt them; several of its servers share a TCP port by
+            # `reuse_port`.
+            raise ConfigError(
+                ["engine grpcio cannot listen on given sockets: set `engine: native`"]
+            )
         self._settings = settings
         self._budget = budget
         self._on_reject = on_reject

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
@@ -47,25 +48,14 @@ class Server:
 
     async def start(self) -> str:
         loop = asyncio.get_running_loop()
-        settings = self.shared.settings
+        socks = list(self.shared.settings.sockets) or await self._bind()
+        address = self._address(socks[0])
         make = partial(Connection, self.shared, loop)
-        if settings.transport == "unix":
-            path = unix_path(settings.endpoint)
-            claim_unix(path)
-            sock = listen_unix(path)
-            self._listeners.append(await loop.create_unix_server(make, sock=sock))
-            if not path.startswith("\0"):
-                self._unix = (path, os.stat(path).st_ino)
-            address = show_unix(path)
-        else:
-            host, port = listen_address(settings.endpoint)
-            socks = await listen_tcp(host, port, reuse_port=settings.reuse_port)
-            for sock in socks:
-                self._listeners.append(
-                    await loop.create_server(make, sock=sock, backlog=BACKLOG)
-                )
-            address = join_address(host, socks[0].getsockname()[1])
-        keepalive = settings.keepalive
+        for sock in socks:
+            self._listeners.append(
+                await loop.create_server(make, sock=sock, backlog=BACKLOG)
+            )
+        keepalive = self.shared.settings.keepalive
         waits = (
             keepalive.max_connection_idle,
             keepalive.max_connection_age,
@@ -76,6 +66,26 @@ class Server:
         tick = min([TICK, *(max(wait / 4, 0.01) for wait in waits if wait)])
         self._timer = loop.call_later(tick, self._tick, loop, tick)
         return address
+
+    async def _bind(self) -> list[socket.socket]:
+        settings = self.shared.settings
+        if settings.transport == "tcp":
+            host, port = listen_address(settings.endpoint)
+            return await listen_tcp(host, port, reuse_port=settings.reuse_port)
+        path = unix_path(settings.endpoint)
+        claim_unix(path)
+        sock = listen_unix(path)
+        if not path.startswith("\0"):
+            self._unix = (path, os.stat(path).st_ino)
+        return [sock]
+
+    def _address(self, sock: socket.socket) -> str:
+        """Where clients find `sock`: by the host that was asked for, the port it has."""
+        name = sock.getsockname()
+        if sock.family == socket.AF_UNIX:
+            return show_unix(os.fsdecode(name))
+        host, _ = listen_address(self.shared.settings.endpoint)
+        return join_address(host, name[1])
 
     async def stop(self, grace: float) -> None:
         listeners, self._listeners = self._listeners, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from typing import Any
 
 import grpc
@@ -10,6 +11,7 @@ import grpc.aio
 import pytest
 
 from k8strace.budget import Budget
+from k8strace.errors import ConfigError
 from k8strace.grpc import (
     ClientKeepalive,
     ClientSettings,
@@ -143,3 +145,8 @@ async def test_handlers_that_outlive_their_calls_are_gone_after_stop() -> None:
         await asyncio.wait_for(entered.wait(), 20)
         await rig.server.stop(0)
         assert left.is_set()
+
+
+def test_sockets_cannot_be_handed_down() -> None:
+    with socket.socket() as given, pytest.raises(ConfigError, match="engine: native"):
+        Rig(grpcio, sockets=(given,))
