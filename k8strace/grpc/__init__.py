@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, Protocol
 
@@ -94,7 +95,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     With `reuse_port` several servers, each in its process, may share a TCP endpoint.
     `sockets`, where given, are listened on instead of `endpoint`: they are bound already,
     by somebody who keeps the path of a Unix socket. Starting takes them over, and stopping
-    closes them.
+    closes them. `tls` has the server's certificate; the server adds h2 by ALPN, without
+    which no client is served.
     """
 
     endpoint: str
@@ -105,6 +107,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     include_metadata: bool = False
     reuse_port: bool = False
     sockets: tuple[socket.socket, ...] = ()
+    tls: ssl.SSLContext | None = None
 
 
 class Server(Protocol):

@@ -192,3 +192,9 @@ def peer_of_socket(name: object) -> str:
 def host_of(peer: str) -> str:
     """Whose share of the budget `peer` uses: its host's. All on Unix sockets are one."""
     return peer.rpartition(":")[0]
+
+
+def speaks_http2(transport: asyncio.BaseTransport) -> bool:
+    """Whether a connection that is up may carry HTTP/2; over TLS, ALPN has to say so."""
+    tls = transport.get_extra_info("ssl_object")
+    return tls is None or tls.selected_alpn_protocol() == "h2"

@@ -86,6 +86,8 @@ class Server:
             raise ConfigError(
                 ["engine grpcio cannot listen on given sockets: set `engine: native`"]
             )
+        if settings.tls is not None:
+            raise ConfigError(["engine grpcio cannot take this TLS: set `engine: native`"])
         self._settings = settings
         self._budget = budget
         self._on_reject = on_reject

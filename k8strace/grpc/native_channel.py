@@ -13,7 +13,7 @@ from k8strace._http2 import ProtocolError
 from k8strace._http2_client import Call, ClientSession
 from k8strace.addresses import join_address, listen_address
 from k8strace.grpc import ClientKeepalive, ClientSettings, ClientTLS, Metadata
-from k8strace.grpc.endpoints import show_unix, unix_path
+from k8strace.grpc.endpoints import show_unix, speaks_http2, unix_path
 
 MAX_ANSWER = 4 * 1024 * 1024  # bytes; no OTLP answer is larger
 READ_SIZE = 64 * 1024
@@ -144,6 +144,7 @@ class Channel(asyncio.BufferedProtocol):
         self._loop = loop
         self._session = session
         self._buffer = buffer
+        self._view = memoryview(buffer)  # asyncio's TLS takes slices to write into
         self._keepalive = keepalive
         self._on_change = on_change
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
@@ -194,6 +195,9 @@ class Channel(asyncio.BufferedProtocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._heard = self._loop.time()
+        if not speaks_http2(transport):
+            self.close("the server speaks no HTTP/2: it has not selected h2 by ALPN")
+            return
         if self._keepalive.time:
             self._timer = self._loop.call_later(self._keepalive.time, self._ping)
         self._flush()
@@ -201,8 +205,8 @@ class Channel(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._lose("the connection was lost" if exc is None else f"{exc}")
 
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
-        return self._buffer
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
         if self.error is not None:

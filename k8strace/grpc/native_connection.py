@@ -34,6 +34,7 @@ from k8strace.grpc.compression import MAGIC, gunzip
 from k8strace.grpc.endpoints import (
     host_of,
     peer_of_socket,
+    speaks_http2,
 )
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
 from k8strace.payload import Origin
@@ -85,6 +86,7 @@ class Shared:
         self.announced = Announced(budget.limit // 2)
         self.on_reject = on_reject
         self.buffer = bytearray(READ_SIZE)
+        self.view = memoryview(self.buffer)  # asyncio's TLS takes slices to write into
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.waiting = 0
@@ -111,6 +113,7 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = loop
         self._budget = shared.budget
         self._buffer = shared.buffer
+        self._view = shared.view
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._session: ServerSession | None = None
         self._peer = self._host = ""
@@ -145,6 +148,9 @@ class Connection(asyncio.BufferedProtocol):
             permits_pings=keepalive.permit_without_stream,
         )
         shared.connections.add(self)
+        if not speaks_http2(transport):
+            self._broken(ProtocolError("the client wants no HTTP/2 by ALPN"))
+            return
         self._flush()
         if shared.is_draining:
             self.drain(0)
@@ -157,8 +163,8 @@ class Connection(asyncio.BufferedProtocol):
         if session is not None:
             self._handle(session, session.close())
 
-    def get_buffer(self, sizehint: int) -> bytearray:  # noqa: ARG002
-        return self._buffer
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        return self._view
 
     def buffer_updated(self, nbytes: int) -> None:
         session = self._session

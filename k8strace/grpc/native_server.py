@@ -19,11 +19,12 @@ from k8strace.grpc.endpoints import (
     show_unix,
     unix_path,
 )
-from k8strace.grpc.native_connection import Connection, Shared
+from k8strace.grpc.native_connection import HANDSHAKE_TIMEOUT, Connection, Shared
 from k8strace.grpc.status import Code, StatusError
 
 BACKLOG = 1024
 TICK = 0.5  # seconds after which connections are looked after, at the most
+SHUTDOWN_TIMEOUT = 2.0  # seconds in which a client has to say that TLS ends, too
 CANCEL_TIMEOUT = 1.0  # seconds for handlers that clean up
 HEALTH = "/grpc.health.v1.Health/Check"
 
@@ -51,9 +52,19 @@ class Server:
         socks = list(self.shared.settings.sockets) or await self._bind()
         address = self._address(socks[0])
         make = partial(Connection, self.shared, loop)
+        tls = self.shared.settings.tls
+        if tls is not None:
+            tls.set_alpn_protocols(["h2"])
         for sock in socks:
             self._listeners.append(
-                await loop.create_server(make, sock=sock, backlog=BACKLOG)
+                await loop.create_server(
+                    make,
+                    sock=sock,
+                    backlog=BACKLOG,
+                    ssl=tls,
+                    ssl_handshake_timeout=HANDSHAKE_TIMEOUT if tls else None,
+                    ssl_shutdown_timeout=SHUTDOWN_TIMEOUT if tls else None,
+                )
             )
         keepalive = self.shared.settings.keepalive
         waits = (
