@@ -18,11 +18,12 @@ STUBS := $(patsubst k8strace/%.pyi,k8strace.%,$(wildcard k8strace/*.pyi))
 COMPILED_TESTS = $(wildcard $(patsubst %,tests/test_%*.py,$(patsubst _%,%,$(basename $(notdir $(wildcard k8strace/*.pyx))))))
 ASAN = $(shell cc -print-file-name=libasan.so) $(shell cc -print-file-name=libubsan.so)
 BUILT := .venv/.built-$(K8STRACE_BUILD)
+COLLECTOR := benchmarks/peers/.build/collector
 
 # Tests wait more than they compute; more than two at once make each other slow on two cores.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help build run demo test lint types check sanitize bench kube-spans docs clean
+.PHONY: help build run demo test lint types check sanitize bench peers kube-spans docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -62,6 +63,13 @@ sanitize: ## the compiled part's tests under the address and undefined-behaviour
 
 bench: build ## measure; prints one table
 	$(PYTEST) benchmarks --quiet --benchmark-quiet $(ARGS)
+
+peers: $(COLLECTOR) ## build the OpenTelemetry Collector that k8strace is compared with; needs Go
+
+# Rebuilt when what it is made of changes; the first time takes minutes of CPU.
+$(COLLECTOR): $(wildcard benchmarks/peers/collector/*)
+	@command -v go >/dev/null || { echo 'Install Go to build the Collector: https://go.dev/dl' >&2; exit 2; }
+	cd benchmarks/peers/collector && go build -trimpath -ldflags='-s -w' -o "$(CURDIR)/$@" .
 
 kube-spans: build ## replay a recording through a gateway and compare; SPANS=recording.tar.gz
 	@test -n "$(SPANS)" || { echo 'Name the recording: make kube-spans SPANS=…' >&2; exit 2; }
