@@ -23,6 +23,7 @@ class Call:
     problem: str | None
     error: int
     is_refused: bool
+    is_packed: bool
     future: Any
     """The driver's, as it likes."""
 

@@ -31,6 +31,7 @@ cdef class Call:
     cdef readonly str problem
     cdef readonly uint32_t error
     cdef readonly bint is_refused
+    cdef readonly bint is_packed
     cdef public object future
     cdef bint is_cancelled
     cdef tuple chunks  # what is to be sent, its prefix first
@@ -121,6 +122,8 @@ cdef class ClientSession(Session):
         header(&nv[3], b":authority", self.authority, PyBytes_GET_SIZE(self.authority))
         literal(&nv[4], b"te", b"trailers")
         literal(&nv[5], b"content-type", b"application/grpc")
+        # No grpc-accept-encoding: answers are so short that compressing them only costs.
+        # Those of grpc-go and gRPC's core come compressed without it.
         count = 6
         if self.user_agent:
             value = self.user_agent
@@ -228,6 +231,8 @@ cdef class ClientSession(Session):
         if equals(name, name_size, b":status"):
             # nghttp2 lets no status pass but one of three digits.
             call.http_status = 100 * value[0] + 10 * value[1] + value[2] - 111 * c'0'
+        elif equals(name, name_size, b"grpc-encoding"):
+            call.is_packed = equals(value, size, b"gzip")
         elif equals(name, name_size, b"grpc-status"):
             call.status = value[:size]
         elif equals(name, name_size, b"grpc-message"):
@@ -254,8 +259,9 @@ cdef class ClientSession(Session):
             size -= part
             call.received = 0
             call.size = length_of(call.prefix)
-            if call.prefix[0]:
+            if call.prefix[0] and not call.is_packed:
                 return self.abandon(call, "the answer is compressed, unasked")
+            call.is_packed = call.prefix[0] != 0
             if call.size > self.max_answer:
                 return self.abandon(call, f"an answer of {call.size} bytes")
             call.answer = PyBytes_FromStringAndSize(NULL, call.size)

@@ -251,6 +251,22 @@ def test_a_server_may_ping_for_every_frame_of_a_request() -> None:
     assert GOAWAY in {one.type for one in frames(output(session))}
 
 
+@pytest.mark.parametrize(("encoding", "is_packed"), [("gzip", True), ("zstd", False)])
+def test_answers_are_compressed_only_as_asked(encoding: str, is_packed: bool) -> None:
+    session = client()
+    call = session.request(PATH.encode(), (b"x",))
+    output(session)
+    receive(
+        session,
+        frame(HEADERS, END_HEADERS, 1, OK + block(("grpc-encoding", encoding))),
+        frame(DATA, 0, 1, b"\1" + message(b"packed")[1:]),
+    )
+    output(session)
+    assert session.finished() == ([] if is_packed else [call])
+    assert (call.answer == b"packed") == call.is_packed == is_packed
+    assert (call.problem is None) == is_packed
+
+
 VALID = (
     frame(SETTINGS, 0, 0)
     + answer(1, b"hello")

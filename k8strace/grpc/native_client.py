@@ -20,8 +20,8 @@ from urllib.parse import unquote
 
 from k8strace._http2_client import Call
 from k8strace.grpc import ClientSettings, Metadata
-from k8strace.grpc.compression import gzip
-from k8strace.grpc.native_channel import Address, Channel, Target, show
+from k8strace.grpc.compression import gunzip, gzip
+from k8strace.grpc.native_channel import MAX_ANSWER, Address, Channel, Target, show
 from k8strace.grpc.status import Code, StatusError, retry_delay
 
 MAX_TRIES = 5  # of a call that servers did not process
@@ -123,7 +123,7 @@ class Client:
                 channel.cancel(call)
                 raise self._failure(Code.DEADLINE_EXCEEDED, "the deadline is over")
             if call.status == b"0" and call.answer is not None:
-                return call.answer
+                return self._unpacked(call.answer) if call.is_packed else call.answer
             if not call.is_refused:
                 break
         raise self._status(call, channel.error)
@@ -228,6 +228,12 @@ class Client:
 
     def _failure(self, code: Code, text: str, delay: float | None = None) -> StatusError:
         return StatusError(code, f"{self._settings.target}: {text}", delay)
+
+    def _unpacked(self, answer: bytes) -> bytes:
+        try:
+            return gunzip(answer, MAX_ANSWER, None)
+        except StatusError as error:
+            raise self._failure(Code.INTERNAL, f"the answer: {error}") from None
 
     def _status(self, call: Call, lost: str | None) -> StatusError:
         if call.status is not None and call.status != b"0":

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+import grpc
+import grpc.aio
 import pytest
 
 from k8strace.grpc import Call, ClientKeepalive, ClientSettings, ServerKeepalive, native
@@ -19,7 +21,8 @@ from tests.support.engine import Rig
 
 @asynccontextmanager
 async def client(target: str, **settings: Any) -> AsyncIterator[native.Client]:
-    one = native.Client(ClientSettings(target=target, compression="none", **settings))
+    settings = {"compression": "none"} | settings
+    one = native.Client(ClientSettings(target=target, **settings))
     await one.start()
     try:
         yield one
@@ -138,3 +141,27 @@ async def test_large_messages_are_written_as_they_are() -> None:
             await one.call(PATH, parts, timeout=60)
         assert caught.value.code is Code.RESOURCE_EXHAUSTED
         assert rig.calls[1].message == b"".join(parts)
+
+
+async def test_answers_may_be_compressed() -> None:
+    """As grpc-go's servers do, where the request is."""
+    answer = b"\x0a" * 1000
+
+    async def export(_request: bytes, _context: Any) -> bytes:
+        return answer
+
+    method = grpc.unary_unary_rpc_method_handler(export)  # bytes in, bytes out
+    _, service, name = PATH.split("/")
+    server = grpc.aio.server(compression=grpc.Compression.Gzip)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler(service, {name: method}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        for compression in ("gzip", "none"):
+            target = f"127.0.0.1:{port}"
+            async with client(target, compression=compression) as one:
+                assert await call(one) == answer
+    finally:
+        await server.stop(None)
