@@ -4,6 +4,7 @@
 #   PYTHON=python3.12     the interpreter to make .venv with
 #   K8STRACE_BUILD=debug  how the extension is compiled: release, debug, sanitize
 #   ARGS="…"              arguments for what is run: run, demo, test, bench, kube-spans
+#   ONLY= SIZES= ROUNDS= FRESH=1   what bench-peers measures; ROTEL= DF_ENGINE= rivals' binaries
 
 PYTHON ?= python3
 K8STRACE_BUILD ?= release
@@ -18,12 +19,16 @@ STUBS := $(patsubst k8strace/%.pyi,k8strace.%,$(wildcard k8strace/*.pyi))
 COMPILED_TESTS = $(wildcard $(patsubst %,tests/test_%*.py,$(patsubst _%,%,$(basename $(notdir $(wildcard k8strace/*.pyx))))))
 ASAN = $(shell cc -print-file-name=libasan.so) $(shell cc -print-file-name=libubsan.so)
 BUILT := .venv/.built-$(K8STRACE_BUILD)
-COLLECTOR := benchmarks/peers/.build/collector
+PEERS := .venv/peers
+COLLECTOR := $(PEERS)/collector
+ROTEL_VERSION := 0.0.1a15
+ROTEL_AGENT = 'import pathlib, rotel; agent = pathlib.Path(rotel.__file__).with_name("rotel-agent"); agent.chmod(0o755); print(agent)'
+export ROTEL DF_ENGINE
 
 # Tests wait more than they compute; more than two at once make each other slow on two cores.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help build run demo test lint types check sanitize bench peers kube-spans docs clean
+.PHONY: help build run demo test lint types check sanitize bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -67,9 +72,23 @@ bench: build ## measure; prints one table
 peers: $(COLLECTOR) ## build the OpenTelemetry Collector that k8strace is compared with; needs Go
 
 # Rebuilt when what it is made of changes; the first time takes minutes of CPU.
-$(COLLECTOR): $(wildcard benchmarks/peers/collector/*)
+$(COLLECTOR): $(wildcard benchmarks/peers/collector/*) | .venv/.created
 	@command -v go >/dev/null || { echo 'Install Go to build the Collector: https://go.dev/dl' >&2; exit 2; }
 	cd benchmarks/peers/collector && go build -trimpath -ldflags='-s -w' -o "$(CURDIR)/$@" .
+
+peers-rotel: $(PEERS)/rotel ## get the pre-release of Rotel that PyPI has, into a place of its own
+
+$(PEERS)/rotel: | .venv/.created
+	"$(PYTHON)" -m venv $(PEERS)/rotel-venv
+	$(PEERS)/rotel-venv/bin/python -m pip install --quiet --no-deps rotel==$(ROTEL_VERSION)
+	ln -sf "$$($(PEERS)/rotel-venv/bin/python -c $(ROTEL_AGENT))" $@
+
+bench-peers: build peers ## measure beside the Collector and others; goes on where it stopped
+	$(BIN) -m benchmarks.peers $(if $(ONLY),--only "$(ONLY)") $(if $(SIZES),--sizes "$(SIZES)") \
+		$(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(FRESH),--fresh)
+
+bench-peers-docs: build ## write the tables of docs/benchmarks.md from what was measured
+	$(BIN) -m benchmarks.peers.docs
 
 kube-spans: build ## replay a recording through a gateway and compare; SPANS=recording.tar.gz
 	@test -n "$(SPANS)" || { echo 'Name the recording: make kube-spans SPANS=…' >&2; exit 2; }
@@ -80,7 +99,7 @@ docs: build ## write the option tables of docs/components anew
 
 clean: ## remove all that make has made, .venv too
 	rm -rf .venv build dist k8strace.egg-info .benchmarks .hypothesis \
-		.mypy_cache .pytest_cache .ruff_cache
+		.mypy_cache .pytest_cache .ruff_cache benchmarks/peers/.results
 	find k8strace -name '*.so' -delete
 	find k8strace scripts tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 	rm -f $(patsubst %.pyx,%.c,$(wildcard k8strace/*.pyx))

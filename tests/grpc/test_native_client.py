@@ -150,7 +150,7 @@ async def test_answers_may_be_compressed() -> None:
     async def export(_request: bytes, _context: Any) -> bytes:
         return answer
 
-    method = grpc.unary_unary_rpc_method_handler(export)  # bytes in, bytes out
+    method: Any = grpc.unary_unary_rpc_method_handler(export)  # bytes in, bytes out
     _, service, name = PATH.split("/")
     server = grpc.aio.server(compression=grpc.Compression.Gzip)
     server.add_generic_rpc_handlers(

@@ -1,0 +1,83 @@
+"""What is measured: the cells of the matrix, their names, and how they are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import msgspec
+
+SIZES = (1, 10, 100, 512, 4096)
+SAMPLED = 10  # percent
+MEMORY_SECONDS = 30.0
+MEMORY_SIZE = 512
+KUBE = "kube"
+
+Scenario = Literal["receive", "sample", "forward"]
+Compression = Literal["none", "gzip"]
+
+SCENARIOS: dict[Scenario, str] = {
+    "receive": "receive → nop",
+    "sample": f"sampler {SAMPLED} % → batch → nop",
+    "forward": "batch → OTLP out",
+}
+COMPRESSIONS: tuple[Compression, ...] = ("none", "gzip")
+
+
+class Cell(msgspec.Struct, frozen=True):
+    """One comparison: the same load through the same pipeline of each side.
+
+    `payload` is a number of spans, whose requests are seeded, or "kube", requests that a
+    kube-apiserver sent. With `seconds` the load goes on for so long, and it is the memory
+    that is compared; else its number of requests is fixed.
+    """
+
+    scenario: Scenario
+    compression: Compression
+    payload: str
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """As `ONLY=` takes it, such as "receive/none/512" or "memory-forward/none/512"."""
+        scenario = f"memory-{self.scenario}" if self.seconds else self.scenario
+        return f"{scenario}/{self.compression}/{self.payload}"
+
+
+def cells(sizes: Sequence[int] = SIZES) -> list[Cell]:
+    """The whole matrix, in the order in which it is measured."""
+    payloads = [*map(str, sizes), KUBE]
+    matrix = [
+        Cell(scenario, compression, payload)
+        for scenario in SCENARIOS
+        for compression in COMPRESSIONS
+        for payload in payloads
+    ]
+    scenarios: tuple[Scenario, ...] = ("receive", "forward")
+    memory = [
+        Cell(scenario, "none", str(MEMORY_SIZE), MEMORY_SECONDS) for scenario in scenarios
+    ]
+    return matrix + memory
+
+
+def choose(all_cells: Sequence[Cell], only: str) -> list[Cell]:
+    """The cells whose name one of the patterns in `only` matches; all if it is empty.
+
+    Patterns stand between spaces or commas; `*` is any text, and a pattern without all
+    three parts matches what begins with it: "receive", "receive/none". Raises ValueError
+    for a pattern that matches nothing.
+    """
+    patterns = only.replace(",", " ").split()
+    for pattern in patterns:
+        if not any(_matches(cell.name, pattern) for cell in all_cells):
+            raise ValueError(f"{pattern!r} matches no cell, such as {all_cells[0].name!r}")
+    return [
+        cell
+        for cell in all_cells
+        if not patterns or any(_matches(cell.name, pattern) for pattern in patterns)
+    ]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}/*")

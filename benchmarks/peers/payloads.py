@@ -1,0 +1,116 @@
+"""The requests that are sent: made from a seed, or recorded from a kube-apiserver."""
+
+from __future__ import annotations
+
+from itertools import cycle, islice
+from pathlib import Path
+from random import Random
+
+import msgspec
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+)
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from benchmarks.peers.matrix import KUBE, SAMPLED, Cell
+from k8strace import _fastpath
+from k8strace.grpc.compression import gzip
+
+SEED = 20_261
+HASH_SEED = 22  # the samplers'
+RING_SPANS = 16_384  # so many are made before they repeat; a ring has 4 requests at least
+RECORDED = Path("tests/data/kube")
+
+START = 1_700_000_000_000_000_000  # ns
+VERBS = ("GET", "LIST", "WATCH", "PUT", "PATCH", "POST")
+RESOURCES = ("pods", "leases", "nodes", "endpointslices", "configmaps", "events")
+
+
+class Request(msgspec.Struct, frozen=True):
+    """`message` is as it goes over the wire, `size` its bytes before compression.
+
+    `sampled` of its `spans` are what the sampler keeps.
+    """
+
+    message: bytes
+    size: int
+    spans: int
+    sampled: int
+
+
+def ring(cell: Cell) -> list[Request]:
+    """Distinct requests, always the same ones, to be sent in turn."""
+    if cell.payload == KUBE:
+        bodies = [path.read_bytes() for path in sorted(RECORDED.glob("*.pb"))]
+    else:
+        spans = int(cell.payload)
+        bodies = seeded(spans, max(RING_SPANS // spans, 4))
+    return [_request(body, is_packed=cell.compression == "gzip") for body in bodies]
+
+
+def seeded(spans: int, requests: int) -> list[bytes]:
+    """Requests of spans of about 410 bytes, with 8 attributes and an event."""
+    random = Random(SEED)
+    made = []
+    for _ in range(requests):
+        request = ExportTraceServiceRequest()
+        of_resource = request.resource_spans.add()
+        for key, value in (("service.name", "apiserver"), ("host.name", "control-plane-1")):
+            attribute = of_resource.resource.attributes.add(key=key)
+            attribute.value.string_value = value
+        of_scope = of_resource.scope_spans.add()
+        of_scope.scope.name = "benchmark"
+        of_scope.spans.extend(_span(random) for _ in range(spans))
+        made.append(request.SerializeToString())
+    return made
+
+
+def _span(random: Random) -> Span:
+    start = START + random.randrange(10**12)
+    end = start + random.randrange(10**4, 10**8)
+    verb = random.choice(VERBS)
+    resource = random.choice(RESOURCES)
+    path = f"/api/v1/namespaces/team-{random.randrange(400)}/{resource}/{_word(random)}"
+    span = Span(
+        trace_id=random.randbytes(16),
+        span_id=random.randbytes(8),
+        parent_span_id=random.randbytes(8),
+        name=f"{verb} {resource}",
+        kind=Span.SPAN_KIND_SERVER,
+        start_time_unix_nano=start,
+        end_time_unix_nano=end,
+    )
+    texts = {
+        "http.request.method": verb,
+        "url.path": path,
+        "user_agent.original": "kubelet/v1.36.3",
+        "client.address": f"10.{random.randrange(256)}.{random.randrange(256)}.7",
+        "audit-id": _word(random),
+        "network.protocol.version": "2",
+    }
+    for key, text in texts.items():
+        span.attributes.add(key=key).value.string_value = text
+    span.attributes.add(key="http.response.status_code").value.int_value = 200
+    span.attributes.add(key="http.response.body.size").value.int_value = random.randrange(
+        10**5
+    )
+    span.events.add(name="About to write a response", time_unix_nano=end - 1000)
+    return span
+
+
+def _word(random: Random) -> str:
+    return random.randbytes(6).hex()
+
+
+def _request(body: bytes, *, is_packed: bool) -> Request:
+    spans = _fastpath.count((body,)).spans
+    sampled = _fastpath.sample((body,), _fastpath.HASH_SEED, SAMPLED, HASH_SEED, 4, True)
+    message = gzip((body,)) if is_packed else body
+    return Request(message, len(body), spans, sampled.kept)
+
+
+def total(requests: list[Request], count: int, of: str) -> int:
+    """The sum of a field over the first `count` requests that go round the ring."""
+    whole, rest = divmod(count, len(requests))
+    values = [int(getattr(request, of)) for request in requests]
+    return whole * sum(values) + sum(islice(cycle(values), rest))
