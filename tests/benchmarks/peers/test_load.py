@@ -1,0 +1,84 @@
+"""The generator against a real server: what is refused comes again, what fails ends it."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.peers.load import Order, carry_out
+from benchmarks.peers.payloads import Request
+from k8strace.errors import RefusedError
+from k8strace.grpc import Call, native
+from k8strace.grpc.compression import gzip
+from k8strace.grpc.status import Code, StatusError
+from tests.support.engine import Rig
+
+REQUESTS = [Request(bytes([1, number]), 2, 1, number % 2) for number in range(3)]
+
+
+async def take(_: Call) -> bytes:
+    return b""
+
+
+def order(rig: Rig, requests: int = 20, seconds: float = 0.0) -> Order:
+    return Order(rig.address, requests, seconds, connections=2, in_flight=3)
+
+
+async def test_the_ring_goes_round() -> None:
+    async with Rig(native) as rig:
+        rig.answer = take
+        sent = await carry_out(order(rig), REQUESTS, packed=False)
+        assert (sent.requests, sent.spans, sent.size, sent.sampled) == (20, 20, 40, 7)
+        assert sent.refused == 0
+        messages = sorted(call.message for call in rig.calls)
+        assert messages == sorted((REQUESTS * 7)[number].message for number in range(20))
+
+
+async def test_for_a_time() -> None:
+    async with Rig(native) as rig:
+        rig.answer = take
+        sent = await carry_out(order(rig, 0, 0.05), REQUESTS, packed=False)
+        assert sent.requests == len(rig.calls) > 0
+
+
+async def test_packed_requests() -> None:
+    packed = [Request(gzip((b"plain",)), 5, 1, 0)]
+    async with Rig(native) as rig:
+        rig.answer = take
+        await carry_out(order(rig), packed, packed=True)
+        assert {call.message for call in rig.calls} == {b"plain"}
+
+
+async def test_what_is_refused_is_sent_again() -> None:
+    refused: set[bytes] = set()
+
+    async def answer(call: Call) -> bytes:
+        if call.message not in refused:
+            refused.add(call.message)
+            raise RefusedError("full", 0.1)
+        return b""
+
+    async with Rig(native) as rig:
+        rig.answer = answer
+        sent = await carry_out(order(rig), REQUESTS, packed=False)
+        assert (sent.requests, sent.refused) == (20, 3)
+        assert len(rig.calls) == 23
+
+
+async def test_an_error_ends_it() -> None:
+    async def answer(call: Call) -> bytes:
+        raise StatusError(Code.INVALID_ARGUMENT, "no request")
+
+    async with Rig(native) as rig:
+        rig.answer = answer
+        with pytest.raises(RuntimeError, match="no request"):
+            await carry_out(order(rig), REQUESTS, packed=False)
+
+
+async def test_rejected_spans_end_it() -> None:
+    async def answer(call: Call) -> bytes:
+        return b"\x0a\x02\x08\x01"  # partial_success.rejected_spans = 1
+
+    async with Rig(native) as rig:
+        rig.answer = answer
+        with pytest.raises(RuntimeError, match="request 0 was answered"):
+            await carry_out(order(rig), REQUESTS, packed=False)
