@@ -32,6 +32,7 @@ class Helper:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            start_new_session=True,  # Ctrl-C is for who started it
         )
 
     def line(self) -> str:
@@ -96,7 +97,11 @@ class Side:
 def side(command: Sequence[str], log: Path) -> Iterator[Side]:
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     with _ended(process):
         yield Side(process, log)
