@@ -17,6 +17,7 @@ from k8strace.grpc.endpoints import show_unix, speaks_http2, unix_path
 
 MAX_ANSWER = 4 * 1024 * 1024  # bytes; no OTLP answer is larger
 READ_SIZE = 64 * 1024
+WRITE_BUFFER = 4 * 1024 * 1024  # bytes; references, and written as one turn allows
 CONNECT_TIMEOUT = 20.0  # seconds, with TLS and the server's SETTINGS
 PING_TIMEOUT = 20.0
 
@@ -194,6 +195,7 @@ class Channel(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
         self._heard = self._loop.time()
         if not speaks_http2(transport):
             self.close("the server speaks no HTTP/2: it has not selected h2 by ALPN")

@@ -182,6 +182,15 @@ class Connection(asyncio.BufferedProtocol):
         if self._goaway_at is not None and session.pongs > self._pongs:
             self._goaway(session)
         self._flush()
+        if nbytes == READ_SIZE and not self._is_paused:
+            # There is more. The loop would read on for long, and let all others wait, and
+            # what we send.
+            self._transport.pause_reading()
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        if not self._is_paused and self._session is not None:
+            self._transport.resume_reading()
 
     def pause_writing(self) -> None:
         self._is_paused = True

@@ -179,3 +179,30 @@ async def test_deadlines_end_calls_that_wait() -> None:
         )
         assert await raw.status() == 4
         await asyncio.wait_for(ended.wait(), 20)
+
+
+async def test_a_sender_of_much_leaves_others_their_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native_connection, "READ_SIZE", 1024)
+    turns = 0
+
+    async def other() -> None:
+        nonlocal turns
+        while True:
+            await asyncio.sleep(0)
+            turns += 1
+
+    async with Rig(native) as rig, Raw(rig.address) as raw:
+        body = message(bytes(200 * 1024))
+        size = 16384
+        parts = [body[start : start + size] for start in range(0, len(body), size)]
+        flags = [0] * (len(parts) - 1) + [END_STREAM]
+        data = [frame(DATA, flag, 1, part) for flag, part in zip(flags, parts, strict=True)]
+        task = asyncio.create_task(other())
+        await raw.send(begin(), *data)
+        before = turns
+        assert await raw.status() == 0
+        task.cancel()
+        assert turns - before > 100  # of 200 reads
+        await rig.at_rest()
