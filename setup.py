@@ -56,31 +56,48 @@ def extension(name: str, *libraries: str) -> Extension:
     return result
 
 
+NEEDED = {
+    "nghttp2/nghttp2.h": "libnghttp2-dev",
+    "isa-l/igzip_lib.h": "libisal-dev",
+    "zstd.h": "libzstd-dev",
+}
+"""Headers, and the packages that bring them, under Debian's names."""
+
+
 class BuildExt(build_ext):  # type: ignore[misc]
     def build_extensions(self) -> None:
-        """Compile; a library that is missing is named, with the command that brings it."""
+        """Compile; what is missing is named, with the command that brings it."""
+        missing = [header for header in NEEDED if not self._has(header)]
+        if missing:
+            packages = " ".join(NEEDED[header] for header in missing)
+            raise SystemExit(
+                f"Headers are missing: {', '.join(missing)}. This installs them:\n"
+                f"    sudo apt-get install --yes {packages}"
+            )
+        super().build_extensions()
+
+    def _has(self, header: str) -> bool:
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "nghttp2.c")
-            source.write_text("#include <nghttp2/nghttp2.h>\n")
+            source = Path(folder, "header.c")
+            source.write_text(f"#include <stddef.h>\n#include <{header}>\n")
             try:
                 self.compiler.compile([str(source)], output_dir=folder)
             except CompileError:
-                raise SystemExit(
-                    "libnghttp2's header is missing. This installs it:\n"
-                    "    sudo apt-get install --yes libnghttp2-dev"
-                ) from None
-        super().build_extensions()
+                return False
+        return True
 
 
 setup(
     cmdclass={"build_ext": BuildExt},
     ext_modules=[
+        extension("_codec", "isal", "zstd"),
         extension("budget"),
         extension("driver"),
         extension("_fastpath"),
         extension("_http2", "nghttp2"),
         extension("_http2_client", "nghttp2"),
         extension("_http2_server", "nghttp2"),
+        extension("_threads"),
     ],
     # Times of files are compared, not options: without force a change of BUILD is lost.
     options={"build_ext": {"force": True, "cython_c_in_temp": True}},

@@ -232,24 +232,41 @@ def test_missing_packages_are_named_with_the_command(machine: Path) -> None:
     (machine / "make").unlink()
     done = system_packages(machine)
     assert done.returncode == 1
-    packages = "make gcc libc6-dev libnghttp2-dev"
+    packages = "make gcc libc6-dev libnghttp2-dev libisal-dev libzstd-dev"
     command = f"sudo apt-get update && sudo apt-get install --yes {packages}"
     assert command in done.stderr
     assert not (machine / "apt.log").exists()
 
 
-def test_a_missing_header_is_named_with_its_package(machine: Path) -> None:
+LIBRARIES = {"nghttp2": "libnghttp2-dev", "isal": "libisal-dev", "zstd": "libzstd-dev"}
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_missing_library_is_named_with_its_package(machine: Path, library: str) -> None:
     (machine / "cc").unlink()
     real = shutil.which("cc")
-    executable(machine / "cc", f'case "$*" in *nghttp2*) exit 1 ;; esac\nexec {real} "$@"')
+    hides = f'case "$*" in *-l{library}*) exit 1 ;; esac'
+    executable(machine / "cc", f'{hides}\nexec {real} "$@"')
     done = system_packages(machine)
     assert done.returncode == 1
-    assert "install --yes libnghttp2-dev\n" in done.stderr
+    assert f"install --yes {LIBRARIES[library]}\n" in done.stderr
 
 
-def test_the_build_names_what_brings_a_missing_header(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("headers", "packages"),
+    [
+        ("nghttp2.h", "libnghttp2-dev"),
+        ("igzip_lib.h|zstd.h", "libisal-dev libzstd-dev"),
+        ("nghttp2.h|igzip_lib.h|zstd.h", "libnghttp2-dev libisal-dev libzstd-dev"),
+    ],
+)
+def test_the_build_names_what_brings_missing_headers(
+    tmp_path: Path, headers: str, packages: str
+) -> None:
     real = shutil.which("cc")
-    hides = 'for word; do case "$word" in */nghttp2.c) exit 1 ;; esac; done'
+    hides = f"""for word; do
+        case "$word" in */header.c) grep -qE '{headers}' "$word" && exit 1 ;; esac
+    done"""
     executable(tmp_path / "cc", f'{hides}\nexec {real} "$@"')
     done = subprocess.run(
         [sys.executable, "setup.py", "--quiet", "build_ext", f"--build-lib={tmp_path}"],
@@ -260,7 +277,7 @@ def test_the_build_names_what_brings_a_missing_header(tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode != 0
-    assert "apt-get install --yes libnghttp2-dev" in done.stderr
+    assert f"apt-get install --yes {packages}\n" in done.stderr
 
 
 def test_root_gets_missing_packages_installed(machine: Path) -> None:
