@@ -5,6 +5,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, strlen
 
 cimport k8strace._nghttp2 as h2
+from k8strace._encodings cimport AS_GZIP, AS_IDENTITY, AS_ZSTD
 
 cdef enum:
     PREFIX_SIZE = 5  # flags and length, before every gRPC message
@@ -152,14 +153,22 @@ cdef inline Py_ssize_t copy_message(
     return written + part
 
 
+cdef inline int encoding_of(const uint8_t *value, size_t size) noexcept nogil:
+    """A grpc-encoding's number; negative for one that is not known."""
+    if equals(value, size, b"identity"):
+        return AS_IDENTITY
+    if equals(value, size, b"gzip"):
+        return AS_GZIP
+    return AS_ZSTD if equals(value, size, b"zstd") else -1
+
+
 cdef struct Head:
     Py_ssize_t size  # as SETTINGS_MAX_HEADER_LIST_SIZE counts
     double timeout  # seconds; negative: none
     bint is_post
     bint is_head
     bint is_grpc
-    bint is_gzip
-    bint has_unknown_encoding
+    int encoding  # negative: an unknown one
     bint has_bad_timeout
 
 
@@ -176,10 +185,7 @@ cdef inline bint read_header(
         head.timeout = timeout_of(value, size)
         head.has_bad_timeout = head.timeout < 0
     elif equals(name, name_size, b"grpc-encoding"):
-        head.is_gzip = equals(value, size, b"gzip")
-        head.has_unknown_encoding = not (
-            head.is_gzip or equals(value, size, b"identity")
-        )
+        head.encoding = encoding_of(value, size)
     else:
         return (
             name[0] == c':'

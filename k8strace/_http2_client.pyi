@@ -10,8 +10,9 @@ class Call:
 
     `status`, `text` and `details` are grpc-status, grpc-message and
     grpc-status-details-bin as they stood in the headers, `answer` the message if it came
-    whole. `problem` says what is wrong with the answer, `error` is HTTP/2's code with
-    which the stream was closed. `is_refused` says that the server did not process it.
+    whole, in `encoding` (as `_codec` numbers them). `problem` says what is wrong with the
+    answer, `error` is HTTP/2's code with which the stream was closed. `is_refused` says
+    that the server did not process it.
     """
 
     stream: int
@@ -23,7 +24,7 @@ class Call:
     problem: str | None
     error: int
     is_refused: bool
-    is_packed: bool
+    encoding: int
     future: Any
     """The driver's, as it likes."""
 
@@ -52,13 +53,14 @@ class ClientSession(Session):
         path: bytes,
         chunks: tuple[bytes, ...],
         *,
-        is_compressed: bool = False,
+        encoding: int = 0,
         timeout: bytes | None = None,
         metadata: tuple[tuple[str, str], ...] = (),
     ) -> Call:
         """Send one message, whose bytes are `chunks`; they aren't joined.
 
-        `timeout` is a grpc-timeout. Raises ValueError for a message over 2 GiB.
+        `encoding` is that of `chunks`, as `_codec` numbers them. `timeout` is a
+        grpc-timeout. Raises ValueError for a message over 2 GiB.
         """
 
     def cancel(self, call: Call) -> None:

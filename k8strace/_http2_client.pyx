@@ -7,8 +7,10 @@ from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 cimport k8strace._nghttp2 as h2
+from k8strace._encodings cimport AS_GZIP, AS_IDENTITY
 from k8strace._frames cimport (
-    MAX_LENGTH, PREFIX_SIZE, equals, header, length_of, literal, write_prefix,
+    MAX_LENGTH, PREFIX_SIZE, encoding_of, equals, header, length_of, literal,
+    write_prefix,
 )
 from k8strace._http2 cimport Session, callbacks, check, options
 
@@ -31,7 +33,7 @@ cdef class Call:
     cdef readonly str problem
     cdef readonly uint32_t error
     cdef readonly bint is_refused
-    cdef readonly bint is_packed
+    cdef readonly int encoding  # of the answer
     cdef public object future
     cdef bint is_cancelled
     cdef tuple chunks  # what is to be sent, its prefix first
@@ -91,7 +93,7 @@ cdef class ClientSession(Session):
         bytes path not None,
         tuple chunks not None,
         *,
-        bint is_compressed=False,
+        int encoding=0,
         bytes timeout=None,
         metadata=(),
     ):
@@ -108,7 +110,7 @@ cdef class ClientSession(Session):
             size += PyBytes_GET_SIZE(chunk)
         if size > MAX_LENGTH:
             raise ValueError(f"a message of {size} bytes")
-        write_prefix(call.prefix, is_compressed, size)
+        write_prefix(call.prefix, encoding != AS_IDENTITY, size)
         prefix = PyBytes_FromStringAndSize(<char *>call.prefix, PREFIX_SIZE)
         call.chunks = (prefix, *chunks)
         call.left = size + PREFIX_SIZE
@@ -129,8 +131,10 @@ cdef class ClientSession(Session):
             value = self.user_agent
             header(&nv[count], b"user-agent", value, PyBytes_GET_SIZE(value))
             count += 1
-        if is_compressed:
-            literal(&nv[count], b"grpc-encoding", b"gzip")
+        if encoding != AS_IDENTITY:
+            literal(
+                &nv[count], b"grpc-encoding", b"gzip" if encoding == AS_GZIP else b"zstd"
+            )
             count += 1
         if timeout is not None:
             header(&nv[count], b"grpc-timeout", timeout, PyBytes_GET_SIZE(timeout))
@@ -232,7 +236,7 @@ cdef class ClientSession(Session):
             # nghttp2 lets no status pass but one of three digits.
             call.http_status = 100 * value[0] + 10 * value[1] + value[2] - 111 * c'0'
         elif equals(name, name_size, b"grpc-encoding"):
-            call.is_packed = equals(value, size, b"gzip")
+            call.encoding = max(encoding_of(value, size), <int>AS_IDENTITY)
         elif equals(name, name_size, b"grpc-status"):
             call.status = value[:size]
         elif equals(name, name_size, b"grpc-message"):
@@ -259,9 +263,10 @@ cdef class ClientSession(Session):
             size -= part
             call.received = 0
             call.size = length_of(call.prefix)
-            if call.prefix[0] and not call.is_packed:
+            if call.prefix[0] and call.encoding == AS_IDENTITY:
                 return self.abandon(call, "the answer is compressed, unasked")
-            call.is_packed = call.prefix[0] != 0
+            if call.prefix[0] == 0:
+                call.encoding = AS_IDENTITY
             if call.size > self.max_answer:
                 return self.abandon(call, f"an answer of {call.size} bytes")
             call.answer = PyBytes_FromStringAndSize(NULL, call.size)

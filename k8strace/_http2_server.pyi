@@ -22,11 +22,14 @@ CANCELLED: int
 
 @final
 class Request:
-    """A call. `deadline` is in the time that `receive` is told, `size` the message's."""
+    """A call. `deadline` is in the time that `receive` is told, `size` the message's.
+
+    `encoding` is the message's, as `_codec` numbers them: 0 where it isn't compressed.
+    """
 
     stream: int
     path: bytes
-    is_compressed: bool
+    encoding: int
     deadline: float | None
     size: int
     reason: str | None
@@ -38,8 +41,8 @@ class Request:
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Headers that aren't the protocol's, and are no `-bin` ones."""
 
-    def take(self) -> tuple[bytes, Any]:
-        """Message and lease, which the request holds no longer."""
+    def take(self) -> tuple[bytes | None, Any]:
+        """Message and lease, which the request holds no longer; None when it is over."""
 
 @final
 class ServerSession(Session):

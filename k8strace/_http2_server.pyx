@@ -43,7 +43,7 @@ cdef bytes NOT_GRPC = b"gRPC only: POST with content-type application/grpc\n"
 cdef class Request:
     cdef readonly int32_t stream
     cdef readonly bytes path
-    cdef readonly bint is_compressed
+    cdef readonly int encoding
     cdef readonly object deadline
     cdef readonly Py_ssize_t size
     cdef readonly str reason
@@ -183,7 +183,7 @@ cdef class ServerSession(Session):
             )
             count += 1
         if code == UNIMPLEMENTED:
-            literal(&nv[count], b"grpc-accept-encoding", b"identity,gzip")
+            literal(&nv[count], b"grpc-accept-encoding", b"identity,gzip,zstd")
             count += 1
         self.send_headers(request, nv, count)
 
@@ -340,8 +340,8 @@ cdef class ServerSession(Session):
         if request.path not in self.paths:
             text = f"unknown method {request.path[:200].decode('latin-1')!r}"
             return self.reject(request, "unknown_method", UNIMPLEMENTED, text)
-        if head.has_unknown_encoding:
-            text = "the message's encoding is not supported: use gzip or none"
+        if head.encoding < 0:
+            text = "the message's encoding is not supported: use gzip, zstd or none"
             return self.reject(request, "unsupported", UNIMPLEMENTED, text)
         if head.has_bad_timeout:
             text = "grpc-timeout is malformed"
@@ -385,13 +385,13 @@ cdef class ServerSession(Session):
         cdef uint8_t flags = request.prefix[0]
         request.size = length_of(request.prefix)
         request.received = 0
-        if flags > 1 or (flags and not request.head.is_gzip):
+        if flags > 1 or (flags and not request.head.encoding):
             text = "the message's flags don't fit grpc-encoding"
             return self.reject(request, "decode_error", INTERNAL, text)
         if request.size > self.max_message:
             text = f"message is larger than {self.max_message} bytes"
             return self.reject(request, "msg_too_large", RESOURCE_EXHAUSTED, text)
-        request.is_compressed = flags == 1
+        request.encoding = request.head.encoding if flags else 0
         request.lease = self.admit(request.size)
         if request.lease is None:
             request.stage = WAITING

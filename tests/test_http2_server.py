@@ -103,7 +103,7 @@ def test_a_request_and_its_answer() -> None:
     side = Side()
     request = side.call(b"hello")
     assert (request.stream, request.path, request.size) == (1, PATH.encode(), 5)
-    assert not request.is_compressed
+    assert not request.encoding
     assert request.deadline is None
     assert request.metadata == ()
     assert request.take() == (b"hello", "lease")

@@ -18,9 +18,9 @@ import uvloop
 
 from benchmarks.peers.matrix import Cell
 from benchmarks.peers.payloads import Request, ring, total
+from k8strace._codec import GZIP, IDENTITY, Inflation
 from k8strace._http2 import ProtocolError
 from k8strace._http2_client import Call, ClientSession
-from k8strace.grpc.compression import gunzip
 
 PATH = b"/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 READ_SIZE = 64 * 1024
@@ -54,11 +54,14 @@ class Sent(msgspec.Struct, frozen=True, tag="sent"):
 
 
 @lru_cache
-def rejects_nothing(answer: bytes | None, is_packed: bool) -> bool:
+def rejects_nothing(answer: bytes | None, encoding: int) -> bool:
     """Answers repeat, so that each is looked at once."""
-    if answer is None:
-        return False
-    return (gunzip(answer, MAX_ANSWER, None) if is_packed else answer) in EMPTY
+    if answer is None or not encoding:
+        return answer in EMPTY
+    work = Inflation(encoding, answer, MAX_ANSWER)
+    while not work.is_done:
+        work.run()
+    return work.take() in EMPTY
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
@@ -72,7 +75,7 @@ class Load:
 
     def __init__(self, order: Order, requests: list[Request], packed: bool) -> None:
         loop = asyncio.get_running_loop()
-        self.is_packed = packed
+        self.encoding = GZIP if packed else IDENTITY
         self.done: asyncio.Future[None] = loop.create_future()
         self.refused = 0
         self.taken = 0
@@ -96,7 +99,7 @@ class Load:
         if call.status == UNAVAILABLE:
             self.refused += 1
             return False
-        if call.status != b"0" or not rejects_nothing(call.answer, call.is_packed):
+        if call.status != b"0" or not rejects_nothing(call.answer, call.encoding):
             answer = call.answer or call.text or call.problem or call.http_status
             self.fail(f"request {self.taken} was answered with {call.status!r}: {answer!r}")
         self.taken += 1
@@ -161,7 +164,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def _send(self, message: tuple[bytes, ...]) -> None:
-        call = self._session.request(PATH, message, is_compressed=self._load.is_packed)
+        call = self._session.request(PATH, message, encoding=self._load.encoding)
         call.future = message
 
     def _end(self, over: list[Call]) -> None:

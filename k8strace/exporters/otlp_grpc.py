@@ -92,7 +92,7 @@ class Config(SendingConfig, frozen=True, kw_only=True):
     `engine` is ours too: by what HTTP/2 is spoken."""
 
     endpoint: str = ""
-    compression: Literal["gzip", "none", ""] = "gzip"
+    compression: Literal["gzip", "zstd", "none", ""] = "gzip"
     tls: TLSConfig = TLSConfig()
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     wait_for_ready: bool = False
@@ -109,6 +109,8 @@ class Config(SendingConfig, frozen=True, kw_only=True):
         super().__post_init__()
         if not self.endpoint:
             raise ValueError('requires a non-empty "endpoint"')
+        if self.compression == "zstd" and self.engine != "native":
+            raise ValueError("`compression: zstd` needs `engine: native`")
         self.target()
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name.lower()):
@@ -150,7 +152,7 @@ class Config(SendingConfig, frozen=True, kw_only=True):
         return ClientSettings(
             target=self.target(),
             tls=None if insecure and not tls.has_ca else tls.load(),
-            compression="gzip" if self.compression == "gzip" else "none",
+            compression=self.compression or "none",
             wait_for_ready=self.wait_for_ready,
             balancer_name=self.balancer_name,
             authority=self.authority,

@@ -152,7 +152,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     target: str
     tls: ClientTLS | None = None
-    compression: Literal["gzip", "none"] = "gzip"
+    compression: Literal["gzip", "zstd", "none"] = "gzip"
     wait_for_ready: bool = False
     balancer_name: str = "round_robin"
     authority: str = ""

@@ -1,122 +1,112 @@
-"""gzip by ISA-L, in steps, within a limit and a budget."""
+"""gzip and zstd, in and out: within a limit and a budget, and never for long at a time.
+
+Up to 1 MiB of a body is done at once, more of it by C threads: `compress` and `decompress`
+return the result, or what to await for it. A decoder works within what is reserved for it
+and comes back for more; where there is no more it fails, and never waits.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Coroutine
+from typing import Any
 
-from isal import igzip_lib
-
+from k8strace import threads
+from k8strace._codec import (
+    GZIP,
+    IDENTITY,
+    ZSTD,
+    CodecError,
+    Deflation,
+    Inflation,
+    LimitError,
+)
 from k8strace.budget import Lease
 from k8strace.grpc.status import Code, StatusError
 
 MAGIC = b"\x1f\x8b"
 """How gzip begins, and no protobuf message does: it would be a field of wire type 7."""
 
-LEVEL = 1
-STEP = 1024 * 1024  # output that is inflated at a time where the size isn't known
-FEED = 64 * 1024  # input that is given at a time; what follows a member is copied each time
-MAX_RATIO = 1032  # deflate cannot pack more densely
-MAX_MEMBERS = 4096  # bounds the copying, and is enough for 64 MiB in blocks of bgzip
+ENCODINGS = {"none": IDENTITY, "gzip": GZIP, "zstd": ZSTD}
+"""By the names that `grpc-encoding` and `compression` have, but for "none"."""
 
-_IsalError = cast("type[Exception]", igzip_lib.IsalError)
+Later = Coroutine[Any, Any, bytes]
 
 
-def gzip(chunks: Sequence[bytes]) -> bytes:
-    """`chunks`, one after the other, as one gzip member."""
-    data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-    packed: bytes = igzip_lib.compress(data, LEVEL, igzip_lib.COMP_GZIP)
-    return packed
+def compress(encoding: int, chunks: tuple[bytes, ...]) -> bytes | Later:
+    """`chunks`, one after the other, as one gzip member or zstd frame of level 1.
 
-
-def gunzip(data: bytes, limit: int, lease: Lease | None) -> bytes:
-    """Inflate one or more gzip members to at most `limit` bytes.
-
-    `lease` holds `data` and grows with the output, which both exist until this returns;
-    then it holds exactly the output. Raises StatusError: INVALID_ARGUMENT for corrupt or
-    truncated data, RESOURCE_EXHAUSTED over the limit, UNAVAILABLE when there is no room.
+    gzip up to 1 KiB is level 0: Huffman tables of its own would cost more than they save.
     """
-    parts: list[bytes] = []
-    size = 0
+    work = Deflation(encoding, chunks)
+    if work.is_large:
+        return _compress(work)
+    while not work.is_done:
+        work.run()
+    return work.take()
+
+
+async def _compress(work: Deflation) -> bytes:
+    while not work.is_done:
+        await threads.run(work)
+        work.settle()
+    return work.take()
+
+
+def decompress(
+    encoding: int, data: bytes, limit: int, lease: Lease | None
+) -> bytes | Later:
+    """Inflate one or more gzip members, or zstd frames, to at most `limit` bytes.
+
+    `lease` holds `data` and grows with the output, which both exist until the end; then it
+    holds exactly the output. Raises StatusError, at once or when awaited: INVALID_ARGUMENT
+    for corrupt or truncated data, RESOURCE_EXHAUSTED over the limit, UNAVAILABLE when
+    there is no room, INTERNAL where the system has no memory.
+    """
     reserved = 0
-    step = _likely_size(data, limit)
-    for member in _Members(data):
-        while not member.eof:
-            want = min(step, limit - size) + 1  # one more, to see what is over the limit
-            if lease is not None and size + want > reserved:
-                _reserve(lease, size + want - reserved)
-                reserved = size + want
-            part = member.inflate(want)
-            size += len(part)
-            if size > limit:
-                raise StatusError(
-                    Code.RESOURCE_EXHAUSTED,
-                    f"message is larger than {limit} bytes when decompressed",
-                )
-            if part:
-                parts.append(part)
-            step = STEP
-    if lease is not None:
-        lease.shrink_to(size)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
+    try:
+        work = Inflation(encoding, data, limit)
+        while not work.is_done:
+            reserved = _reserve(lease, work.need, reserved)
+            if work.is_large:
+                return _decompress(work, lease, reserved)
+            work.run()
+    except (CodecError, MemoryError) as error:
+        raise _status(error) from None
+    return _take(work, lease)
 
 
-class _Members:
-    """The members of `data`, one after the other, as an iterator over itself."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = memoryview(data)
-        self._fed = 0
-        self._count = 0
-        self._inflator = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-
-    def __iter__(self) -> _Members:
-        return self
-
-    def __next__(self) -> _Members:
-        if self._count:
-            self._fed -= len(self._inflator.unused_data)
-            if self._fed == len(self._data):
-                raise StopIteration
-            self._inflator = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP)
-        self._count += 1
-        if self._count > MAX_MEMBERS:
-            raise _corrupt(f"more than {MAX_MEMBERS} members")
-        return self
-
-    @property
-    def eof(self) -> bool:
-        ended: bool = self._inflator.eof
-        return ended
-
-    def inflate(self, size: int) -> bytes:
-        """Up to `size` bytes more of the present member; empty only at its end."""
+async def _decompress(work: Inflation, lease: Lease | None, reserved: int) -> bytes:
+    try:
         while True:
-            piece: bytes | memoryview = b""
-            if self._inflator.needs_input:
-                piece = self._data[self._fed : self._fed + FEED]
-                if not piece:
-                    raise _corrupt("truncated")
-                self._fed += len(piece)
-            try:
-                part: bytes = self._inflator.decompress(piece, size)
-            except _IsalError as error:
-                raise _corrupt(str(error)) from None
-            if part or self._inflator.eof:
-                return part
+            await threads.run(work, lease)
+            work.settle()
+            if work.is_done:
+                return _take(work, lease)
+            reserved = _reserve(lease, work.need, reserved)
+    except (CodecError, MemoryError) as error:
+        raise _status(error) from None
 
 
-def _likely_size(data: bytes, limit: int) -> int:
-    """The size that the last member says it has, if it can be true."""
-    size = int.from_bytes(data[-4:], "little")
-    return size if size <= min(limit, MAX_RATIO * len(data)) else STEP
+def _take(work: Inflation, lease: Lease | None) -> bytes:
+    if lease is not None:
+        lease.shrink_to(work.size)
+    return work.take()
 
 
-def _reserve(lease: Lease, amount: int) -> None:
+def _reserve(lease: Lease | None, need: int, reserved: int) -> int:
+    """Have `need` bytes reserved besides the data, of which `reserved` are."""
+    amount = need - reserved
+    if amount <= 0 or lease is None:
+        return reserved
     if not lease.try_grow(amount):
         refusal = lease.budget.refusal(amount, lease.peer)
         raise StatusError(Code.UNAVAILABLE, str(refusal), refusal.retry_after)
+    return need
 
 
-def _corrupt(what: str) -> StatusError:
-    return StatusError(Code.INVALID_ARGUMENT, f"gzip: {what}")
+def _status(error: CodecError | MemoryError) -> StatusError:
+    if isinstance(error, MemoryError):
+        return StatusError(Code.INTERNAL, "there is no memory to decompress the message")
+    if isinstance(error, LimitError):
+        return StatusError(Code.RESOURCE_EXHAUSTED, f"message is {error}")
+    return StatusError(Code.INVALID_ARGUMENT, str(error))

@@ -159,7 +159,7 @@ class Channel(asyncio.BufferedProtocol):
         path: bytes,
         chunks: tuple[bytes, ...],
         *,
-        is_compressed: bool,
+        encoding: int,
         timeout: bytes | None,
         metadata: Metadata,
     ) -> Call:
@@ -167,7 +167,7 @@ class Channel(asyncio.BufferedProtocol):
         call = self._session.request(
             path,
             chunks,
-            is_compressed=is_compressed,
+            encoding=encoding,
             timeout=timeout,
             metadata=metadata,
         )

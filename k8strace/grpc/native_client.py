@@ -20,7 +20,7 @@ from urllib.parse import unquote
 
 from k8strace._http2_client import Call
 from k8strace.grpc import ClientSettings, Metadata
-from k8strace.grpc.compression import gunzip, gzip
+from k8strace.grpc.compression import ENCODINGS, compress, decompress
 from k8strace.grpc.native_channel import MAX_ANSWER, Address, Channel, Target, show
 from k8strace.grpc.status import Code, StatusError, retry_delay
 
@@ -94,9 +94,10 @@ class Client:
     ) -> bytes:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else loop.time() + timeout
-        is_compressed = self._settings.compression == "gzip"
-        if is_compressed:
-            message = (gzip(message),)
+        encoding = ENCODINGS[self._settings.compression]
+        if encoding:
+            packed = compress(encoding, message)
+            message = (packed if isinstance(packed, bytes) else await packed,)
         for _ in range(MAX_TRIES):
             channel = self._pick() or await self._wait(deadline)
             left = None if deadline is None else max(deadline - loop.time(), 0.0)
@@ -105,7 +106,7 @@ class Client:
                 future,
                 path.encode(),
                 message,
-                is_compressed=is_compressed,
+                encoding=encoding,
                 timeout=None if left is None else grpc_timeout(left),
                 metadata=metadata,
             )
@@ -123,7 +124,7 @@ class Client:
                 channel.cancel(call)
                 raise self._failure(Code.DEADLINE_EXCEEDED, "the deadline is over")
             if call.status == b"0" and call.answer is not None:
-                return self._unpacked(call.answer) if call.is_packed else call.answer
+                return await self._unpacked(call) if call.encoding else call.answer
             if not call.is_refused:
                 break
         raise self._status(call, channel.error)
@@ -229,9 +230,10 @@ class Client:
     def _failure(self, code: Code, text: str, delay: float | None = None) -> StatusError:
         return StatusError(code, f"{self._settings.target}: {text}", delay)
 
-    def _unpacked(self, answer: bytes) -> bytes:
+    async def _unpacked(self, call: Call) -> bytes:
         try:
-            return gunzip(answer, MAX_ANSWER, None)
+            answer = decompress(call.encoding, call.answer or b"", MAX_ANSWER, None)
+            return answer if isinstance(answer, bytes) else await answer
         except StatusError as error:
             raise self._failure(Code.INTERNAL, f"the answer: {error}") from None
 

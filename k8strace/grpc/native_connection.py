@@ -17,6 +17,7 @@ from functools import partial
 from random import uniform
 from typing import Any, cast
 
+from k8strace._codec import GZIP
 from k8strace._http2 import ProtocolError
 from k8strace._http2_server import CANCELLED, REJECTED, WAITS, WHOLE, Request, ServerSession
 from k8strace.budget import Budget, Lease
@@ -30,7 +31,7 @@ from k8strace.grpc import (
     ServerSettings,
     hold_until,
 )
-from k8strace.grpc.compression import MAGIC, gunzip
+from k8strace.grpc.compression import MAGIC, decompress
 from k8strace.grpc.endpoints import (
     host_of,
     peer_of_socket,
@@ -317,26 +318,22 @@ class Connection(asyncio.BufferedProtocol):
 
     def _serve(self, session: ServerSession, request: Request) -> None:
         message, leases = request.take()
+        if message is None:  # taken back in the same read
+            text = "the call ended before it was served"
+            self._shared.on_reject("incomplete", self._peer, text)
+            return
         lease = leases[0] if isinstance(leases, tuple) else leases
         del leases
-        if request.is_compressed or message.startswith(MAGIC):
-            try:
-                message = gunzip(message, self._shared.settings.max_message_size, lease)
-            except StatusError as error:
-                self._shared.on_reject(
-                    REJECT_REASONS[error.code], self._peer, error.message
-                )
-                fail(session, request, error)
-                error.__traceback__ = None
-                return
         deadline = request.deadline
         wait_until = hold_until(self._heard, deadline)
         metadata = request.metadata
         origin = Origin(self._peer, metadata=metadata) if metadata else self._origin
         call = Call(message, origin, lease, deadline, wait_until)
+        is_packed = request.encoding or message.startswith(MAGIC)
         del message, lease
         try:
-            coro = self._shared.handlers[request.path](call)
+            handler = self._shared.handlers[request.path]
+            coro = self._unpack(request, handler, call) if is_packed else handler(call)
             del call
             step = begin(cast("Coroutine[Any, Any, bytes]", coro))
             del coro
@@ -348,6 +345,26 @@ class Connection(asyncio.BufferedProtocol):
             session.respond(request, step.value)
         else:
             self._suspend(request, step)
+
+    async def _unpack(self, request: Request, handler: Handler, call: Call) -> bytes:
+        """Decompress a call's message and serve it."""
+        limit = self._shared.settings.max_message_size
+        try:
+            message = decompress(request.encoding or GZIP, call.message, limit, call.lease)
+            if not isinstance(message, bytes):
+                message = await message
+        except StatusError as error:
+            self._shared.on_reject(REJECT_REASONS[error.code], self._peer, error.message)
+            raise
+        except asyncio.CancelledError:
+            text = "the call ended before its message was decompressed"
+            self._shared.on_reject("incomplete", self._peer, text)
+            raise
+        running = handler(
+            Call(message, call.origin, call.lease, call.deadline, call.wait_until)
+        )
+        del message, call
+        return await running
 
     def _suspend(self, request: Request, rest: Rest[bytes]) -> None:
         running = self._start(request, rest.run())

@@ -73,6 +73,7 @@ REJECT_REASONS = {
     Code.RESOURCE_EXHAUSTED: "msg_too_large",
     Code.UNAVAILABLE: "memory",
     Code.DEADLINE_EXCEEDED: "slow",
+    Code.INTERNAL: "memory",
 }
 """Under which reason a request is counted that a server ends with such a code."""
 

@@ -18,6 +18,7 @@ from typing import Annotated, Literal
 from aiohttp import ClientPayloadError, hdrs, web
 from msgspec import Meta
 
+from k8strace._codec import IDENTITY
 from k8strace.addresses import join_address, listen_address, listening_sockets
 from k8strace.budget import Budget, Lease
 from k8strace.component import Config
@@ -32,7 +33,7 @@ from k8strace.grpc import (
     Reject,
     hold_until,
 )
-from k8strace.grpc.compression import gunzip
+from k8strace.grpc.compression import ENCODINGS, decompress
 from k8strace.grpc.endpoints import (
     cannot_listen,
     check_endpoint,
@@ -193,10 +194,11 @@ class Server:
         peer = peer_of_socket(transport.get_extra_info("peername") if transport else None)
         wait_until = hold_until(asyncio.get_running_loop().time(), None)
         try:
-            packed = self._check(request)
+            encoding = self._check(request)
             body, lease = await self._read(request, peer, wait_until)
-            if packed:
-                body = gunzip(body, self._limit, lease)
+            if encoding:
+                inflated = decompress(encoding, body, self._limit, lease)
+                body = inflated if isinstance(inflated, bytes) else await inflated
         except K8sTraceError as error:
             self._on_reject(_reason(error), peer, status_of(error).message)
             raise
@@ -211,8 +213,8 @@ class Server:
         del body, lease
         return await self._handler(call)
 
-    def _check(self, request: web.BaseRequest) -> bool:
-        """Whether the body is gzip. Raises _HTTPError for what is no OTLP request."""
+    def _check(self, request: web.BaseRequest) -> int:
+        """The body's encoding. Raises _HTTPError for what is no OTLP request."""
         if request.path != self._path:
             raise _HTTPError(
                 HTTPStatus.NOT_FOUND,
@@ -236,15 +238,17 @@ class Server:
                 f"send {PROTOBUF}",
             )
         encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
-        if encoding not in ("", "identity", "gzip"):
+        if encoding in ("", "identity"):
+            return IDENTITY
+        if encoding not in ("gzip", "zstd"):
             raise _HTTPError(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 Code.INVALID_ARGUMENT,
                 "unsupported",
                 f"content encoding {encoding[:128]!r} is not supported: "
-                "send gzip, or no encoding",
+                "send gzip, zstd, or no encoding",
             )
-        return encoding == "gzip"
+        return ENCODINGS[encoding]
 
     async def _read(
         self, request: web.BaseRequest, peer: str, wait_until: float

@@ -1,117 +1,241 @@
-"""gzip in and out: any bytes, within limit and budget."""
+"""gzip and zstd, in and out: any bytes, within limit and budget, small and large."""
 
 from __future__ import annotations
 
-import gzip as oracle
+import asyncio
+import gc
+import gzip
 import os
+import resource
+import subprocess
+import sys
+from collections.abc import Awaitable
 
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k8strace.budget import Budget
-from k8strace.grpc.compression import FEED, MAX_MEMBERS, STEP, gunzip, gzip
+from k8strace import threads
+from k8strace._codec import GZIP, ZSTD
+from k8strace.budget import Budget, Lease
+from k8strace.grpc.compression import (
+    ENCODINGS,
+    MAGIC,
+    Later,
+    compress,
+    decompress,
+)
 from k8strace.grpc.status import Code, StatusError
+from tests.test_codec import zstd_streamed
 
-NO_LIMIT = 1 << 40
-
-
-@given(st.lists(st.binary(), max_size=5))
-def test_gzip_is_read_by_others(chunks: list[bytes]) -> None:
-    assert oracle.decompress(gzip(chunks)) == b"".join(chunks)
+MIB = 1024 * 1024
+NO_LIMIT = 1 << 30
+BOTH = [GZIP, ZSTD]
 
 
-@given(st.lists(st.binary(), min_size=1, max_size=5), st.integers(1, 9))
-def test_gunzip_reads_what_others_write(parts: list[bytes], level: int) -> None:
-    data = b"".join(oracle.compress(part, level) for part in parts)
-    assert gunzip(data, NO_LIMIT, None) == b"".join(parts)
+async def packed(encoding: int, *chunks: bytes) -> bytes:
+    result = compress(encoding, chunks)
+    return result if isinstance(result, bytes) else await result
 
 
-@pytest.mark.parametrize("size", [0, 1, FEED - 1, FEED, FEED + 1, STEP, STEP + 1, 3 * STEP])
+async def unpacked(
+    encoding: int, data: bytes, limit: int = NO_LIMIT, lease: Lease | None = None
+) -> bytes:
+    result = decompress(encoding, data, limit, lease)
+    return result if isinstance(result, bytes) else await result
+
+
+def at_once(result: bytes | Later) -> bytes:
+    assert isinstance(result, bytes)
+    return result
+
+
+def test_encodings_have_grpcs_names() -> None:
+    assert ENCODINGS == {"none": 0, "gzip": GZIP, "zstd": ZSTD}
+    assert at_once(compress(GZIP, ())).startswith(MAGIC)
+
+
+@given(st.sampled_from(BOTH), st.lists(st.binary(max_size=3000), max_size=5))
+def test_what_is_small_is_done_at_once(encoding: int, chunks: list[bytes]) -> None:
+    data = at_once(compress(encoding, tuple(chunks)))
+    budget = Budget(MIB)
+    lease = budget.lease(len(data), "peer")
+    assert at_once(decompress(encoding, data, NO_LIMIT, lease)) == b"".join(chunks)
+    assert lease is not None
+    assert lease.size == budget.used == sum(map(len, chunks))
+
+
+@pytest.mark.parametrize("encoding", BOTH)
+@pytest.mark.parametrize("size", [MIB - 1, MIB, MIB + 1, 5 * MIB])
 @pytest.mark.parametrize("random", [True, False])
-def test_any_size_within_a_budget(size: int, random: bool) -> None:
+async def test_any_size_within_a_budget(encoding: int, size: int, random: bool) -> None:
     body = os.urandom(size) if random else bytes(size)
-    for data in (gzip([body]), gzip([b""]) + gzip([body[:7]]) + gzip([body[7:]])):
-        budget = Budget(2 * size + 2 * len(data) + 2 * STEP)
+    many = await packed(encoding, b"") + await packed(encoding, body[:7])
+    bodies = [await packed(encoding, body), many + await packed(encoding, body[7:])]
+    if encoding == ZSTD:
+        bodies.append(zstd_streamed(body, 1))
+    for data in bodies:
+        budget = Budget(2 * size + 2 * len(data) + 2 * MIB)
         lease = budget.lease(len(data), "peer")
         assert lease is not None
-        assert gunzip(data, max(size, 1), lease) == body
+        assert await unpacked(encoding, data, size, lease) == body
         assert lease.size == budget.used == size
 
 
-@given(st.binary(min_size=1), st.data())
-def test_every_prefix_is_truncated(body: bytes, data: st.DataObject) -> None:
-    packed = gzip([body])
-    length = data.draw(st.integers(0, len(packed) - 1))
-    with pytest.raises(StatusError, match="gzip") as caught:
-        gunzip(packed[:length], NO_LIMIT, None)
-    assert caught.value.code is Code.INVALID_ARGUMENT
-
-
-@given(st.binary(min_size=1, max_size=200), st.data())
-def test_a_flipped_bit_never_gives_other_bytes(body: bytes, data: st.DataObject) -> None:
-    packed = bytearray(gzip([body]))
-    bit = data.draw(st.integers(0, 8 * len(packed) - 1))
-    packed[bit // 8] ^= 1 << bit % 8
-    try:
-        assert gunzip(bytes(packed), NO_LIMIT, None) == body
-    except StatusError as error:
-        assert error.code is Code.INVALID_ARGUMENT  # noqa: PT017
-
-
-@given(st.binary())
-def test_any_bytes_give_bytes_or_a_status(data: bytes) -> None:
-    try:
-        gunzip(b"\x1f\x8b" + data, 1000, None)
-    except StatusError as error:
-        assert error.code in (Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED)  # noqa: PT017
-
-
-@pytest.mark.parametrize("size", [100, STEP, 2 * STEP + 5])
-def test_the_limit_is_exact(size: int) -> None:
-    packed = gzip([bytes(size)])
-    assert gunzip(packed, size, None) == bytes(size)
-    for data in (packed, gzip([bytes(size - 1)]) + gzip([b"x"])):
-        with pytest.raises(StatusError) as caught:
-            gunzip(data, size - 1, None)
+@pytest.mark.parametrize("encoding", BOTH)
+@pytest.mark.parametrize("size", [100, MIB, 2 * MIB + 5])
+async def test_the_limit_is_exact(encoding: int, size: int) -> None:
+    data = await packed(encoding, bytes(size))
+    assert await unpacked(encoding, data, size) == bytes(size)
+    parts = await packed(encoding, bytes(size - 1)) + await packed(encoding, b"x")
+    for one in (data, parts):
+        with pytest.raises(StatusError, match=f"larger than {size - 1} bytes") as caught:
+            await unpacked(encoding, one, size - 1)
         assert caught.value.code is Code.RESOURCE_EXHAUSTED
         assert not caught.value.retryable
 
 
-def test_a_bomb_is_stopped_at_the_limit() -> None:
-    bomb = gzip([bytes(64 * STEP)])
-    budget = Budget(64 * STEP)
-    lease = budget.lease(len(bomb), "peer")
-    with pytest.raises(StatusError) as caught:
-        gunzip(bomb, 4 * STEP, lease)
-    assert caught.value.code is Code.RESOURCE_EXHAUSTED
-    assert budget.used <= len(bomb) + 4 * STEP + 1
-
-
-def test_a_size_that_lies_is_no_harm() -> None:
-    for claimed in (0, 1, 5000, 2**32 - 1):
-        packed = gzip([bytes(3000)])[:-4] + claimed.to_bytes(4, "little")
-        with pytest.raises(StatusError, match="gzip") as caught:
-            gunzip(packed, 10_000, None)
+@pytest.mark.parametrize("encoding", BOTH)
+@pytest.mark.parametrize("size", [1000, 3 * MIB])
+async def test_what_is_malformed(encoding: int, size: int) -> None:
+    data = await packed(encoding, os.urandom(size))
+    for broken in (data[:-1], data + b"?", data[:500] + b"\0\0\0\0" + data[504:]):
+        with pytest.raises(StatusError, match=r"gzip: |zstd: ") as caught:
+            await unpacked(encoding, broken)
         assert caught.value.code is Code.INVALID_ARGUMENT
 
 
-def test_without_room_it_fails_and_does_not_wait() -> None:
-    packed = gzip([bytes(5 * STEP)])
-    budget = Budget(len(packed) + 3 * STEP)
-    lease = budget.lease(len(packed), "peer")
+@pytest.mark.parametrize(
+    "data", [gzip.compress(bytes(64 * MIB)), zstd_streamed(bytes(64 * MIB))]
+)
+async def test_a_bomb_costs_no_more_than_the_limit(data: bytes) -> None:
+    encoding = GZIP if data.startswith(MAGIC) else ZSTD
+    budget = Budget(64 * MIB)
+    lease = budget.lease(len(data), "peer")
+    most = 0
+
+    def freed(amount: int) -> None:
+        nonlocal most
+        most = max(most, budget.used + amount)
+
+    budget.follow(freed)
     with pytest.raises(StatusError) as caught:
-        gunzip(packed, NO_LIMIT, lease)
-    assert caught.value.code is Code.UNAVAILABLE
-    assert caught.value.retry_delay is not None
+        await unpacked(encoding, data, 4 * MIB, lease)
+    assert caught.value.code is Code.RESOURCE_EXHAUSTED
     del lease
     caught = None  # type: ignore[assignment]
+    gc.collect()
+    assert 4 * MIB < most <= len(data) + 4 * MIB + 1 + 3 * MIB  # a window, and a decoder
     assert budget.used == 0
 
 
-def test_members_are_bounded() -> None:
-    empty = gzip([b""])
-    assert gunzip(empty * MAX_MEMBERS, 10, None) == b""
-    with pytest.raises(StatusError, match="members") as caught:
-        gunzip(empty * (MAX_MEMBERS + 1), 10, None)
-    assert caught.value.code is Code.INVALID_ARGUMENT
+@pytest.mark.parametrize("size", [100_000, 5 * MIB])
+@pytest.mark.parametrize("encoding", BOTH)
+async def test_without_room_it_fails_and_does_not_wait(encoding: int, size: int) -> None:
+    for data in (await packed(encoding, bytes(size)), zstd_streamed(bytes(size))):
+        kind = GZIP if data.startswith(MAGIC) else ZSTD
+        budget = Budget(len(data) + size // 2)
+        lease = budget.lease(len(data), "peer")
+        with pytest.raises(StatusError) as caught:
+            await unpacked(kind, data, NO_LIMIT, lease)
+        assert caught.value.code is Code.UNAVAILABLE
+        assert caught.value.retry_delay is not None
+        del lease
+        caught = None  # type: ignore[assignment]
+        assert budget.used == 0
+
+
+@pytest.mark.parametrize("encoding", BOTH)
+async def test_cancelled_while_a_thread_works(encoding: int) -> None:
+    """What the thread uses stays until it has ended, and with it the lease."""
+    body = os.urandom(16 * MIB)
+    data = await packed(encoding, body)
+    port = threads._ways[asyncio.get_running_loop()].port
+    budget = Budget(128 * MIB)
+    running_when_freed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    budget.follow(lambda _: running_when_freed.set_result(port.running))
+    lease = budget.lease(len(data), "peer")
+    inflating = asyncio.ensure_future(_once(decompress(encoding, data, NO_LIMIT, lease)))
+    del lease, data
+    await asyncio.sleep(0)
+    assert port.running == 1
+    inflating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await inflating
+    del inflating
+    async with asyncio.timeout(20):
+        assert await running_when_freed == 0
+    assert budget.used == 0
+
+    deflating = asyncio.ensure_future(_once(compress(encoding, (body,))))
+    del body
+    await asyncio.sleep(0)
+    deflating.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await deflating
+    assert await unpacked(encoding, await packed(encoding, b"spans")) == b"spans"
+
+
+async def _once(result: bytes | Awaitable[bytes]) -> bytes:
+    assert not isinstance(result, bytes)
+    return await result
+
+
+@pytest.mark.parametrize("encoding", BOTH)
+async def test_the_loop_goes_on_while_a_large_body_inflates(encoding: int) -> None:
+    pattern = os.urandom(1000)
+    body = pattern * (64 * MIB // 1000)
+    data = gzip.compress(body, 1) if encoding == GZIP else zstandard.compress(body)
+    inflating = asyncio.ensure_future(unpacked(encoding, data))
+    turns = 0
+    while not inflating.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert await inflating == body
+    assert turns > 100
+
+
+async def test_many_at_a_time() -> None:
+    bodies = [os.urandom(7) * (200_000 + number) for number in range(20)]
+
+    async def there_and_back(number: int, body: bytes) -> None:
+        encoding = BOTH[number % 2]
+        data = await packed(encoding, body, body)
+        assert await unpacked(encoding, data) == body * 2
+
+    async with asyncio.TaskGroup() as group:
+        for number, body in enumerate(bodies):
+            group.create_task(there_and_back(number, body))
+
+
+SHORT_OF_MEMORY = """
+import asyncio, resource
+from k8strace.grpc.compression import GZIP, ZSTD, compress, decompress
+from k8strace.grpc.status import Code, StatusError
+
+async def main():
+    for encoding in (GZIP, ZSTD):
+        body = compress(encoding, (bytes(512 << 20),))
+        body = await body
+        used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (100 << 20), -1))
+        try:
+            await decompress(encoding, body, 1 << 30, None)
+        except StatusError as error:
+            assert error.code is Code.INTERNAL, error
+        else:
+            raise AssertionError("there was memory")
+        resource.setrlimit(resource.RLIMIT_AS, (-1, -1))
+        assert decompress(encoding, compress(encoding, (b"spans",)), 100, None) == b"spans"
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif("libasan" in os.environ.get("LD_PRELOAD", ""), reason="needs memory")
+def test_without_memory_the_request_fails_and_nothing_else() -> None:
+    assert resource.getrlimit(resource.RLIMIT_AS)[1] == resource.RLIM_INFINITY
+    command = [sys.executable, "-c", SHORT_OF_MEMORY]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -59,6 +59,14 @@ async def test_a_request_that_waits_for_nothing_has_no_task() -> None:
         assert not rig.server.shared.tasks
 
 
+async def test_a_call_that_is_taken_back_in_the_same_read() -> None:
+    async with Rig(native) as rig, Raw(rig.address) as raw:
+        await raw.send(whole(1) + frame(RST_STREAM, 0, 1, bytes(4)) + whole(3))
+        assert await raw.status() == 0
+        assert (rig.reasons, len(rig.calls)) == (["incomplete"], 1)
+        await rig.at_rest()
+
+
 async def test_slow_bodies_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_connection, "SLOW_AFTER", 0.0)
     monkeypatch.setattr(native_server, "TICK", 0.05)

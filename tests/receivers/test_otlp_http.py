@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import pytest
+import zstandard
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
@@ -25,9 +26,11 @@ from k8strace.grpc.status import Code, retry_delay
 from k8strace.receivers import _otlp_http
 from tests.support.otlp import Receiving
 from tests.support.requests import request
+from tests.test_codec import zstd_streamed
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 GZIP = PROTOBUF | {"Content-Encoding": "gzip"}
+ZSTD = PROTOBUF | {"Content-Encoding": "zstd"}
 HEAD = b"POST /v1/traces HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-protobuf\r\n"
 
 
@@ -89,8 +92,10 @@ GOOD = request(10).SerializeToString()
         (GOOD, PROTOBUF | {"Expect": "100-continue"}),
         (gzip.compress(GOOD), GZIP),
         (gzip.compress(GOOD[:50]) + gzip.compress(GOOD[50:]), GZIP),
+        (zstandard.compress(GOOD), ZSTD),
+        (zstd_streamed(GOOD[:50]) + zstandard.compress(GOOD[50:]), ZSTD),
     ],
-    ids=range(6),
+    ids=range(8),
 )
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_spans_arrive(body: bytes, headers: dict[str, str], chunked: bool) -> None:
@@ -154,8 +159,9 @@ async def test_partial_success() -> None:
             *(400, Code.INVALID_ARGUMENT, "decode_error"),
         ),
         ({"body": b"", "headers": GZIP}, 400, Code.INVALID_ARGUMENT, "decode_error"),
+        ({"body": GOOD, "headers": ZSTD}, 400, Code.INVALID_ARGUMENT, "decode_error"),
     ],
-    ids=range(10),
+    ids=range(11),
 )
 async def test_what_is_wrong_is_said_and_counted(
     options: dict[str, Any], status: int, code: Code, reason: str
@@ -193,6 +199,8 @@ async def test_the_limit_is_on_the_decompressed_size() -> None:
                 (gzip.compress(over), GZIP),
                 (gzip.compress(bytes(100 * limit)), GZIP),
                 (pieces(gzip.compress(bytes(100 * limit)), 1000), GZIP),
+                (zstandard.compress(bytes(100 * limit)), ZSTD),
+                (zstd_streamed(bytes(100 * limit)), ZSTD),
             ),
             start=1,
         ):

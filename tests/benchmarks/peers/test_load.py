@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
+
 import pytest
 
 from benchmarks.peers.load import Order, carry_out
 from benchmarks.peers.payloads import Request
 from k8strace.errors import RefusedError
 from k8strace.grpc import Call, native
-from k8strace.grpc.compression import gzip
 from k8strace.grpc.status import Code, StatusError
 from tests.support.engine import Rig
 
@@ -41,7 +42,7 @@ async def test_for_a_time() -> None:
 
 
 async def test_packed_requests() -> None:
-    packed = [Request(gzip((b"plain",)), 5, 1, 0)]
+    packed = [Request(gzip.compress(b"plain"), 5, 1, 0)]
     async with Rig(native) as rig:
         rig.answer = take
         await carry_out(order(rig), packed, packed=True)
