@@ -27,7 +27,9 @@ KINDS = ("receivers", "processors", "exporters", "extensions")
 LINES = 500
 
 # Modules without a test file of their own name, and where they are tested.
-TESTED_ELSEWHERE: dict[str, str] = {}
+TESTED_ELSEWHERE: dict[str, str] = {
+    "k8strace.kube._go_url": "tests/kube/test_tracing_config.py",
+}
 
 
 def modules(*suffixes: str) -> dict[str, Path]:
@@ -66,6 +68,8 @@ TIERS = (
     {"k8strace.graph", "k8strace.telemetry"},
     {"k8strace.service"},
     {"k8strace.gateway", "k8strace.replay", "k8strace.demo", "k8strace._kube_spans"},
+    {"k8strace.kube"},
+    {"k8strace.gen"},
 )
 
 COMPONENT_MODULES = {

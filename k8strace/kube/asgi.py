@@ -1,0 +1,94 @@
+"""A span for each request to an ASGI application: a webhook, an extension API server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from typing import Any
+
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
+
+from k8strace.kube.propagation import incoming
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+Trusts = Callable[[Scope], bool]
+
+
+def nobody(_: object) -> bool:
+    """Trusts no caller: what a public endpoint does."""
+    return False
+
+
+def everybody(_: object) -> bool:
+    """Trusts all callers: for what only Kubernetes itself can reach."""
+    return True
+
+
+class TracingMiddleware:
+    """`app`, with a SERVER span of `provider` around each request.
+
+    A request belongs to its caller's trace where `trusts` says so of its scope; other
+    callers' traces are linked. `name` names the span; by default it is the method alone,
+    since paths have ids in them.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        provider: TracerProvider,
+        *,
+        trusts: Trusts = nobody,
+        name: Callable[[Scope], str] | None = None,
+    ) -> None:
+        self._app = app
+        self._tracer = provider.get_tracer("k8strace.kube.asgi")
+        self._trusts = trusts
+        self._name = name
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        found = incoming(scope, is_trusted=self._trusts(scope), getter=_Headers())
+        with self._tracer.start_as_current_span(
+            self._name(scope) if self._name else scope["method"],
+            context=found.context,
+            kind=SpanKind.SERVER,
+            links=found.links,
+            attributes={
+                "http.request.method": scope["method"],
+                "url.path": scope["path"],
+                "url.scheme": scope.get("scheme", "http"),
+            },
+        ) as span:
+
+            async def told(message: MutableMapping[str, Any]) -> None:
+                if message["type"] == "http.response.start":
+                    status = message["status"]
+                    span.set_attribute("http.response.status_code", status)
+                    if status >= 500:
+                        span.set_status(Status(StatusCode.ERROR))
+                await send(message)
+
+            await self._app(scope, receive, told)
+
+
+class _Headers(Getter[Scope]):
+    """Reads a scope's headers, whose names ASGI gives in small letters."""
+
+    def get(self, carrier: Scope, key: str) -> list[str] | None:
+        wanted = key.encode("latin-1")
+        found = [
+            value.decode("latin-1") for name, value in _headers(carrier) if name == wanted
+        ]
+        return found or None
+
+    def keys(self, carrier: Scope) -> list[str]:
+        return [name.decode("latin-1") for name, _ in _headers(carrier)]
+
+
+def _headers(scope: Scope) -> Sequence[tuple[bytes, bytes]]:
+    return tuple(scope.get("headers") or ())

@@ -1,0 +1,114 @@
+"""The interceptor in a real server, called by a real client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry import trace
+
+from k8strace.kube.grpc import ServerInterceptor, Trusts
+from tests.kube.test_asgi import SPAN, TRACE, Recorded
+
+TRACED = (("traceparent", f"00-{TRACE}-{SPAN}-01"),)
+
+
+async def _unary(request: bytes, context: Any) -> bytes:
+    if request == b"abort":
+        await context.abort(grpc.StatusCode.NOT_FOUND, "nothing")
+    if request == b"raise":
+        raise ValueError("broken")
+    return request
+
+
+async def _stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
+    for _ in range(3):
+        yield request
+
+
+async def _sum(requests: AsyncIterator[bytes], context: Any) -> bytes:
+    return b"".join([one async for one in requests])
+
+
+async def _echo(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async for one in requests:
+        yield one
+
+
+@asynccontextmanager
+async def serving(recorded: Recorded, **options: Trusts) -> AsyncIterator[Any]:
+    server = grpc.aio.server(interceptors=[ServerInterceptor(recorded.provider, **options)])
+    handlers: dict[str, Any] = {
+        "Unary": grpc.unary_unary_rpc_method_handler(_unary),
+        "Stream": grpc.unary_stream_rpc_method_handler(_stream),
+        "Sum": grpc.stream_unary_rpc_method_handler(_sum),
+        "Echo": grpc.stream_stream_rpc_method_handler(_echo),
+    }
+    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("a.B", handlers)])
+    port = server.add_insecure_port("localhost:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"localhost:{port}") as channel:
+            yield channel
+    finally:
+        await server.stop(0)
+
+
+async def test_each_kind_of_call_is_a_span() -> None:
+    recorded = Recorded()
+
+    async def requests() -> AsyncIterator[bytes]:
+        for _ in range(3):
+            yield b"x"
+
+    async with serving(recorded) as channel:
+        assert await channel.unary_unary("/a.B/Unary")(b"x") == b"x"
+        assert [one async for one in channel.unary_stream("/a.B/Stream")(b"x")] == [
+            b"x"
+        ] * 3
+        assert await channel.stream_unary("/a.B/Sum")(requests()) == b"xxx"
+        assert [one async for one in channel.stream_stream("/a.B/Echo")(requests())] == [
+            b"x"
+        ] * 3
+    assert [span.name for span in recorded.spans] == [
+        *("a.B/Unary", "a.B/Stream", "a.B/Sum", "a.B/Echo")
+    ]
+    for span in recorded.spans:
+        assert span.kind is trace.SpanKind.SERVER
+        assert dict(span.attributes or {}) == {
+            "rpc.system": "grpc",
+            "rpc.service": "a.B",
+            "rpc.method": span.name.partition("/")[2],
+            "rpc.grpc.status_code": 0,
+        }
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_who_is_trusted_is_the_parent_and_others_are_linked(trusted: bool) -> None:
+    recorded = Recorded()
+    async with serving(recorded, trusts=lambda _: trusted) as channel:
+        await channel.unary_unary("/a.B/Unary")(b"x", metadata=TRACED)
+    (span,) = recorded.spans
+    assert span.context is not None
+    assert (span.context.trace_id == int(TRACE, 16)) == trusted
+    assert [link.context.trace_id for link in span.links] == [int(TRACE, 16)] * (
+        not trusted
+    )
+
+
+async def test_errors_are_on_the_span() -> None:
+    recorded = Recorded()
+    async with serving(recorded) as channel:
+        for request, code in ((b"abort", 5), (b"raise", 2)):
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await channel.unary_unary("/a.B/Unary")(request)
+            assert caught.value.code().value[0] == code
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary("/a.B/Other")(b"")
+    assert len(recorded.spans) == 2
+    for span in recorded.spans:
+        assert span.status.status_code is trace.StatusCode.ERROR
+    assert (recorded.spans[0].attributes or {})["rpc.grpc.status_code"] == 5
