@@ -92,6 +92,7 @@ setup(
     ext_modules=[
         extension("_codec", "isal", "zstd"),
         extension("budget"),
+        extension("_counters"),
         extension("driver"),
         extension("_fastpath"),
         extension("_http2", "nghttp2"),

@@ -27,7 +27,7 @@ class Edge:
     async def __call__(self, payload: Payload) -> None:
         spans = payload.spans
         ledger = self._ledger
-        ledger.received += spans
+        ledger.receive(spans)
         try:
             await self._consume(payload)
         except RejectedError:
@@ -49,7 +49,7 @@ class Edge:
         except BaseException:
             ledger.refused += spans
             raise
-        self._source.sent += spans
+        self._source.send(spans)
 
     def blocked_by(self, payload: Payload) -> Blocked | None:
         return self.target.blocked_by(payload)
@@ -109,7 +109,7 @@ class FanOut:
             # What was raised refers to this frame: it must not refer back.
             errors.clear()
             late.clear()
-        self._source.sent += payload.spans
+        self._source.send(payload.spans)
 
     def blocked_by(self, payload: Payload) -> Blocked | None:
         found = self._first_blocked(payload)

@@ -7,8 +7,9 @@ counting is adding to an integer, once for each payload.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+import logging
 from collections.abc import Callable, Iterator, Mapping
+from mmap import mmap
 from typing import NamedTuple
 
 from prometheus_client.core import (
@@ -19,14 +20,36 @@ from prometheus_client.core import (
 )
 from prometheus_client.registry import Collector
 
+from k8strace._counters import (
+    COUNTER,
+    DROPPED,
+    GAUGE,
+    HISTOGRAM,
+    LEDGER,
+    READING,
+    Block,
+    Gauge,
+    Histogram,
+    Ledger,
+    Value,
+)
+
+log = logging.getLogger("k8strace")
+
+BLOCK_SIZE = 4 * 1024 * 1024  # bytes; an entry has some 100, and pages come as they fill
+
 
 class Series(NamedTuple):
-    """A declared series. `name` is without `_total`; `buckets` only for histograms."""
+    """A declared series. `name` is without `_total`; `buckets` only for histograms.
+
+    Of a gauge in several processes the sum is shown, or the `largest`.
+    """
 
     name: str
     help: str
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
+    largest: bool = False
 
 
 # The collector's series
@@ -177,159 +200,121 @@ QUEUE_OLDEST = Series(
     "k8strace_exporter_queue_oldest_seconds",
     "Age of the oldest payload that the sending queue holds.",
     ("exporter",),
+    largest=True,
 )
 RETRIES = Series("k8strace_exporter_retries", "Sends that were tried again.", ("exporter",))
 BUDGET_USED = Series("k8strace_budget_used_bytes", "Payload bytes held in memory.")
 BUDGET_LIMIT = Series("k8strace_budget_limit_bytes", "The limit of payload bytes.")
+WORKERS = Series("k8strace_workers", "Worker processes, by what they do.", ("state",))
+WORKER_RESTARTS = Series(
+    "k8strace_worker_restarts",
+    "Worker processes started in the place of one that had ended by itself.",
+    ("slot",),
+)
+
+_DECLARED = {one.name: one for one in tuple(globals().values()) if isinstance(one, Series)}
 
 
-class Value:
-    """A counter or gauge with its labels bound."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = 0.0
-
-    def add(self, amount: float) -> None:
-        self.value += amount
-
-    def set(self, value: float) -> None:
-        self.value = value
-
-
-class Histogram:
-    """A histogram with its labels bound."""
-
-    __slots__ = ("_bounds", "_counts", "_sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self._bounds = bounds
-        self._counts = [0] * (len(bounds) + 1)
-        self._sum = 0.0
-
-    def observe(self, value: float) -> None:
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def buckets(self) -> tuple[list[tuple[str, float]], float]:
-        """Cumulative counts by upper bound as Prometheus writes them, and the sum."""
-        total = 0
-        rows: list[tuple[str, float]] = []
-        for bound, count in zip((*self._bounds, None), self._counts, strict=True):
-            total += count
-            rows.append(("+Inf" if bound is None else str(float(bound)), total))
-        return rows, self._sum
-
-
-class Ledger:
-    """The accounting of one component, in spans.
-
-    `received + recovered` equals the sum of everything else and `in_flight`, which is
-    what the component has not settled yet: never negative, zero at rest.
-    """
-
-    __slots__ = (
-        *("dropped", "filtered", "parked", "received", "recovered"),
-        *("refused", "rejected", "sampled_out", "sent"),
-    )
-
-    def __init__(self) -> None:
-        self.received = 0
-        self.recovered = 0
-        self.sent = 0
-        self.filtered = 0
-        self.sampled_out = 0
-        self.rejected = 0
-        self.refused = 0
-        self.dropped: dict[str, int] = {}
-        self.parked = 0
-
-    def drop(self, spans: int, reason: str) -> None:
-        self.dropped[reason] = self.dropped.get(reason, 0) + spans
-
-    @property
-    def in_flight(self) -> int:
-        settled = self.sent + self.filtered + self.sampled_out + self.rejected
-        settled += self.refused + self.parked + sum(self.dropped.values())
-        return self.received + self.recovered - settled
+Labels = tuple[str, ...]
+Read = Callable[[], float]
 
 
 class Metrics(Collector):
     """What is counted, and how Prometheus reads it.
 
     It outlives a reload: binding the same series and labels again gives the same value,
-    so that no counter falls.
+    so that no counter falls. Counters are in `block`; those in the blocks of `others`,
+    which other processes write, are added to them when Prometheus reads.
     """
 
-    def __init__(self) -> None:
-        self._counters: dict[Series, dict[tuple[str, ...], Value]] = {}
-        self._histograms: dict[Series, dict[tuple[str, ...], Histogram]] = {}
-        self._gauges: dict[Series, dict[tuple[str, ...], Callable[[], float]]] = {}
-        self._readings: dict[Series, dict[tuple[str, ...], Callable[[], float]]] = {}
-        self._ledgers: dict[tuple[str, str, str], Ledger] = {}
+    def __init__(self, block: Block | None = None) -> None:
+        self.block = block or Block(mmap(-1, BLOCK_SIZE))
+        self.others: list[Block] = []
         self.constant_labels: Mapping[str, str] = {}
+        self._series: dict[str, Series] = dict(_DECLARED)
+        self._counters: dict[Labels, Value] = {}
+        self._histograms: dict[Labels, Histogram] = {}
+        self._ledgers: dict[Labels, Ledger] = {}
+        self._gauges: dict[tuple[Series, Labels], Read] = {}
+        self._readings: dict[tuple[Series, Labels], Read] = {}
+        self._written: dict[Labels, tuple[Gauge, float]] = {}
+        self._refused = 0
 
     def counter(self, series: Series, *labels: str) -> Value:
         """A counter of `series` with its labels' values bound."""
-        return self._counters.setdefault(series, {}).setdefault(labels, Value())
+        key = self._key(series, labels)
+        if key not in self._counters:
+            self._counters[key] = self.block.counter(*key)
+        return self._counters[key]
 
-    def counter_reading(
-        self, series: Series, read: Callable[[], float], *labels: str
-    ) -> None:
+    def counter_reading(self, series: Series, read: Read, *labels: str) -> None:
         """A counter whose value is read from elsewhere, by `read`, at each scrape."""
-        self._readings.setdefault(series, {})[labels] = read
+        self._readings[series, labels] = read
 
-    def gauge(self, series: Series, read: Callable[[], float], *labels: str) -> None:
+    def gauge(self, series: Series, read: Read, *labels: str) -> None:
         """A gauge that is read by `read` at each scrape; the last one bound counts."""
-        self._gauges.setdefault(series, {})[labels] = read
+        self._gauges[series, labels] = read
 
     def histogram(self, series: Series, *labels: str) -> Histogram:
-        return self._histograms.setdefault(series, {}).setdefault(
-            labels, Histogram(series.buckets)
-        )
+        key = self._key(series, labels)
+        if key not in self._histograms:
+            self._histograms[key] = self.block.histogram(series.buckets, *key)
+        return self._histograms[key]
 
     def ledger(self, kind: str, component: str, pipeline: str = "") -> Ledger:
         """The ledger of a component; kept over a reload."""
-        return self._ledgers.setdefault((kind, component, pipeline), Ledger())
+        key = (kind, component, pipeline)
+        if key not in self._ledgers:
+            self._ledgers[key] = self.block.ledger(*key)
+        return self._ledgers[key]
 
     def forget_gauges(self) -> None:
         """Drop all gauges: their components are gone."""
         self._gauges.clear()
 
+    def write_down(self) -> None:
+        """Put what is otherwise read at a scrape into the block, for who reads that."""
+        for (series, labels), read in self._gauges.items():
+            self.block.gauge(*self._key(series, labels)).set(read())
+        for (series, labels), read in self._readings.items():
+            key = self._key(series, labels)
+            if key not in self._written:
+                place = self.block.reading(*key)
+                self._written[key] = place, place.value or 0.0
+            place, before = self._written[key]
+            place.set(before + read())
+
     def collect(self) -> Iterator[Metric]:
-        counters, gauges = self._ledger_rows()
-        for series, values in self._counters.items():
-            counters[series] = {labels: one.value for labels, one in values.items()}
-        for series, reads in self._readings.items():
-            counters[series] = {labels: read() for labels, read in reads.items()}
-        for series, reads in self._gauges.items():
-            gauges[series] = {labels: read() for labels, read in reads.items()}
-        for series, rows in counters.items():
+        rows = self._rows()
+        for series, values in rows.counters.items():
             names, ours = self._constant_for(series)
             counter = CounterMetricFamily(
                 series.name, series.help, labels=(*series.labels, *names)
             )
-            for labels, value in rows.items():
+            for labels, value in values.items():
                 counter.add_metric((*labels, *ours), value)
             yield counter
-        for series, rows in gauges.items():
+        for series, values in rows.gauges.items():
             names, ours = self._constant_for(series)
             gauge = GaugeMetricFamily(
                 series.name, series.help, labels=(*series.labels, *names)
             )
-            for labels, value in rows.items():
+            for labels, value in values.items():
                 gauge.add_metric((*labels, *ours), value)
             yield gauge
-        for series, histograms in self._histograms.items():
+        for series, histograms in rows.histograms.items():
             names, ours = self._constant_for(series)
             histogram = HistogramMetricFamily(
                 series.name, series.help, labels=(*series.labels, *names)
             )
-            for labels, one in histograms.items():
-                buckets, total = one.buckets()
+            for labels, (*counts, total) in histograms.items():
+                buckets = _cumulative(series.buckets, counts)
                 histogram.add_metric((*labels, *ours), buckets, total)
             yield histogram
+
+    def _key(self, series: Series, labels: Labels) -> Labels:
+        self._series[series.name] = series
+        return (series.name, *labels)
 
     def _constant_for(self, series: Series) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names and values of the constant labels; a label of the series itself wins."""
@@ -337,34 +322,127 @@ class Metrics(Collector):
         constant = {k: v for k, v in self.constant_labels.items() if k not in own}
         return tuple(constant), tuple(constant.values())
 
-    def _ledger_rows(self) -> tuple[_Rows, _Rows]:
-        """The counters and the gauges that follow from the ledgers."""
-        counters: _Rows = {SPANS: {}, SPANS_DROPPED: {}}
-        gauges: _Rows = {SPANS_PARKED: {}, SPANS_IN_FLIGHT: {}}
-
-        def add(series: Series, labels: tuple[str, ...], value: float) -> None:
-            row = counters.setdefault(series, {})
-            row[labels] = row.get(labels, 0) + value
-
-        for (kind, component, pipeline), ledger in self._ledgers.items():
-            where = (kind, component, pipeline)
-            add(SPANS, (*where, "in"), ledger.received)
-            add(SPANS, (*where, "out"), ledger.sent)
-            for outcome in _OUTCOMES:
-                add(SPANS, (*where, outcome), getattr(ledger, outcome))
-            add(SPANS, (*where, "dropped"), sum(ledger.dropped.values()))
-            for reason, spans in ledger.dropped.items():
-                add(SPANS_DROPPED, (kind, component, reason), spans)
-            gauges[SPANS_PARKED][where] = ledger.parked
-            gauges[SPANS_IN_FLIGHT][where] = ledger.in_flight
-            if kind == "processors":
-                labels = (component, "traces")
-                add(PROCESSOR_INCOMING_ITEMS, labels, ledger.received)
-                add(PROCESSOR_OUTGOING_ITEMS, labels, ledger.sent)
-            elif kind == "exporters":
-                add(EXPORTER_SENT_SPANS, (component,), ledger.sent)
-        return counters, gauges
+    def _rows(self) -> _Rows:
+        rows = _Rows()
+        refused = 0
+        for block in (self.block, *self.others):
+            refused += block.refused
+            for kind, key, values in block.entries():
+                if kind == LEDGER:
+                    rows.add_ledger(key, values)
+                elif kind == DROPPED:
+                    rows.add_dropped(key, *values)
+                elif series := self._series.get(key[0]):
+                    rows.add_entry(kind, series, key[1:], values)
+        for (series, labels), read in self._readings.items():
+            rows.add(series, labels, read())
+        for (series, labels), read in self._gauges.items():
+            rows.add_gauge(series, labels, read())
+        if refused > self._refused:
+            log.error("there is no room for %d series: they are not exposed", refused)
+            self._refused = refused
+        return rows
 
 
-_OUTCOMES = ("recovered", "filtered", "sampled_out", "rejected", "refused")
-_Rows = dict[Series, dict[tuple[str, ...], float]]
+class _Rows:
+    """Values by series and labels, as they are added up."""
+
+    def __init__(self) -> None:
+        self.counters: dict[Series, dict[Labels, float]] = {SPANS: {}, SPANS_DROPPED: {}}
+        self.gauges: dict[Series, dict[Labels, float]] = {
+            SPANS_PARKED: {},
+            SPANS_IN_FLIGHT: {},
+        }
+        self.histograms: dict[Series, dict[Labels, tuple[float, ...]]] = {}
+
+    def add(self, series: Series, labels: Labels, value: float) -> None:
+        row = self.counters.setdefault(series, {})
+        row[labels] = row.get(labels, 0) + value
+
+    def add_gauge(self, series: Series, labels: Labels, value: float) -> None:
+        row = self.gauges.setdefault(series, {})
+        before = row.get(labels, 0)
+        row[labels] = max(before, value) if series.largest else before + value
+
+    def add_entry(
+        self, kind: int, series: Series, labels: Labels, values: tuple[float, ...]
+    ) -> None:
+        if kind == HISTOGRAM:
+            row = self.histograms.setdefault(series, {})
+            before = row.get(labels, (0,) * len(values))
+            row[labels] = tuple(map(sum, zip(before, values, strict=True)))
+        elif kind in (COUNTER, READING):
+            self.add(series, labels, *values)
+        elif kind == GAUGE and values:
+            self.add_gauge(series, labels, *values)
+
+    def add_ledger(self, key: Labels, values: tuple[float, ...]) -> None:
+        spans = dict(zip(_LEDGER, values, strict=True))
+        for outcome in _OUTCOMES:
+            self.add(SPANS, (*key, outcome), spans[outcome])
+        self.add(SPANS, (*key, "dropped"), 0)
+        settled = sum(spans[outcome] for outcome in _OUTCOMES if outcome not in _COMING)
+        coming = sum(spans[outcome] for outcome in _COMING)
+        self.add_gauge(SPANS_PARKED, key, spans["parked"])
+        self.add_gauge(SPANS_IN_FLIGHT, key, coming - settled - spans["parked"])
+        kind, component, _ = key
+        if kind == "processors":
+            labels = (component, "traces")
+            self.add(PROCESSOR_INCOMING_ITEMS, labels, spans["in"])
+            self.add(PROCESSOR_OUTGOING_ITEMS, labels, spans["out"])
+        elif kind == "exporters":
+            self.add(EXPORTER_SENT_SPANS, (component,), spans["out"])
+
+    def add_dropped(self, key: Labels, spans: float) -> None:
+        kind, component, pipeline, reason = key
+        where = (kind, component, pipeline)
+        self.add(SPANS, (*where, "dropped"), spans)
+        self.add(SPANS_DROPPED, (kind, component, reason), spans)
+        self.add_gauge(SPANS_IN_FLIGHT, where, -spans)
+
+
+def _cumulative(bounds: tuple[float, ...], counts: list[float]) -> list[tuple[str, float]]:
+    """Counts by upper bound as Prometheus writes them."""
+    total = 0.0
+    rows = []
+    for bound, count in zip((*bounds, None), counts, strict=True):
+        total += count
+        rows.append(("+Inf" if bound is None else str(float(bound)), total))
+    return rows
+
+
+def settle(block: Block) -> int:
+    """Bring to an end, in its accounting, what a process that died had under way.
+
+    Spans without an answer count as refused, for their senders try again. Those that were
+    acknowledged and parked are lost: they are dropped, and their number is returned. The
+    process's gauges are gone.
+    """
+    lost = 0
+    for kind, key, _ in block.entries():
+        if kind == GAUGE:
+            block.gauge(*key).clear()
+        if kind != LEDGER:
+            continue
+        ledger = block.ledger(*key)
+        # Negative where it died between the two halves of a settlement.
+        parked = max(ledger.parked + min(ledger.in_flight, 0), 0)
+        ledger.parked = 0
+        if parked and not ledger.holds_answers:
+            ledger.drop(parked, WORKER_DIED)
+            lost += parked
+        rest = ledger.in_flight
+        ledger.refused += max(rest, 0)
+        ledger.recovered += max(-rest, 0)
+    return lost
+
+
+WORKER_DIED = "worker_died"
+_COMING = ("in", "recovered")
+_OUTCOMES = (*_COMING, "out", "filtered", "sampled_out", "rejected", "refused")
+_LEDGER = (
+    *("in", "recovered", "out", "filtered", "sampled_out", "rejected", "refused"),
+    *("parked", "holds_answers"),
+)
+
+__all__ = ["Histogram", "Ledger", "Metrics", "Series", "Value", "settle"]

@@ -58,7 +58,13 @@ TIERS = (
     set(SOURCES) - set(MODULES) - {"k8strace._wire"},  # C that is shared by cimport
     {"k8strace._fastpath", "k8strace._http2", "k8strace._codec", "k8strace.memory"},
     {"k8strace._http2_server", "k8strace._http2_client"},
-    {"k8strace.budget", "k8strace.metrics", "k8strace.driver", "k8strace.threads"},
+    {
+        "k8strace.budget",
+        "k8strace._counters",
+        "k8strace.metrics",
+        "k8strace.driver",
+        "k8strace.threads",
+    },
     {"k8strace.payload"},
     {"k8strace.component", "k8strace.edges", "k8strace.grpc", "k8strace.http_server"},
     {f"k8strace.{kind}" for kind in KINDS},

@@ -1,11 +1,15 @@
 """Series are declared once, and counted as Prometheus reads them."""
 
+from functools import partial
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
 from k8strace import metrics
-from k8strace.metrics import Ledger, Metrics, Series
+from k8strace._counters import Block
+from k8strace.metrics import Ledger, Metrics, Series, settle
 
 OUTCOMES = ("sent", "filtered", "sampled_out", "rejected", "refused", "parked")
 
@@ -98,3 +102,91 @@ def test_the_identity(settled: list[int], dropped: dict[str, int], under_way: in
         ledger.drop(spans, reason)
     ledger.received = sum(settled) + sum(dropped.values()) + under_way
     assert ledger.in_flight == under_way
+
+
+def test_what_other_processes_counted_is_added() -> None:
+    workers = [Metrics(Block(bytearray(8192))) for _ in range(2)]
+    for number, worker in enumerate(workers, 1):
+        worker.counter(metrics.RETRIES, "otlp").add(number)
+        worker.histogram(metrics.BATCH_SEND_SIZE, "batch").observe(10 * number)
+        worker.gauge(metrics.QUEUE_BYTES, lambda: 7, "otlp")
+        worker.gauge(metrics.QUEUE_OLDEST, partial(float, number), "otlp")
+        worker.counter_reading(metrics.PROCESS_CPU, lambda: 1.5)
+        worker.ledger("exporters", "otlp").receive(5)
+        worker.ledger("exporters", "otlp").drop(number, "why")
+    source = Metrics()
+    source.others = [worker.block for worker in workers]
+    assert not [line for line in exposed(source) if "queue" in line or "cpu" in line]
+    for worker in workers:
+        worker.write_down()
+        worker.write_down()
+    source.gauge(metrics.QUEUE_BYTES, lambda: 1, "otlp")
+    lines = exposed(source)
+    for line in (
+        'k8strace_exporter_retries_total{exporter="otlp"} 3.0',
+        'otelcol_processor_batch_batch_send_size_bucket{le="10.0",processor="batch"} 1.0',
+        'otelcol_processor_batch_batch_send_size_bucket{le="+Inf",processor="batch"} 2.0',
+        'otelcol_processor_batch_batch_send_size_sum{processor="batch"} 30.0',
+        'k8strace_exporter_queue_bytes{exporter="otlp"} 15.0',
+        'k8strace_exporter_queue_oldest_seconds{exporter="otlp"} 2.0',
+        "otelcol_process_cpu_seconds_total 3.0",
+        'k8strace_spans_in_flight{component="otlp",kind="exporters",pipeline=""} 7.0',
+        'k8strace_spans_dropped_total{component="otlp",kind="exporters",reason="why"} 3.0',
+    ):
+        assert line in lines
+
+
+def test_a_successor_in_the_same_block_goes_on() -> None:
+    memory = bytearray(8192)
+    for expected in (1.5, 3.0, 4.5):
+        worker = Metrics(Block(memory))
+        worker.counter_reading(metrics.PROCESS_CPU, lambda: 0.5)
+        worker.write_down()
+        worker.counter_reading(metrics.PROCESS_CPU, lambda: 1.5)
+        worker.write_down()
+        source = Metrics()
+        source.others = [Block(memory)]
+        assert f"otelcol_process_cpu_seconds_total {expected}" in exposed(source)
+
+
+def test_what_has_no_room_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    source = Metrics(Block(bytearray(256)))
+    for number in range(5):
+        source.counter(metrics.RETRIES, f"otlp/{number}").add(1)
+    assert len([line for line in exposed(source) if "retries_total{" in line]) < 5
+    exposed(source)
+    assert len([one for one in caplog.records if "no room" in one.getMessage()]) == 1
+
+
+@given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 99), st.integers(-9, 9))
+def test_what_a_dead_process_had_under_way_is_settled(
+    sent: int, parked: int, dropped: int, in_flight: int
+) -> None:
+    """`in_flight` below zero: it died between counting as sent and no longer as parked."""
+    in_flight = max(in_flight, -parked, -sent)
+    block = Block(bytearray(8192))
+    ledger = block.ledger("exporters", "otlp", "")
+    ledger.receive(sent + parked + dropped + in_flight)
+    ledger.send(sent)
+    ledger.park(parked)
+    ledger.drop(dropped, "why")
+    gauge = block.gauge(metrics.QUEUE_BYTES.name, "otlp")
+    gauge.set(3)
+    assert settle(block) == parked + min(in_flight, 0)
+    after = block.ledger("exporters", "otlp", "")
+    assert (after.in_flight, after.parked) == (0, 0)
+    assert after.sent == sent
+    assert after.refused == max(in_flight, 0)
+    assert after.dropped.get("worker_died", 0) == parked + min(in_flight, 0)
+    assert gauge.value is None
+    assert settle(block) == 0
+
+
+def test_parked_spans_without_an_answer_are_refused() -> None:
+    block = Block(bytearray(8192))
+    ledger = block.ledger("processors", "batch", "traces")
+    ledger.holds_answers = True
+    ledger.receive(5)
+    ledger.park(5)
+    assert settle(block) == 0
+    assert (ledger.refused, ledger.parked, ledger.dropped) == (5, 0, {})

@@ -65,10 +65,10 @@ class Outcomes:
             )
         for ticket, share in parcel.shares().items():
             if ticket.parked:
-                self._ledger.parked -= share
+                self._ledger.park(-share)
             ticket.done += share
             self._finish_part(ticket)
-        self._ledger.sent += spans - rejected
+        self._ledger.send(spans - rejected)
         if rejected:
             self._ledger.drop(rejected, "partial_success")
             self._send_failed.add(rejected)
@@ -98,7 +98,7 @@ class Outcomes:
         )
         for ticket, share in shares.items():
             if ticket.parked:
-                self._ledger.parked -= share
+                self._ledger.park(-share)
             if ticket.answered:
                 self._ledger.drop(share, reason)
             else:

@@ -171,7 +171,7 @@ class SendingExporter(Exporter[C_co]):
         if self.config.sending_queue.wait_for_result:
             await self._send_and_wait(queue, workers, Ticket(payload, amount))
             return
-        self.ledger.parked += payload.spans
+        self.ledger.park(payload.spans)
         queue.put(Ticket(payload, amount, is_answered=True))
         workers.pump()
 

@@ -22,4 +22,4 @@ class Nop(Exporter[Config]):
         return Promise.MEMORY
 
     async def consume(self, payload: Payload) -> None:
-        self.ledger.sent += payload.spans
+        self.ledger.send(payload.spans)

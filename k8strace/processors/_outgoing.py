@@ -95,7 +95,7 @@ class Outgoing(ABC):
         """Don't wait long any more: the component is stopping."""
 
     def unpark(self, spans: int, size: int) -> None:
-        self.ledger.parked -= spans
+        self.ledger.park(-spans)
         self.room.give(size)
 
     def shutting_down(self) -> RefusedError:

@@ -109,6 +109,7 @@ class Batch(component.Processor[Config]):
             self._outgoing = self._answering = Answering(*way)
         else:
             self._outgoing = Keeping(*way)
+        context.ledger.holds_answers = self._answering is not None
         self._groups: dict[_Key, _Group] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
@@ -160,8 +161,7 @@ class Batch(component.Processor[Config]):
         """
         self._draining = True
         loop = asyncio.get_running_loop()
-        dropped = self.ledger.dropped
-        before = dropped.get("shutdown", 0)
+        before = self.ledger.dropped.get("shutdown", 0)
         self._outgoing.hurry()
         for group in list(self._groups.values()):
             self._close(group, self._by_timeout)
@@ -179,7 +179,7 @@ class Batch(component.Processor[Config]):
             while group.ready:
                 self._outgoing.give_up(group.ready.popleft())
             self._forget_if_idle(group)
-        lost = dropped.get("shutdown", 0) - before
+        lost = self.ledger.dropped.get("shutdown", 0) - before
         if lost:
             self.log.error("dropped %d spans (shutdown): nobody took them in time", lost)
 
@@ -238,7 +238,7 @@ class Batch(component.Processor[Config]):
         parcel.payloads.append(payload)
         parcel.spans += payload.spans
         parcel.size += payload.size
-        self.ledger.parked += payload.spans
+        self.ledger.park(payload.spans)
         if held is not None:
             held.parcel = parcel
             parcel.held.append(held)

@@ -205,7 +205,7 @@ class OTLP(Receiver[Config]):
             self._reject("decode_error", call.origin.peer, str(error))
             raise
         bad = bad_ids + bad_text
-        self.ledger.received += spans + bad
+        self.ledger.receive(spans + bad)
         size = len(call.message)
         if bad:
             chunks, _ = _fastpath.keep(chunks, _fastpath.valid(chunks, self._deep))

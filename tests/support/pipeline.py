@@ -122,7 +122,11 @@ def payload(
 
 def assert_at_rest(ledger: Ledger) -> None:
     """The accounting holds and nothing is under way in the component."""
-    state = {name: getattr(ledger, name) for name in Ledger.__slots__}
+    state = {
+        name: getattr(ledger, name)
+        for name in vars(Ledger)
+        if not (name.startswith("_") or callable(getattr(Ledger, name)))
+    }
     assert ledger.parked == 0, state
     assert ledger.in_flight == 0, state
 
