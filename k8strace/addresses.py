@@ -7,7 +7,7 @@ import errno
 import os
 import socket
 
-_BACKLOG = 1024  # a rollout of thousands of kubelets connects at once
+BACKLOG = 1024  # a rollout of thousands of kubelets connects at once
 # What binding an address says that this machine doesn't have, such as ::1 without IPv6.
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
@@ -78,7 +78,7 @@ def _listening(family: int, protocol: int, address: tuple[object, ...]) -> socke
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         listener.bind(address)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError:
         listener.close()

@@ -15,7 +15,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from enum import IntEnum
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from socket import socket
+from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -66,6 +67,26 @@ class Promise(IntEnum):
     DELIVERED = 2  # the backend has it
 
 
+class Endpoint(NamedTuple):
+    """Where a receiver listens, as it is configured."""
+
+    endpoint: str
+    transport: Literal["tcp", "unix"] = "tcp"
+
+
+class Worker(msgspec.Struct, frozen=True):
+    """Which one of several processes this is that share the load.
+
+    `is_first` says that none served in its slot before it; `sockets` are those that it
+    listens on, bound already: by receiver, and by the names of `Receiver.endpoints`.
+    """
+
+    slot: int = 0
+    workers: int = 1
+    is_first: bool = True
+    sockets: Mapping[str, Mapping[str, tuple[socket, ...]]] = {}
+
+
 class Context(msgspec.Struct, frozen=True):
     """What a component is given besides its configuration.
 
@@ -81,6 +102,7 @@ class Context(msgspec.Struct, frozen=True):
     log: logging.LoggerAdapter[logging.Logger]
     pipeline: str = ""
     extensions: Mapping[ComponentID, Any] = {}
+    worker: Worker = Worker()
 
     @property
     def label(self) -> str:
@@ -142,6 +164,14 @@ class Receiver(Component[C_co]):
     def __init__(self, config: C_co, context: Context, downstream: Outlet) -> None:
         super().__init__(config, context)
         self.downstream = downstream
+
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        """Where it listens, by names of its own.
+
+        With several workers these are opened before any of them starts; a worker finds
+        its sockets in `context.worker`, and opens nothing.
+        """
+        return {}
 
 
 class Consumer(Component[C_co]):
@@ -206,9 +236,13 @@ class Exporter(Consumer[C_co]):
 
 
 class Extension(Component[C_co]):
-    """Serves the gateway itself. `ready` is told when the pipelines come and go."""
+    """Serves the gateway itself. `ready` is told when the pipelines come and go.
+
+    With several workers it runs in each, or if it `speaks_for_all` in their supervisor.
+    """
 
     kind = "extensions"
+    speaks_for_all: ClassVar[bool] = False
 
     def ready(self, is_ready: bool) -> None:
         """Told True when everything is started, False when draining begins."""

@@ -10,7 +10,7 @@ import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import yaml
@@ -35,6 +35,7 @@ _SINGULAR = {
     "connectors": "connector",
 }
 _SIGNALS = ("traces", "metrics", "logs", "profiles")
+MAX_WORKERS = 256
 _LONGEST_TYPE, _LONGEST_NAME = 63, 1024
 
 
@@ -52,6 +53,7 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     extensions: tuple[ComponentID, ...]
     pipelines: dict[ComponentID, Pipeline]
     telemetry: Telemetry
+    workers: int = 1
 
 
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +77,7 @@ class _ServiceOptions(Config, frozen=True, kw_only=True):
     extensions: tuple[ComponentID, ...] = ()
     pipelines: Any = None  # each is read by itself
     telemetry: Telemetry = Telemetry()
+    workers: Annotated[int, msgspec.Meta(ge=1, le=MAX_WORKERS)] = 1
 
 
 def load(
@@ -122,6 +125,7 @@ def render(
         "telemetry": encode(service.telemetry, redact),
         "extensions": encode(service.extensions, redact),
         "pipelines": encode(service.pipelines, redact),
+        "workers": service.workers,
     }
     # An attribute that is null is a part of its own, unlike any other null.
     attributes = service.telemetry.resource
@@ -183,6 +187,7 @@ class _Loader:
                 extensions=extensions,
                 pipelines={id_: pipeline for id_, (pipeline, _) in pipelines.items()},
                 telemetry=options_.telemetry,
+                workers=options_.workers,
             ),
         )
 

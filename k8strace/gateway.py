@@ -10,13 +10,16 @@ from collections.abc import Sequence
 import uvloop
 
 from k8strace import __version__
-from k8strace.arguments import non_negative
+from k8strace.arguments import non_negative, positive_int
 from k8strace.components import COMPONENTS
 from k8strace.config import Loaded, load, render
 from k8strace.errors import ConfigError
 from k8strace.graph import Graph
 from k8strace.metrics import Metrics
 from k8strace.service import Gateway, promises
+from k8strace.signals import Signals
+from k8strace.supervisor import Supervisor
+from k8strace.worker import main as run_worker
 
 SHUTDOWN_TIMEOUT = 20.0  # seconds; Kubernetes kills a pod after 30
 
@@ -46,8 +49,11 @@ examples:
 
 _RUN = None  # no command
 _APPLIES = {
-    **dict.fromkeys(("config", "set", "traces_only"), (_RUN, "validate", "print-config")),
+    **dict.fromkeys(
+        ("config", "set", "traces_only", "workers"), (_RUN, "validate", "print-config")
+    ),
     "shutdown_timeout": (_RUN, "validate"),
+    "worker": (_RUN,),
     **dict.fromkeys(("mode", "format"), ("print-config",)),
 }
 """The commands that each option is for: one that would do nothing is an error."""
@@ -95,6 +101,14 @@ def parser() -> argparse.ArgumentParser:
         f"(default: {SHUTDOWN_TIMEOUT:g})",
     )
     result.add_argument(
+        "--workers",
+        type=positive_int,
+        metavar="N",
+        help="share the load among N processes; sets service.workers (default: 1)",
+    )
+    # A supervisor starts its workers with this; the number is of a descriptor.
+    result.add_argument("--worker", type=int, help=argparse.SUPPRESS)
+    result.add_argument(
         "--mode",
         choices=("redacted", "unredacted"),
         help="print-config: whether secrets are hidden (default: redacted)",
@@ -112,12 +126,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     _keep_standard_files()
     options = _parse(argv)
+    if options.worker is not None:
+        return run_worker(options.worker)
     if options.command == "components":
         return _print(_components())
 
     def configuration() -> Loaded:
         return load(
-            options.config or (), options.set or (), traces_only=bool(options.traces_only)
+            options.config or (), _sets(options), traces_only=bool(options.traces_only)
         )
 
     try:
@@ -132,9 +148,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             notes = "".join(f"note: {note}\n" for note in loaded.notes)
             return _print(promises(graph) + notes)
         given = options.shutdown_timeout
-        gateway = Gateway(configuration, SHUTDOWN_TIMEOUT if given is None else given)
-        gateway.catch_signals()
-        return uvloop.run(gateway.run(configuration()))
+        timeout = SHUTDOWN_TIMEOUT if given is None else given
+        signals = Signals()
+        signals.catch()
+        loaded = configuration()
+        run = Supervisor if loaded.config.service.workers > 1 else Gateway
+        return uvloop.run(run(configuration, timeout, signals).run(loaded))
     except ConfigError as error:
         sys.stderr.write("".join(f"error: {problem}\n" for problem in error.problems))
         return 1
@@ -149,6 +168,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
             where = f"to {options.command}" if options.command else "without a command"
             arguments.error(f"--{name.replace('_', '-')} does not apply {where}")
     return options
+
+
+def _sets(options: argparse.Namespace) -> list[str]:
+    """What is set on the command line, by `--set` and by options that stand for one."""
+    workers = options.workers
+    return [*(options.set or ()), *([f"service.workers={workers}"] if workers else ())]
 
 
 def _keep_standard_files() -> None:

@@ -24,6 +24,7 @@ from k8strace.component import (
     Processor,
     Promise,
     Receiver,
+    Worker,
 )
 from k8strace.components import COMPONENTS
 from k8strace.config import GatewayConfig
@@ -38,10 +39,13 @@ log = logging.getLogger("k8strace")
 class Graph:
     """All components of a configuration, wired. Nothing is acquired before `start`."""
 
-    def __init__(self, config: GatewayConfig, metrics: Metrics) -> None:
+    def __init__(
+        self, config: GatewayConfig, metrics: Metrics, worker: Worker | None = None
+    ) -> None:
         self.config = config
         self.metrics = metrics
-        self.budget = Budget(default_budget())
+        self.worker = worker or Worker(workers=config.service.workers)
+        self.budget = Budget(default_budget() // self.worker.workers)
         self.extensions: dict[ComponentID, Extension[Any]] = {}
         self.exporters: dict[ComponentID, Exporter[Any]] = {}
         self.processors: dict[ComponentID, list[Processor[Any]]] = {}
@@ -103,6 +107,7 @@ class Graph:
             log=logging.LoggerAdapter(log, fields),
             pipeline=pipeline,
             extensions=self.extensions,
+            worker=self.worker,
         )
 
     def _make(
@@ -155,8 +160,12 @@ class Graph:
         except BaseException:
             await self.stop(asyncio.get_running_loop().time())
             raise
+        self.ready(True)
+
+    def ready(self, is_ready: bool) -> None:
+        """Tell the extensions whether spans are taken."""
         for extension in self.extensions.values():
-            extension.ready(True)
+            extension.ready(is_ready)
 
     async def stop(self, deadline: float) -> None:
         """Drain from the front until the loop's time `deadline`, then give all back.
@@ -165,8 +174,7 @@ class Graph:
         """
         now = asyncio.get_running_loop().time()
         third = max(0.0, deadline - now) / 3
-        for extension in self.extensions.values():
-            extension.ready(False)
+        self.ready(False)
         columns = _columns(list(self.processors.values()))
         stages: list[tuple[Sequence[Component[Any]], float]] = [
             (list(self.receivers.values()), now + third),

@@ -8,6 +8,7 @@ import sys
 import time
 import uuid
 from collections.abc import Mapping
+from functools import partial
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -15,13 +16,14 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
 
 from k8strace import __version__
+from k8strace.component import Worker
 from k8strace.config import Logs, Prometheus, Telemetry
 from k8strace.http_server import HTTPServer
 from k8strace.memory import resident_memory
 from k8strace.metrics import PROCESS_CPU, PROCESS_RSS, PROCESS_UPTIME, Metrics
 
 _INSTANCE = str(uuid.uuid4())  # of this process: a reload must not begin new series
-_FIELDS = ("component", "pipeline")
+_FIELDS = ("component", "pipeline", "worker")
 _LEVELS = {"WARNING": "warn"}  # the collector's names are these in small letters, and warn
 _STARTED = time.monotonic()
 
@@ -32,7 +34,9 @@ class _Console(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         where = "".join(
-            f" {name}={value}" for name in _FIELDS if (value := record.__dict__.get(name))
+            f" {name}={value}"
+            for name in _FIELDS
+            if (value := record.__dict__.get(name)) not in (None, "")
         )
         line = (
             f"{stamp}.{int(record.msecs):03d}Z {_level(record):<5} "
@@ -64,14 +68,24 @@ class _JSON(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-def set_up_logs(config: Logs) -> None:
-    """Send the gateway's log to stderr, as `service.telemetry.logs` says."""
+def set_up_logs(config: Logs, worker: Worker | None = None) -> None:
+    """Send the gateway's log to stderr, as `service.telemetry.logs` says.
+
+    Of a worker of several, lines say which.
+    """
     handler = logging.StreamHandler(sys.stderr)
+    if worker is not None:
+        handler.addFilter(partial(_mark, worker.slot))
     handler.setFormatter(_JSON() if config.encoding == "json" else _Console())
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("k8strace").setLevel(config.level.upper())
+
+
+def _mark(slot: int, record: logging.LogRecord) -> bool:
+    record.worker = slot
+    return True
 
 
 def resource_attributes(config: Telemetry) -> dict[str, str]:
@@ -85,9 +99,13 @@ def resource_attributes(config: Telemetry) -> dict[str, str]:
     return {k: v for k, v in attributes.items() if k not in config.suppressed_attributes}
 
 
-def bind_process(metrics: Metrics) -> None:
-    """Register the series about the process; again after a reload."""
-    metrics.counter_reading(PROCESS_UPTIME, lambda: time.monotonic() - _STARTED)
+def bind_process(metrics: Metrics, *, is_worker: bool = False) -> None:
+    """Register the series about the process; again after a reload.
+
+    A worker's CPU and memory are added to its supervisor's; the uptime is that one's.
+    """
+    if not is_worker:
+        metrics.counter_reading(PROCESS_UPTIME, lambda: time.monotonic() - _STARTED)
     metrics.counter_reading(PROCESS_CPU, time.process_time)
     metrics.gauge(PROCESS_RSS, resident_memory)
 

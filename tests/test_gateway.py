@@ -63,6 +63,20 @@ def test_print_config_hides_secrets(capsys: pytest.CaptureFixture[str]) -> None:
     assert "secret" in capsys.readouterr().out
 
 
+def test_the_number_of_workers(capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["print-config", "--config", CONFIG]
+    for arguments, expected in (
+        ([], 1),
+        (["--set", "service.workers=3"], 3),
+        (["--set", "service.workers=3", "--workers", "2"], 2),
+    ):
+        assert main([*given, *arguments]) == 0
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert printed["service"]["workers"] == expected
+    assert main([*given, "--workers", "257"]) == 1
+    assert "--set service.workers: service::workers" in capsys.readouterr().err
+
+
 def test_what_is_printed_is_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["print-config", "--config", CONFIG, "--mode", "unredacted"]) == 0
     printed = capsys.readouterr().out
@@ -99,6 +113,8 @@ def test_an_unknown_command(capsys: pytest.CaptureFixture[str]) -> None:
         (["validate", "--mode", "redacted"], "--mode does not apply to validate"),
         (["--format", "yaml"], "--format does not apply without a command"),
         (["print-config", "--shutdown-timeout", "5"], "does not apply to print-config"),
+        (["components", "--workers", "2"], "--workers does not apply to components"),
+        (["--workers", "0"], "must be a whole number from 1 on, not '0'"),
         (["validate", "--conf", "x.yaml"], "unrecognized arguments"),
         *((["--shutdown-timeout", text], text) for text in ("-1", "nan", "inf", "soon")),
     ],

@@ -67,6 +67,12 @@ def test_the_least_memory_limit_is_the_budget() -> None:
     assert built.budget.limit == 100 * 1024 * 1024
 
 
+def test_workers_share_the_budget() -> None:
+    pipelines = "pipelines: {traces: {receivers: [otlp], exporters: [nop]}}"
+    alone = graph(f"{{{pipelines}}}").budget.limit
+    assert graph(f"{{workers: 4, {pipelines}}}").budget.limit == alone // 4
+
+
 def test_origins_that_were_joined_away_are_errors() -> None:
     with pytest.raises(ConfigError, match="put batch/keyed first") as caught:
         graph(

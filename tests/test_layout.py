@@ -53,6 +53,7 @@ TIERS = (
         "k8strace.units",
         "k8strace.addresses",
         "k8strace.arguments",
+        "k8strace.signals",
     },
     {"k8strace._wire", "k8strace._threads"},
     set(SOURCES) - set(MODULES) - {"k8strace._wire"},  # C that is shared by cimport
@@ -71,8 +72,9 @@ TIERS = (
     {"k8strace.components"},
     {name for name in MODULES if name.startswith("k8strace.config_")},
     {"k8strace.config"},
-    {"k8strace.graph", "k8strace.telemetry"},
+    {"k8strace.graph", "k8strace.telemetry", "k8strace.listeners"},
     {"k8strace.service"},
+    {"k8strace.worker", "k8strace.worker_process", "k8strace.supervisor"},
     {"k8strace.gateway", "k8strace.replay", "k8strace.demo", "k8strace._kube_spans"},
     {"k8strace.kube"},
     {"k8strace.gen"},

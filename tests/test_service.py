@@ -15,7 +15,8 @@ import pytest
 from k8strace.config import Loaded, load
 from k8strace.errors import ConfigError
 from k8strace.receivers.otlp import OTLP
-from k8strace.service import ENDED, Gateway
+from k8strace.service import Gateway
+from k8strace.signals import ENDED, Signals
 from tests.support.backend import Backend
 from tests.support.clients import Client
 from tests.support.gateway import Samples
@@ -47,7 +48,7 @@ class Run(logging.Handler):
     def __init__(self, loaded: Loaded, shutdown_timeout: float = 20.0) -> None:
         super().__init__()
         self.configuration: Callable[[], Loaded] = lambda: loaded
-        self.gateway = Gateway(lambda: self.configuration(), shutdown_timeout)
+        self.gateway = Gateway(lambda: self.configuration(), shutdown_timeout, Signals())
         self.lines: list[str] = []
         self._changed = asyncio.Event()
         self.ended = asyncio.ensure_future(self.gateway.run(loaded))
@@ -103,7 +104,7 @@ async def test_counters_and_the_uptime_outlive_a_reload(run: Make) -> None:
     gateway = run(config())
     await gateway.send(7)
     before = await gateway.metrics()
-    gateway.gateway.note(signal.SIGHUP)
+    gateway.gateway.signals.note(signal.SIGHUP)
     await gateway.said("is ready", 2)
     await gateway.send(5, starts=2)
     after = await gateway.metrics(starts=2)
@@ -111,7 +112,7 @@ async def test_counters_and_the_uptime_outlive_a_reload(run: Make) -> None:
     uptime = "otelcol_process_uptime_seconds_total"
     assert after.sum(uptime) > before.sum(uptime) > 0
     assert after.sum("otelcol_process_memory_rss_bytes") > 0
-    gateway.gateway.note(signal.SIGTERM)
+    gateway.gateway.signals.note(signal.SIGTERM)
     assert await gateway.ended == 0
 
 
@@ -123,11 +124,11 @@ async def test_what_cannot_be_read_changes_nothing(run: Make, error: Exception) 
     gateway = run(config())
     await gateway.said("is ready")
     gateway.configuration = fail
-    gateway.gateway.note(signal.SIGHUP)
+    gateway.gateway.signals.note(signal.SIGHUP)
     await gateway.said("reload refused")
     assert any("the new configuration is wrong" in line for line in gateway.lines)
     await gateway.send(3)
-    gateway.gateway.note(signal.SIGINT)
+    gateway.gateway.signals.note(signal.SIGINT)
     assert await gateway.ended == 0
 
 
@@ -140,16 +141,16 @@ async def test_what_does_not_start_gives_way_to_the_configuration_before(
         await gateway.said("is ready")
         second = config("nop, otlp")
         gateway.configuration = lambda: second
-        gateway.gateway.note(signal.SIGHUP)
+        gateway.gateway.signals.note(signal.SIGHUP)
         await gateway.said("is ready", 2)
         gateway.configuration = lambda: config(grpc=f"127.0.0.1:{port}")
-        gateway.gateway.note(signal.SIGHUP)
+        gateway.gateway.signals.note(signal.SIGHUP)
         await gateway.said("is ready", 3)
     assert any(f"cannot listen on 127.0.0.1:{port}" in line for line in gateway.lines)
     # It is the second one that runs again, not the first.
     samples = await gateway.metrics(starts=3)
     assert samples.sum("otelcol_exporter_queue_capacity", exporter="otlp") == 1000
-    gateway.gateway.note(signal.SIGTERM)
+    gateway.gateway.signals.note(signal.SIGTERM)
     assert await gateway.ended == 0
 
 
@@ -163,9 +164,9 @@ async def test_nothing_is_started_when_a_stop_comes_during_a_reload(run: Make) -
         backend.answer = hang
         gateway = run(config("otlp", backend=backend.endpoint))
         await gateway.send(4)
-        gateway.gateway.note(signal.SIGHUP)
+        gateway.gateway.signals.note(signal.SIGHUP)
         await gateway.said("reloading")
-        gateway.gateway.note(signal.SIGTERM)
+        gateway.gateway.signals.note(signal.SIGTERM)
         release.set()
         assert await gateway.ended == 0
     assert backend.spans == 4
@@ -183,11 +184,11 @@ async def test_a_second_stop_ends_a_drain_at_once(run: Make, first: signal.Signa
         backend.answer = hang
         gateway = run(config("otlp", backend=backend.endpoint), 3600.0)
         await gateway.send(4)
-        gateway.gateway.note(first)
+        gateway.gateway.signals.note(first)
         await gateway.said("draining")
         if first is signal.SIGHUP:
-            gateway.gateway.note(signal.SIGTERM)
-        gateway.gateway.note(signal.SIGINT)
+            gateway.gateway.signals.note(signal.SIGTERM)
+        gateway.gateway.signals.note(signal.SIGINT)
         assert await gateway.ended == ENDED
         never.set()
     await gateway_said(gateway, "4 spans were not delivered component=exporters/otlp")
@@ -208,10 +209,10 @@ async def test_sighup_does_not_cut_a_drain_short(run: Make) -> None:
         gateway = run(config("otlp", backend=backend.endpoint))
         await gateway.send(4)
         for _ in range(100):
-            gateway.gateway.note(signal.SIGHUP)
-        gateway.gateway.note(signal.SIGTERM)
+            gateway.gateway.signals.note(signal.SIGHUP)
+        gateway.gateway.signals.note(signal.SIGTERM)
         await gateway.said("draining")
-        gateway.gateway.note(signal.SIGHUP)
+        gateway.gateway.signals.note(signal.SIGHUP)
         release.set()
         assert await gateway.ended == 0
     assert backend.spans == 4
@@ -222,10 +223,10 @@ async def test_what_a_reload_lost_is_not_counted_again(run: Make) -> None:
     gateway = run(config("otlp"), 0.0)
     await gateway.send(6)
     gateway.configuration = config
-    gateway.gateway.note(signal.SIGHUP)
+    gateway.gateway.signals.note(signal.SIGHUP)
     await gateway.said("drained; 6 spans could not be delivered in time")
     await gateway.said("is ready", 2)
-    gateway.gateway.note(signal.SIGTERM)
+    gateway.gateway.signals.note(signal.SIGTERM)
     assert await gateway.ended == 0
     await gateway_said(gateway, "everything taken was delivered or counted")
 
@@ -244,7 +245,7 @@ async def test_a_stop_during_the_start_gives_all_back(
     monkeypatch.setattr(OTLP, "start", hang)
     gateway = run(config())
     await entered.wait()
-    gateway.gateway.note(signal.SIGTERM)
+    gateway.gateway.signals.note(signal.SIGTERM)
     assert await gateway.ended == 0
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection(*addresses["grpc"].split(":"))

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from k8strace import __version__
+from k8strace.component import Worker
 from k8strace.config import load
 from k8strace.metrics import RETRIES, Metrics
 from k8strace.telemetry import MetricsServer, bind_process, set_up_logs
@@ -53,6 +54,16 @@ def test_console_and_json(logs: pytest.CaptureFixture[str]) -> None:
         "batch",
     )
     assert "OSError: x" in entry["stacktrace"]
+
+
+def test_lines_of_workers_say_which(logs: pytest.CaptureFixture[str]) -> None:
+    adapter = logging.LoggerAdapter(logging.getLogger("k8strace"), {"component": "batch"})
+    set_up_logs(telemetry("{}").logs, Worker(slot=0))
+    adapter.info("it")
+    assert logs.readouterr().err.endswith("it component=batch worker=0\n")
+    set_up_logs(telemetry("{logs: {encoding: json}}").logs, Worker(slot=1))
+    adapter.info("it")
+    assert json.loads(logs.readouterr().err)["worker"] == 1
 
 
 async def scrape(config: str) -> str:

@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
-from k8strace.component import Context
+from k8strace.component import Context, Worker
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters import _otlp_json
 from k8strace.exporters._output import Output, open_to_append
@@ -99,7 +99,7 @@ class File(SendingExporter[Config]):
     config_type = Config
 
     def __init__(self, config: Config, context: Context) -> None:
-        self._path = Path(config.path)
+        self._path = own_path(Path(config.path), context.worker)
         super().__init__(config, context)
         self._file = -1
         self._output: Output | None = None  # what is no regular file
@@ -118,6 +118,8 @@ class File(SendingExporter[Config]):
         if config.create_directory:
             self._path.parent.mkdir(config.directory_mode, parents=True, exist_ok=True)
         keep = config.append or config.rotating is not None
+        # A worker that follows one that died goes on behind what that one wrote.
+        keep = keep or not self.context.worker.is_first
         self._file = open_to_append(self._path, truncate=not keep)
         if not stat.S_ISREG(os.fstat(self._file).st_mode):
             self._output = Output(self._file)
@@ -240,6 +242,16 @@ class File(SendingExporter[Config]):
         # A disk may take long, and a thread is no part of the way of a payload.
         for failure in await asyncio.to_thread(_sync_and_close, files):
             self.log.error("cannot bring %s to the disk: %s", self._path, failure)
+
+
+def own_path(path: Path, worker: Worker) -> Path:
+    """The file that one of several workers writes: spans.json becomes spans-0.json.
+
+    What is no regular file, such as a pipe, is written by all of them.
+    """
+    if worker.workers == 1 or (path.exists() and not path.is_file()):
+        return path
+    return path.with_name(f"{path.stem}-{worker.slot}{path.suffix}")
 
 
 def _write_all(file: int, record: bytes) -> None:

@@ -40,6 +40,7 @@ class Config(component.Config, frozen=True, kw_only=True):
 class HealthCheck(component.Extension[Config]):
     type_name = "health_check"
     config_type = Config
+    speaks_for_all = True
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)

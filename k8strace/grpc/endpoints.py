@@ -168,6 +168,13 @@ def listen_unix(path: str) -> socket.socket:
     return sock
 
 
+def bound_address(endpoint: str, sock: socket.socket) -> str:
+    """Where clients find `sock`: by the host that was asked for, the port it has."""
+    if sock.family == socket.AF_UNIX:
+        return show_unix(unix_path(endpoint))
+    return join_address(listen_address(endpoint)[0], sock.getsockname()[1])
+
+
 def cannot_listen(where: str, number: int | None) -> OSError:
     """The error that says where, and why."""
     reason = os.strerror(number) if number else "unknown error"

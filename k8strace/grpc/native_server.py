@@ -9,14 +9,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 
-from k8strace.addresses import join_address, listen_address
+from k8strace.addresses import listen_address
 from k8strace.budget import Budget
 from k8strace.grpc import Call, Handler, Reject, ServerSettings
 from k8strace.grpc.endpoints import (
+    bound_address,
     claim_unix,
     listen_tcp,
     listen_unix,
-    show_unix,
     unix_path,
 )
 from k8strace.grpc.native_connection import HANDSHAKE_TIMEOUT, Connection, Shared
@@ -50,7 +50,7 @@ class Server:
     async def start(self) -> str:
         loop = asyncio.get_running_loop()
         socks = list(self.shared.settings.sockets) or await self._bind()
-        address = self._address(socks[0])
+        address = bound_address(self.shared.settings.endpoint, socks[0])
         make = partial(Connection, self.shared, loop)
         tls = self.shared.settings.tls
         if tls is not None:
@@ -89,14 +89,6 @@ class Server:
         if not path.startswith("\0"):
             self._unix = (path, os.stat(path).st_ino)
         return [sock]
-
-    def _address(self, sock: socket.socket) -> str:
-        """Where clients find `sock`: by the host that was asked for, the port it has."""
-        name = sock.getsockname()
-        if sock.family == socket.AF_UNIX:
-            return show_unix(os.fsdecode(name))
-        host, _ = listen_address(self.shared.settings.endpoint)
-        return join_address(host, name[1])
 
     async def stop(self, grace: float) -> None:
         listeners, self._listeners = self._listeners, []

@@ -144,7 +144,10 @@ class MemoryLimiter(component.Processor[Config]):
 
     def __init__(self, config: Config, context: Context, downstream: Outlet) -> None:
         super().__init__(config, context, downstream)
-        self.soft, self.hard = config.limits()
+        # The limits are the whole gateway's; each worker keeps to its part.
+        self.soft, self.hard = (
+            limit // context.worker.workers for limit in config.limits()
+        )
         self._room = _SoftRoom(self.soft, context.budget)
         self._monitor: asyncio.Task[None] | None = None
         self._trimmed = float("-inf")

@@ -13,13 +13,14 @@ import math
 import os
 from contextlib import suppress
 from http import HTTPStatus
+from socket import socket
 from typing import Annotated, Literal
 
 from aiohttp import ClientPayloadError, hdrs, web
 from msgspec import Meta
 
 from k8strace._codec import IDENTITY
-from k8strace.addresses import join_address, listen_address, listening_sockets
+from k8strace.addresses import BACKLOG, join_address, listen_address, listening_sockets
 from k8strace.budget import Budget, Lease
 from k8strace.component import Config
 from k8strace.errors import K8sTraceError
@@ -35,6 +36,7 @@ from k8strace.grpc import (
 )
 from k8strace.grpc.compression import ENCODINGS, decompress
 from k8strace.grpc.endpoints import (
+    bound_address,
     cannot_listen,
     check_endpoint,
     claim_unix,
@@ -102,7 +104,12 @@ class Server:
     """Serves POST of one path."""
 
     def __init__(
-        self, config: HTTPConfig, handler: Handler, budget: Budget, on_reject: Reject
+        self,
+        config: HTTPConfig,
+        handler: Handler,
+        budget: Budget,
+        on_reject: Reject,
+        sockets: tuple[socket, ...] = (),
     ) -> None:
         self._config = config
         self._handler = handler
@@ -110,6 +117,7 @@ class Server:
         self._on_reject = on_reject
         self._path = config.path
         self._limit = config.max_size
+        self._sockets = sockets
         self._web: web.Server | None = None
         self._listeners: list[asyncio.Server] = []
         self._unix_path = ""
@@ -128,6 +136,13 @@ class Server:
             keepalive_timeout=float(config.idle_timeout) or FOR_EVER,
         )
         loop = asyncio.get_running_loop()
+        if self._sockets:
+            self._listeners = [
+                await loop.create_server(server, sock=one, backlog=BACKLOG)
+                for one in self._sockets
+            ]
+            self._web = server
+            return bound_address(config.endpoint, self._sockets[0])
         if config.transport == "unix":
             path = unix_path(config.endpoint)
             claim_unix(path)

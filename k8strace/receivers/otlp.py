@@ -11,7 +11,9 @@ something behind refused or that were cut out, `failed` those lost to a defect o
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from functools import partial
+from socket import socket
 from time import monotonic
 from typing import Annotated, Literal, Protocol
 
@@ -21,7 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from k8strace import _fastpath, component
-from k8strace.component import NO_EFFECT, Context, Outlet, Receiver
+from k8strace.component import NO_EFFECT, Context, Endpoint, Outlet, Receiver
 from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
 from k8strace.grpc import (
     DEFAULT_MAX_MESSAGE_SIZE,
@@ -30,7 +32,7 @@ from k8strace.grpc import (
     ServerKeepalive,
     ServerSettings,
 )
-from k8strace.grpc.endpoints import check_endpoint
+from k8strace.grpc.endpoints import bound_address, check_endpoint
 from k8strace.grpc.engines import Engine, server_factory
 from k8strace.metrics import (
     RECEIVER_ACCEPTED_SPANS,
@@ -98,14 +100,26 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         check_endpoint(self.endpoint, self.transport)
 
-    def settings(self) -> ServerSettings:
+    @property
+    def can_be_shared(self) -> bool:
+        """Whether several processes can listen there."""
+        return self.transport == "tcp" or self.engine == "native"
+
+    def settings(self, sockets: tuple[socket, ...] = ()) -> ServerSettings:
+        endpoint, reuse_port = self.endpoint, False
+        if sockets and self.engine == "grpcio":
+            # Core takes no sockets: it shares the port that these keep for it.
+            endpoint, reuse_port = bound_address(self.endpoint, sockets[0]), True
+            sockets = ()
         return ServerSettings(
-            endpoint=self.endpoint,
+            endpoint=endpoint,
+            reuse_port=reuse_port,
             transport=self.transport,
             max_message_size=self.max_recv_msg_size_mib * MIB or DEFAULT_MAX_MESSAGE_SIZE,
             max_concurrent_streams=self.max_concurrent_streams or None,
             keepalive=self.keepalive.settings(),
             include_metadata=self.include_metadata,
+            sockets=sockets,
         )
 
 
@@ -170,16 +184,34 @@ class OTLP(Receiver[Config]):
             for transport in ("grpc", "http")
         }
         grpc, http = config.protocols.grpc, config.protocols.http
+        sockets = context.worker.sockets.get(context.label, {})
         if grpc is not None:
             export = partial(self._export, self._counts["grpc"])
             self._servers["grpc"] = server_factory(grpc.engine)(
-                grpc.settings(), {EXPORT: export}, context.budget, self._reject
+                grpc.settings(sockets.get("grpc", ())),
+                {EXPORT: export},
+                context.budget,
+                self._reject,
             )
         if http is not None:
             export = partial(self._export, self._counts["http"])
             self._servers["http"] = _otlp_http.Server(
-                http, export, context.budget, self._reject
+                http, export, context.budget, self._reject, sockets.get("http", ())
             )
+        if context.worker.workers > 1 and grpc and not grpc.can_be_shared:
+            raise ValueError(
+                "protocols::grpc: engine: grpcio cannot share a Unix socket among several "
+                "workers; write engine: native"
+            )
+
+    def endpoints(self) -> Mapping[str, Endpoint]:
+        protocols = self.config.protocols
+        served = {"grpc": protocols.grpc, "http": protocols.http}
+        return {
+            name: Endpoint(one.endpoint, one.transport)
+            for name, one in served.items()
+            if one is not None
+        }
 
     async def start(self) -> None:
         try:

@@ -17,9 +17,10 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
+from k8strace.component import Worker
 from k8strace.edges import Edge
 from k8strace.errors import ConfigError, RefusedError, RejectedError
-from k8strace.exporters.file import File, _end_of_lines
+from k8strace.exporters.file import File, _end_of_lines, own_path
 from k8strace.payload import Payload
 from tests.support.pipeline import (
     MIB,
@@ -47,6 +48,23 @@ async def running(path: Path, **values: Any) -> AsyncIterator[tuple[File, Edge]]
 def make(path: Path, **values: Any) -> File:
     config = configured(File, {"path": str(path), **values})
     return File(config, context("exporters", "file"))
+
+
+@pytest.mark.parametrize(
+    ("path", "workers", "expected"),
+    [
+        ("spans.json", 1, "spans.json"),
+        ("spans.json", 2, "spans-1.json"),
+        ("spans", 2, "spans-1"),
+        ("pipe", 2, "pipe"),
+    ],
+)
+def test_each_worker_has_a_file(
+    tmp_path: Path, path: str, workers: int, expected: str
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    worker = Worker(slot=1, workers=workers)
+    assert own_path(tmp_path / path, worker) == tmp_path / expected
 
 
 def json_ids(content: str) -> list[bytes]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from k8strace.budget import Budget, Lease
-from k8strace.component import Promise
+from k8strace.component import Promise, Worker
 from k8strace.driver import begin
 from k8strace.edges import Edge, FanOut
 from k8strace.errors import ConfigError, RefusedError
@@ -182,6 +182,14 @@ def test_mistakes(values: dict[str, Any], text: str) -> None:
 def test_all_mistakes_are_told_at_once() -> None:
     with pytest.raises(ValueError, match=r"check_interval.*; limit_mib or"):
         Config()
+
+
+def test_workers_share_the_limits() -> None:
+    ctx = context("processors", "memory_limiter")
+    ctx = msgspec.structs.replace(ctx, worker=Worker(workers=4))
+    sink = Sink(context("exporters", "sink"))
+    limiter = MemoryLimiter(Config(**LIMITS), ctx, Edge(ctx.ledger, sink))  # type: ignore[arg-type]
+    assert (limiter.soft, limiter.hard_limit) == (2 * MIB, 10 * MIB // 4)
 
 
 def test_it_sets_the_budget_of_the_process() -> None:

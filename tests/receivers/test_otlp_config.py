@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
@@ -102,6 +103,23 @@ def test_no_protocol(values: dict[str, Any]) -> None:
 def test_mistakes_are_named(protocols: dict[str, Any], text: str) -> None:
     with pytest.raises(ConfigError, match=text):
         config({"protocols": protocols})
+
+
+def test_on_given_sockets_the_port_is_theirs() -> None:
+    engines = {"native": {"engine": "native"}, "grpcio": {"engine": "grpcio"}}
+    with socket.create_server(("127.0.0.1", 0)) as one:
+        port = one.getsockname()[1]
+        for engine, options in engines.items():
+            endpoint = {"endpoint": "127.0.0.1:0", **options}
+            grpc = config({"protocols": {"grpc": endpoint}}).protocols.grpc
+            assert grpc is not None
+            assert grpc.settings().endpoint == "127.0.0.1:0"
+            settings = grpc.settings((one,))
+            if engine == "native":
+                assert settings.sockets == (one,)
+            else:
+                assert settings.endpoint == f"127.0.0.1:{port}"
+                assert (settings.reuse_port, settings.sockets) == (True, ())
 
 
 def test_a_size_of_zero_is_the_default() -> None:

@@ -1,0 +1,138 @@
+"""A gateway of several processes: which they are, and loads that outlive them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+
+import grpc
+import grpc.aio
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+)
+
+from tests.support.clients import Client
+from tests.support.gateway import GatewayProcess, Samples
+from tests.support.requests import request, span_ids
+
+RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+WORKER = re.compile(r"worker is ready: process (\d+) worker=(\d+)")
+
+
+def processes(gateway: GatewayProcess) -> dict[int, int]:
+    """The process that became ready last in each slot."""
+    found = [match for line in gateway.log if (match := WORKER.search(line))]
+    return {int(match[2]): int(match[1]) for match in found}
+
+
+async def kill(gateway: GatewayProcess, slot: int) -> None:
+    """SIGKILL for a worker; returns when another one serves in its place."""
+    seen = len(gateway.log)
+    os.kill(processes(gateway)[slot], signal.SIGKILL)
+    await gateway.wait_for_log(rf"worker is ready: .* worker={slot}$", after=seen)
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+async def until_gone(pid: int, timeout: float = 30.0) -> None:
+    async with asyncio.timeout(timeout):
+        while is_alive(pid):  # noqa: ASYNC110 -- it is no child of ours
+            await asyncio.sleep(0.02)
+
+
+class Load:
+    """Clients that send without pause, and again what was not answered.
+
+    `acknowledged` has the ids of the spans that were; `failed` counts unanswered requests.
+    """
+
+    def __init__(self, endpoint: str, clients: int = 4, spans: int = 5) -> None:
+        self._endpoint = endpoint
+        self._clients = clients
+        self._spans = spans
+        self._stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self.acknowledged: set[bytes] = set()
+        self.failed = 0
+
+    async def __aenter__(self) -> Load:
+        self._tasks = [asyncio.ensure_future(self._send()) for _ in range(self._clients)]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.stop()
+
+    async def stop(self) -> None:
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+
+    async def _send(self) -> None:
+        while not self._stopping:
+            # A connection of its own now and then, so that all workers get some.
+            async with Client(self._endpoint) as client:
+                await self._send_some(client)
+
+    async def _send_some(self, client: Client) -> None:
+        for _ in range(50):
+            message = request(self._spans)
+            while not await self._is_taken(client, message):
+                if self._stopping:
+                    return
+                await asyncio.sleep(0.01)
+
+    async def _is_taken(self, client: Client, message: ExportTraceServiceRequest) -> bool:
+        try:
+            await client.send(message)
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in RETRIED:
+                raise
+            self.failed += 1
+            return False
+        self.acknowledged.update(span_ids(message))
+        return True
+
+
+class Scrapes:
+    """Scrapes without pause; fails where a counter falls or is gone."""
+
+    def __init__(self, gateway: GatewayProcess) -> None:
+        self._gateway = gateway
+        self._task: asyncio.Task[None] | None = None
+        self._last: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+        self.number = 0
+
+    async def __aenter__(self) -> Scrapes:
+        self._task = asyncio.ensure_future(self._scrape())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._task is not None
+        if self._task.done():
+            self._task.result()
+        self._task.cancel()
+        await asyncio.wait((self._task,))
+        self.check(await self._gateway.metrics())
+
+    async def _scrape(self) -> None:
+        while True:
+            self.check(await self._gateway.metrics())
+            self.number += 1
+            await asyncio.sleep(0.01)
+
+    def check(self, samples: Samples) -> None:
+        counters = {
+            (one.name, tuple(sorted(one.labels.items()))): one.value
+            for one in samples.samples
+            if one.name.endswith(("_total", "_bucket", "_count", "_sum"))
+        }
+        for name, value in self._last.items():
+            assert counters.get(name, -1) >= value, (name, value, counters.get(name))
+        self._last = counters

@@ -1,0 +1,97 @@
+"""What a worker is handed, and what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pytest
+
+from k8strace.config import load
+from k8strace.worker import DRAIN, END, Control, Handover, _Signals, map_block
+from k8strace.worker_process import SharedBlock
+
+
+def handover(**changes: object) -> Handover:
+    config = load([]).config
+    fields: dict[str, object] = {
+        "slot": 3,
+        "is_first": True,
+        "config": config,
+        "shutdown_timeout": 1.5,
+        "sockets": {"otlp": {"grpc": (7, 8)}},
+        "block": 5,
+        "control": 6,
+    }
+    return Handover(**(fields | changes))  # type: ignore[arg-type]
+
+
+def test_a_handover_is_the_same_on_the_other_side() -> None:
+    given = handover()
+    assert Handover.read(given.write()) == given
+
+
+def test_a_handover_is_nothing_else() -> None:
+    descriptor = os.memfd_create("other")
+    os.write(descriptor, pickle.dumps({}))
+    with pytest.raises(AssertionError):
+        Handover.read(descriptor)
+
+
+def test_counters_are_shared() -> None:
+    shared = SharedBlock.make()
+    map_block(shared.descriptor).counter("a").add(2)
+    assert shared.block.counter("a").value == 2
+    os.close(shared.descriptor)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
+    ours, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
+    yield ours, theirs
+    ours.close()
+    with suppress(OSError):  # `Control` takes it over
+        theirs.close()
+
+
+async def test_what_a_supervisor_says(pair: tuple[socket.socket, socket.socket]) -> None:
+    signals = _Signals()
+    control = Control(pair[1].detach(), signals)
+    control.say(b"hello")
+    assert pair[0].recv(100) == b"hello"
+    pair[0].send(DRAIN)
+    await signals.stop_asked.wait()
+    assert not signals.end_asked.is_set()
+    pair[0].send(END)
+    await signals.end_asked.wait()
+    control.close()
+    control.close()
+
+
+async def test_a_supervisor_that_is_gone(
+    pair: tuple[socket.socket, socket.socket], caplog: pytest.LogCaptureFixture
+) -> None:
+    signals = _Signals()
+    control = Control(pair[1].detach(), signals)
+    pair[0].close()
+    await signals.stop_asked.wait()
+    assert not signals.end_asked.is_set()
+    assert "the supervisor is gone" in caplog.text
+    control.say(b"nobody hears it")
+    control.close()
+
+
+async def test_signals_only_drain() -> None:
+    signals = _Signals()
+    signals.note(signal.SIGHUP)
+    await asyncio.sleep(0)
+    assert not signals.asked.is_set()
+    for _ in range(3):
+        signals.note(signal.SIGTERM)
+    assert signals.stop_asked.is_set()
+    assert not signals.end_asked.is_set()
