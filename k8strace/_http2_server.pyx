@@ -31,6 +31,7 @@ cdef enum:
     CONNECTION_WINDOW = 16 * 1024 * 1024
 
 cdef double FORGIVEN = 16  # frames; gRPC's clients send several pings with each request
+cdef double BYTES_FORGIVEN = 4096  # of an answer, for each frame
 cdef double PING_INTERVAL_AT_REST = 2 * 3600  # seconds, as gRPC's servers
 
 STREAM_WINDOW = <int>WINDOW
@@ -156,10 +157,7 @@ cdef class ServerSession(Session):
             self.send_answer(request, message, b"200", b"application/grpc")
 
     def fail(
-        self,
-        Request request not None,
-        int code,
-        str message not None,
+        self, Request request not None, int code, str message not None,
         bytes details not None=b"",
     ):
         cdef h2.nv[6] nv
@@ -245,9 +243,13 @@ cdef class ServerSession(Session):
         request.stage = ANSWERED
         request.message = request.lease = None
         release(&request.held)
+        return self.sending(0)
+
+    cdef int sending(self, Py_ssize_t size) except -1:
+        """Part of an answer: for each, clients ping and widen windows, as gRPC's do."""
         self.strikes = 0
         self.last_ping = -INFINITY
-        return 0
+        return self.forgive(size / BYTES_FORGIVEN)
 
     cdef int reject(self, Request request, str reason, int code, str text) except -1:
         request.reason = reason
@@ -296,12 +298,8 @@ cdef class ServerSession(Session):
         return 0
 
     cdef int take_header(
-        self,
-        void *owner,
-        const uint8_t *name,
-        size_t name_size,
-        const uint8_t *value,
-        size_t size,
+        self, void *owner, const uint8_t *name, size_t name_size,
+        const uint8_t *value, size_t size,
     ) except -1:
         cdef Request request
         if owner == NULL:
@@ -491,6 +489,7 @@ cdef ssize_t read_answer(
         out, room, PyBytes_AS_STRING(request.answer), total, request.sent, request.is_plain
     )
     request.sent += size
+    (<ServerSession>owner).sending(size)
     if request.sent == total + (0 if request.is_plain else PREFIX_SIZE):
         flags[0] = h2.DATA_FLAG_EOF
         if not request.is_plain:

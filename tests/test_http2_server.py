@@ -468,6 +468,18 @@ def test_pings_more_often_than_permitted() -> None:
     assert side.output(GOAWAY) != []
 
 
+def test_pings_while_an_answer_is_sent() -> None:
+    side = Side(ping_interval=10.0)
+    side.session.respond(side.call(), bytes(1 << 20))
+    wider = (1 << 14).to_bytes(4, "big")
+    more = frame(WINDOW_UPDATE, 0, 0, wider) + frame(WINDOW_UPDATE, 0, 1, wider)
+    sent: list[Frame] = []
+    while END_STREAM not in [one.flags & END_STREAM for one in sent if one.type == HEADERS]:
+        sent += side.output()
+        assert GOAWAY not in {one.type for one in sent}
+        side.receive(frame(PING, 0, 0, bytes(8)), more)
+
+
 def test_notice_and_goaway() -> None:
     side = Side()
     request = side.call()
