@@ -4,9 +4,11 @@
 #   PYTHON=python3.12     the interpreter to make .venv with
 #   K8STRACE_BUILD=debug  how the extension is compiled: release, debug, sanitize
 #   ARGS="…"              arguments for what is run: run, demo, test, bench, kube-spans
+#   GO=                   leave out what takes Go; tests that need it are skipped
 #   ONLY= SIZES= ROUNDS= FRESH=1   what bench-peers measures; ROTEL= DF_ENGINE= rivals' binaries
 
 PYTHON ?= python3
+GO ?= $(shell command -v go)
 K8STRACE_BUILD ?= release
 export K8STRACE_BUILD
 
@@ -25,10 +27,13 @@ ROTEL_VERSION := 0.0.1a15
 ROTEL_AGENT = 'import pathlib, rotel; agent = pathlib.Path(rotel.__file__).with_name("rotel-agent"); agent.chmod(0o755); print(agent)'
 export ROTEL DF_ENGINE
 
+GO_BIN := .venv/go/bin
+GO_PEERS := $(addprefix $(GO_BIN)/,grpcpeer h2spec telemetrygen)
+
 # Tests wait more than they compute; more than two at once make each other slow on two cores.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help build run demo test lint types check sanitize bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
+.PHONY: help build run demo test conformance go-peers lint types check sanitize bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -43,10 +48,32 @@ run: build ## start the gateway; ARGS="--config my.yaml"
 demo: build ## send it spans, shaped as a kube-apiserver's; ARGS="--help"
 	$(BIN) -m k8strace.demo $(ARGS)
 
-test: build ## the whole suite, its fast part with asyncio's debug mode, the benchmarks once
+test: build $(if $(GO),go-peers) ## the whole suite, its fast part with asyncio's debug mode, the benchmarks once
 	$(PYTEST) $(PARALLEL) $(ARGS)
 	PYTHONASYNCIODEBUG=1 $(PYTEST) $(PARALLEL) -m "not slow" $(ARGS)
 	$(PYTEST) benchmarks --benchmark-disable
+
+conformance: build go-peers ## both gRPC engines with all their peers; needs Go
+	$(PYTEST) $(PARALLEL) tests/conformance $(ARGS)
+
+go-peers: $(GO_PEERS) ## build the tests' peers in Go: grpc-go at both ends, h2spec, telemetrygen
+
+$(GO_BIN)/grpcpeer: $(wildcard tests/conformance/go/*.* tests/conformance/go/grpcpeer/*)
+	$(go-build) ./grpcpeer
+	@touch $@
+
+$(GO_BIN)/h2spec: $(wildcard tests/conformance/go/*.*)
+	$(go-build) github.com/summerwind/h2spec/cmd/h2spec
+	@touch $@
+
+$(GO_BIN)/telemetrygen: $(wildcard tests/conformance/telemetrygen/*)
+	$(go-build) github.com/open-telemetry/opentelemetry-collector-contrib/cmd/telemetrygen
+	@touch $@
+
+define go-build
+@test -n "$(GO)" || { echo 'Install Go to build the peers of tests: https://go.dev/dl' >&2; exit 2; }
+cd $(dir $(firstword $^)) && "$(GO)" build -trimpath -ldflags='-s -w' -o "$(CURDIR)/$(GO_BIN)/"
+endef
 
 lint: build ## ruff (rules, format) and cython-lint
 	$(BIN) -m ruff check .

@@ -1,0 +1,189 @@
+"""What every engine's server does for grpc-go, by itself and under OpenTelemetry's SDK."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from types import ModuleType
+from typing import Any
+
+import pytest
+from google.rpc.status_pb2 import Status
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+)
+
+from k8strace.budget import Budget
+from k8strace.errors import RefusedError
+from k8strace.grpc import Call, ServerKeepalive
+from k8strace.grpc.status import Code, StatusError, retry_delay
+from k8strace.units import Duration
+from tests.support.backend import PATH
+from tests.support.engine import MIB, Rig
+from tests.support.programs import built, go_client, output_of
+from tests.support.requests import span_ids
+
+ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])  # what takes a second or more
+SIZES = [0, 1, 1000, 65_535, 65_536, 4 * MIB]
+
+
+@pytest.mark.parametrize("gzip", [False, True], ids=["none", "gzip"])
+async def test_a_message_of_any_size(engine: ModuleType, gzip: bool) -> None:
+    async with Rig(engine) as rig, go_client(rig.address) as go:
+        for size in SIZES:
+            result = await go.call(PATH, size=size, gzip=gzip)
+            assert (result.codes, result.echoed) == ({"OK": 1}, 1), (size, result)
+            assert len(rig.calls[-1].message) == size
+
+
+@ONE_LOOP
+@pytest.mark.parametrize("gzip", [False, True], ids=["none", "gzip"])
+async def test_the_largest_message_and_the_next(engine: ModuleType, gzip: bool) -> None:
+    budget = Budget(256 * MIB)
+    async with Rig(engine, budget=budget) as rig, go_client(rig.address) as go:
+        result = await go.call(PATH, size=64 * MIB, gzip=gzip)
+        assert (result.codes, result.echoed) == ({"OK": 1}, 1), result
+        await rig.at_rest()
+        result = await go.call(PATH, size=64 * MIB + 1, gzip=gzip)
+        assert result.code == "ResourceExhausted"
+        assert rig.reasons == ["msg_too_large"]
+        assert (await go.call(PATH, size=10)).echoed == 1
+
+
+@pytest.mark.parametrize("code", [code for code in Code if code])
+async def test_every_status(engine: ModuleType, code: Code) -> None:
+    async def answer(call: Call) -> bytes:
+        raise StatusError(code, "100 % because\nünïcode: 花", 2.5)
+
+    async with Rig(engine) as rig, go_client(rig.address) as go:
+        rig.answer = answer
+        result = await go.call(PATH, size=10)
+        assert result.message == "100 % because\nünïcode: 花"
+        assert result.details is not None
+        status = Status.FromString(result.details)
+        assert (status.code, status.message) == (code, result.message)
+        assert retry_delay(result.details) == 2.5
+
+
+async def test_metadata_and_deadline(engine: ModuleType) -> None:
+    async with Rig(engine, include_metadata=True) as rig, go_client(rig.address) as go:
+        before = asyncio.get_running_loop().time()
+        await go.call(PATH, size=1, timeout=5000, metadata={"X-Tenant": "blue"})
+        after = asyncio.get_running_loop().time()
+        (call,) = rig.calls
+        assert dict(call.origin.metadata)["x-tenant"] == "blue"
+        assert call.deadline is not None
+        assert before + 4 < call.deadline <= after + 5.1
+
+
+async def hang(call: Call) -> bytes:
+    await asyncio.Event().wait()
+    return b""
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [("timeout", "DeadlineExceeded"), ("cancel", "Canceled")]
+)
+async def test_a_call_that_is_given_up_is_cancelled(
+    engine: ModuleType, how: str, code: str
+) -> None:
+    cancelled = asyncio.Event()
+
+    async def answer(call: Call) -> bytes:
+        try:
+            return await hang(call)
+        finally:
+            cancelled.set()
+
+    async with Rig(engine) as rig, go_client(rig.address) as go:
+        rig.answer = answer
+        assert (await go.call(PATH, size=100, **{how: 200})).code == code
+        await asyncio.wait_for(cancelled.wait(), 20)
+        await rig.at_rest()
+
+
+async def test_an_unknown_method(engine: ModuleType) -> None:
+    async with Rig(engine) as rig, go_client(rig.address) as go:
+        assert (await go.call("/no.Such/Method")).code == "Unimplemented"
+        assert rig.reasons == ["unknown_method"]
+
+
+async def test_many_streams(engine: ModuleType) -> None:
+    async with Rig(engine) as rig, go_client(rig.address) as go:
+        result = await go.call(PATH, size=1000, count=3000, in_flight=1000)
+        assert (result.codes, result.echoed) == ({"OK": 3000}, 3000)
+        assert len({call.origin.peer for call in rig.calls}) == 1
+
+
+@ONE_LOOP
+async def test_nothing_is_lost_where_connections_end_at_their_age(
+    engine: ModuleType,
+) -> None:
+    keepalive = ServerKeepalive(
+        max_connection_age=Duration(0.1), max_connection_age_grace=Duration(20)
+    )
+    async with Rig(engine, keepalive=keepalive) as rig, go_client(rig.address) as go:
+        result = await go.call(PATH, size=100, count=10_000, in_flight=10, wait=True)
+        assert result.codes == {"OK": 10_000}, result
+        assert len({call.origin.peer for call in rig.calls}) > 1
+
+
+@ONE_LOOP
+async def test_keepalive_pings(engine: ModuleType) -> None:
+    """The server pings while a call hangs; its connection lives on."""
+    keepalive = ServerKeepalive(time=Duration(1), timeout=Duration(5))
+    async with Rig(engine, keepalive=keepalive) as rig, go_client(rig.address) as go:
+        rig.answer = hang
+        assert (await go.call(PATH, size=1, timeout=2500)).code == "DeadlineExceeded"
+        rig.answer = None
+        assert (await go.call(PATH, size=1)).code == "OK"
+        assert len({call.origin.peer for call in rig.calls}) == 1
+
+
+async def export(rig: Rig, *options: str, **env: str) -> str:
+    """What the SDK's exporter says went wrong."""
+    command = (built("grpcpeer"), "export", "-target", rig.address, *options)
+    status, out = await output_of(*command, env={**os.environ, **env})
+    assert status == 0
+    error: str = json.loads(out)["error"]
+    return error
+
+
+class Spans:
+    """Takes requests and counts their spans; refuses the first `refusals`."""
+
+    def __init__(self, refusals: int = 0) -> None:
+        self.refusals = refusals
+        self.ids: set[bytes] = set()
+
+    async def __call__(self, call: Call) -> bytes:
+        if self.refusals:
+            self.refusals -= 1
+            raise RefusedError("later", 0.1)
+        ids = list(span_ids(ExportTraceServiceRequest.FromString(call.message)))
+        assert self.ids.isdisjoint(ids)
+        self.ids.update(ids)
+        return b""
+
+
+@pytest.mark.parametrize("compression", ["none", "gzip"])
+async def test_the_exporter_of_kubernetes(engine: ModuleType, compression: str) -> None:
+    async with Rig(engine, include_metadata=True) as rig:
+        rig.answer = spans = Spans()
+        env = {
+            "OTEL_EXPORTER_OTLP_COMPRESSION": compression,
+            "OTEL_EXPORTER_OTLP_HEADERS": "x-tenant=blue",
+        }
+        assert await export(rig, "-spans", "2000", **env) == ""
+        assert len(spans.ids) == 2000
+        metadata: dict[str, Any] = dict(rig.calls[0].origin.metadata)
+        assert metadata["x-tenant"] == "blue"
+
+
+async def test_the_exporter_tries_again_what_is_refused(engine: ModuleType) -> None:
+    async with Rig(engine) as rig:
+        rig.answer = spans = Spans(refusals=1)
+        assert await export(rig, "-spans", "100", "-retry", "100ms") == ""
+        assert len(spans.ids) == 100
+        assert len(rig.calls) == 2

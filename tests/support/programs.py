@@ -1,0 +1,174 @@
+"""Peers that are programs of others: built by make where there is Go, or installed."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+LINE = 1 << 20  # bytes that a line of a program's output may have
+
+
+def built(name: str) -> str:
+    """The path of a program in Go; skips the test where it was not built."""
+    path = ROOT / ".venv" / "go" / "bin" / name
+    if not path.exists():
+        pytest.skip(f"{name} is not built: that takes Go, then `make go-peers`")
+    return str(path)
+
+
+def installed(name: str, package: str) -> str:
+    """The path of a program of the system; skips the test where there is none."""
+    path = shutil.which(name)
+    if path is None:
+        pytest.skip(f"{name} is not installed; Debian's package is {package}")
+    return path
+
+
+class Program:
+    """A process; `out` is its stdout, and ends when it has ended.
+
+    It is started by `subprocess`, whatever the loop: uvloop runs Python's fork handlers in
+    the child, where gRPC waits for threads that are not there.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], out: asyncio.StreamReader) -> None:
+        self.out = out
+        self.process = process
+
+    def write(self, line: bytes) -> None:
+        """A line, short enough for a pipe."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + b"\n")
+        self.process.stdin.flush()
+
+
+@asynccontextmanager
+async def running(
+    *command: str, env: dict[str, str] | None = None
+) -> AsyncIterator[Program]:
+    """A process that is over afterwards."""
+    loop = asyncio.get_running_loop()
+    out = asyncio.StreamReader(LINE)
+    with subprocess.Popen(  # noqa: ASYNC220
+        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        transport, _ = await loop.connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(out), process.stdout
+        )
+        try:
+            yield Program(process, out)
+        finally:
+            process.kill()
+            transport.close()
+
+
+async def output_of(
+    *command: str, env: dict[str, str] | None = None, timeout: float = 60.0
+) -> tuple[int, bytes]:
+    """A program's status and what it wrote, after it ended by itself."""
+    async with running(*command, env=env) as program:
+        async with asyncio.timeout(timeout):
+            out = await program.out.read()
+        return program.process.wait(), out
+
+
+class GoResult(msgspec.Struct, frozen=True):
+    """What came of the calls of one command; see grpcpeer's client.go."""
+
+    id: int
+    codes: dict[str, int]
+    echoed: int
+    message: str
+    details: bytes | None
+    trailer: dict[str, list[str]] | None
+
+    @property
+    def code(self) -> str:
+        (code,) = self.codes
+        return code
+
+
+class GoClient:
+    """A process with grpc-go's channels, which makes the calls that it is asked for."""
+
+    def __init__(self, program: Program) -> None:
+        self._program = program
+        self._asked: dict[int, asyncio.Future[GoResult]] = {}
+        self._reader = asyncio.ensure_future(self._read())
+
+    async def call(self, path: str, within: float = 60.0, **command: Any) -> GoResult:
+        """The result of a command: see grpcpeer's client.go for the fields.
+
+        Its times are in milliseconds; `within` is in seconds, for all of it.
+        """
+        number = len(self._asked)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[GoResult] = loop.create_future()
+        self._asked[number] = future
+        line = {"id": number, "path": path, **command}
+        self._program.write(json.dumps(line).encode())
+        async with asyncio.timeout(within):
+            return await future
+
+    async def close(self) -> None:
+        self._reader.cancel()
+        await asyncio.wait([self._reader])
+
+    async def _read(self) -> None:
+        async for line in self._program.out:
+            result = msgspec.json.decode(line, type=GoResult)
+            future = self._asked[result.id]
+            if not future.done():
+                future.set_result(result)
+
+
+@asynccontextmanager
+async def go_client(target: str, *options: str) -> AsyncIterator[GoClient]:
+    command = (built("grpcpeer"), "client", "-target", target, *options)
+    async with running(*command) as program:
+        client = GoClient(program)
+        try:
+            yield client
+        finally:
+            await client.close()
+
+
+class GoCall(msgspec.Struct, frozen=True):
+    """A call that grpc-go's server got; see grpcpeer's server.go."""
+
+    path: str
+    size: int
+    sha256: str
+    encoding: str
+    deadline: float
+    peer: str
+    metadata: dict[str, list[str]]
+    ended: str
+
+
+class GoServer:
+    def __init__(self, address: str, program: Program) -> None:
+        self.address = address
+        self._program = program
+
+    async def call(self, timeout: float = 20.0) -> GoCall:
+        """The next call that was got and answered."""
+        async with asyncio.timeout(timeout):
+            return msgspec.json.decode(await self._program.out.readline(), type=GoCall)
+
+
+@asynccontextmanager
+async def go_server(*options: str) -> AsyncIterator[GoServer]:
+    async with running(built("grpcpeer"), "server", *options) as program:
+        first = json.loads(await program.out.readline())
+        yield GoServer(first["address"], program)
