@@ -14,6 +14,7 @@ import asyncio
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Coroutine
+from math import ceil
 from random import uniform
 from typing import Any
 from urllib.parse import unquote
@@ -127,6 +128,9 @@ class Client:
                 return await self._unpacked(call) if call.encoding else call.answer
             if not call.is_refused:
                 break
+        if call.status is None and deadline is not None and loop.time() >= deadline:
+            # The server gave the call up before this side's timer came to it.
+            raise self._failure(Code.DEADLINE_EXCEEDED, "the deadline is over")
         raise self._status(call, channel.error)
 
     def _pick(self) -> Channel | None:
@@ -235,7 +239,9 @@ class Client:
             answer = decompress(call.encoding, call.answer or b"", MAX_ANSWER, None)
             return answer if isinstance(answer, bytes) else await answer
         except StatusError as error:
-            raise self._failure(Code.INTERNAL, f"the answer: {error}") from None
+            is_large = error.code is Code.RESOURCE_EXHAUSTED
+            code = error.code if is_large else Code.INTERNAL
+            raise self._failure(code, f"the answer: {error}") from None
 
     def _status(self, call: Call, lost: str | None) -> StatusError:
         if call.status is not None and call.status != b"0":
@@ -317,8 +323,8 @@ class Place:
 
 
 def grpc_timeout(seconds: float) -> bytes:
-    """As a grpc-timeout, which has at most eight digits."""
-    milliseconds = int(seconds * 1000)
+    """As a grpc-timeout, which has at most eight digits; never shorter."""
+    milliseconds = ceil(seconds * 1000)
     if milliseconds < 10**8:
         return b"%dm" % milliseconds
     return b"%dS" % min(int(seconds), 10**8 - 1)

@@ -39,6 +39,7 @@ async def call(one: native.Client, body: bytes = b"\x0a\x00") -> bytes:
     [
         (0, b"0m"),
         (0.25, b"250m"),
+        (0.2501, b"251m"),
         (86400, b"86400000m"),
         (1e6, b"1000000S"),
         (1e12, b"99999999S"),

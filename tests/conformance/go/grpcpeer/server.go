@@ -14,7 +14,6 @@ import (
 
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
@@ -80,9 +79,9 @@ func server(flags *flag.FlagSet, args []string) error {
 
 // handle answers as the call's metadata asks:
 //
-//	x-hang           not until the call is over
+//	x-hang           not until the call is over; that it came is said, too
 //	x-headers        headers first, so that a failure isn't "trailers only"
-//	x-status-bin     with this google.rpc.Status
+//	x-status         with this google.rpc.Status, in hexadecimal
 //	x-answer-size    with as many bytes
 func handle(stream grpc.ServerStream, quiet bool) error {
 	ctx := stream.Context()
@@ -90,6 +89,9 @@ func handle(stream grpc.ServerStream, quiet bool) error {
 	var message []byte
 	if err := stream.RecvMsg(&message); err != nil {
 		return err
+	}
+	if asked["x-hang"] != nil && !quiet {
+		report(ctx, stream, message, asked, nil)
 	}
 	err := answer(ctx, stream, asked)
 	if !quiet {
@@ -108,10 +110,14 @@ func answer(ctx context.Context, stream grpc.ServerStream, asked metadata.MD) er
 			return err
 		}
 	}
-	if value := asked["x-status-bin"]; value != nil {
+	if value := asked["x-status"]; value != nil {
 		var wanted spb.Status
-		if err := proto.Unmarshal([]byte(value[0]), &wanted); err != nil {
-			return status.Error(codes.Internal, err.Error())
+		data, err := hex.DecodeString(value[0])
+		if err == nil {
+			err = proto.Unmarshal(data, &wanted)
+		}
+		if err != nil {
+			return err
 		}
 		return status.ErrorProto(&wanted)
 	}
