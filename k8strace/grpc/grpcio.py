@@ -389,7 +389,6 @@ def _client_options(settings: ClientSettings) -> Options:
     keepalive = settings.keepalive
     service: dict[str, Any] = {"loadBalancingConfig": [{settings.balancer_name: {}}]}
     options: Options = [
-        ("grpc.enable_retries", 0),
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.service_config", json.dumps(service)),
         ("grpc.max_send_message_length", -1),
