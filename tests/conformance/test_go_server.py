@@ -63,8 +63,8 @@ async def test_large_answers(engine: ModuleType, compression: str) -> None:
             metadata = (("x-answer-size", str(size)),)
             answer = await one.call(PATH, (b"\x0a",), timeout=20, metadata=metadata)
             assert len(answer) == size
+        metadata = (("x-answer-size", str(5 * MIB)),)
         with pytest.raises(StatusError) as caught:
-            metadata = (("x-answer-size", str(5 * MIB)),)
             await one.call(PATH, (b"\x0a",), timeout=20, metadata=metadata)
         assert caught.value.code is Code.RESOURCE_EXHAUSTED
 
