@@ -10,21 +10,17 @@ from typing import Any
 
 import pytest
 from google.rpc.status_pb2 import Status
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-)
 
 from k8strace.budget import Budget
-from k8strace.errors import RefusedError
 from k8strace.grpc import Call, ServerKeepalive
 from k8strace.grpc.status import Code, StatusError, retry_delay
 from k8strace.units import Duration
 from tests.support.backend import PATH
-from tests.support.engine import MIB, Rig
+from tests.support.engine import MIB, ONE_LOOP, Rig
 from tests.support.programs import built, go_client, output_of
-from tests.support.requests import span_ids
+from tests.support.spans import Spans
 
-ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])  # what takes a second or more
+pytestmark = ONE_LOOP
 SIZES = [0, 1, 1000, 65_535, 65_536, 4 * MIB]
 
 
@@ -37,7 +33,7 @@ async def test_a_message_of_any_size(engine: ModuleType, gzip: bool) -> None:
             assert len(rig.calls[-1].message) == size
 
 
-@ONE_LOOP
+@pytest.mark.slow
 @pytest.mark.parametrize("gzip", [False, True], ids=["none", "gzip"])
 async def test_the_largest_message_and_the_next(engine: ModuleType, gzip: bool) -> None:
     budget = Budget(256 * MIB)
@@ -116,7 +112,7 @@ async def test_many_streams(engine: ModuleType) -> None:
         assert len({call.origin.peer for call in rig.calls}) == 1
 
 
-@ONE_LOOP
+@pytest.mark.slow
 async def test_nothing_is_lost_where_connections_end_at_their_age(
     engine: ModuleType,
 ) -> None:
@@ -129,7 +125,7 @@ async def test_nothing_is_lost_where_connections_end_at_their_age(
         assert len({call.origin.peer for call in rig.calls}) > 1
 
 
-@ONE_LOOP
+@pytest.mark.slow
 async def test_keepalive_pings(engine: ModuleType) -> None:
     """The server pings while a call hangs; its connection lives on."""
     keepalive = ServerKeepalive(time=Duration(1), timeout=Duration(5))
@@ -148,23 +144,6 @@ async def export(rig: Rig, *options: str, **env: str) -> str:
     assert status == 0
     error: str = json.loads(out)["error"]
     return error
-
-
-class Spans:
-    """Takes requests and counts their spans; refuses the first `refusals`."""
-
-    def __init__(self, refusals: int = 0) -> None:
-        self.refusals = refusals
-        self.ids: set[bytes] = set()
-
-    async def __call__(self, call: Call) -> bytes:
-        if self.refusals:
-            self.refusals -= 1
-            raise RefusedError("later", 0.1)
-        ids = list(span_ids(ExportTraceServiceRequest.FromString(call.message)))
-        assert self.ids.isdisjoint(ids)
-        self.ids.update(ids)
-        return b""
 
 
 @pytest.mark.parametrize("compression", ["none", "gzip"])

@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status
 from k8strace.grpc.status import Code, StatusError
 from tests.conformance.test_client import client
 from tests.support.backend import PATH
-from tests.support.engine import MIB
+from tests.support.engine import MIB, ONE_LOOP
 from tests.support.programs import go_server
 
 LARGE = ("-max-message", str(64 * MIB))
@@ -35,7 +35,7 @@ async def test_a_message_of_any_size(engine: ModuleType, compression: str) -> No
             assert call.encoding == ("" if compression == "none" else compression)
 
 
-@pytest.mark.asyncio(loop_factories=["uvloop"])
+@ONE_LOOP
 @pytest.mark.parametrize("window", [0, 65_536, 16 * MIB])
 async def test_the_largest_message(engine: ModuleType, window: int) -> None:
     options = (*LARGE, "-window", str(window))
@@ -142,7 +142,7 @@ async def test_the_limit_on_streams_is_kept(engine: ModuleType, streams: int) ->
         assert await asyncio.gather(*calls) == [b"answer"] * 1000
 
 
-@pytest.mark.asyncio(loop_factories=["uvloop"])
+@ONE_LOOP
 async def test_nothing_is_lost_where_connections_end_at_their_age(
     engine: ModuleType,
 ) -> None:

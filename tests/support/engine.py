@@ -18,6 +18,8 @@ from k8strace.grpc.status import retry_delay
 from tests.support.backend import PATH
 
 MIB = 1024 * 1024
+ONE_LOOP = pytest.mark.asyncio(loop_factories=["uvloop"])
+"""For what takes a second: only on the loop that the gateway runs on."""
 OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)]
 
 

@@ -82,6 +82,19 @@ async def output_of(
         return program.process.wait(), out
 
 
+async def listening(port: int, timeout: float = 20.0) -> None:
+    """Until a program, which doesn't say it, takes connections."""
+    async with asyncio.timeout(timeout):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.01)
+            else:
+                writer.close()
+                return
+
+
 class GoResult(msgspec.Struct, frozen=True):
     """What came of the calls of one command; see grpcpeer's client.go."""
 
