@@ -4,6 +4,7 @@
 #   PYTHON=python3.12     the interpreter to make .venv with
 #   K8STRACE_BUILD=debug  how the extension is compiled: release, debug, sanitize
 #   ARGS="…"              arguments for what is run: run, demo, test, bench, kube-spans
+#   ONLY=                 a part of soak's or fuzz's work, by name
 #   GO=                   leave out what takes Go; tests that need it are skipped
 #   ONLY= SIZES= ROUNDS= FRESH=1   what bench-peers measures; ROTEL= DF_ENGINE= rivals' binaries
 
@@ -33,7 +34,7 @@ GO_PEERS := $(addprefix $(GO_BIN)/,grpcpeer h2spec telemetrygen)
 # Tests wait more than they compute; more than two at once make each other slow on two cores.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help build run demo test conformance go-peers lint types check sanitize bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
+.PHONY: help build run demo test conformance soak go-peers lint types check sanitize bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -53,8 +54,12 @@ test: build $(if $(GO),go-peers) ## the whole suite, its fast part with asyncio'
 	PYTHONASYNCIODEBUG=1 $(PYTEST) $(PARALLEL) -m "not slow" $(ARGS)
 	$(PYTEST) benchmarks --benchmark-disable
 
-conformance: build go-peers ## both gRPC engines with all their peers; needs Go
+conformance: build go-peers peers ## both gRPC engines with all their peers; needs Go
 	$(PYTEST) $(PARALLEL) tests/conformance $(ARGS)
+
+soak: build go-peers ## 20 times what the suite does with connections and requests; TIMES=, ONLY=
+	$(PYTEST) $(PARALLEL) --timeout 3600 tests/conformance/test_soak.py \
+		--soak $(or $(TIMES),20) $(if $(ONLY),-k "$(ONLY)") $(ARGS)
 
 go-peers: $(GO_PEERS) ## build the tests' peers in Go: grpc-go at both ends, h2spec, telemetrygen
 

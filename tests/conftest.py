@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 # A law fails for what it says, never for how fast this machine is just now.
@@ -9,3 +10,9 @@ _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("default", deadline=None, suppress_health_check=_SLOW)
 settings.register_profile("thorough", settings.get_profile("default"), max_examples=5000)
 settings.load_profile("default")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--soak", type=int, default=1, help="times what tests/conformance/test_soak.py does"
+    )
