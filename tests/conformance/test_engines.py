@@ -1,0 +1,195 @@
+"""docs/engines.md says which engine can what: each of its rows is tried."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import ModuleType
+
+import grpc
+import grpc.aio
+import pytest
+import zstandard
+
+from k8strace.config import load
+from k8strace.errors import ConfigError
+from k8strace.grpc import grpcio, native
+from k8strace.grpc.status import Code
+from tests.conformance.test_client import TLS, client
+from tests.support.backend import PATH
+from tests.support.engine import ONE_LOOP, OPTIONS, Rig, channel, send
+from tests.support.http2 import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    GRPC,
+    HEADERS,
+    PING,
+    Raw,
+    frame,
+    headers,
+    message,
+)
+from tests.support.programs import ROOT
+
+pytestmark = [ONE_LOOP, pytest.mark.slow]
+ENGINES = {"native": native, "grpcio": grpcio}
+TABLE = re.compile(r"<!-- engines -->\n(.*)<!-- /engines -->", re.DOTALL)
+
+
+def rows() -> dict[str, dict[str, bool]]:
+    """What the table says: a row's name, an engine's, and whether it can."""
+    found = TABLE.search((ROOT / "docs" / "engines.md").read_text())
+    assert found
+    head, _, *lines = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in found[1].splitlines()
+    ]
+    engines = [name.strip("` |") for name in head[-2:]]
+    assert engines == list(ENGINES)
+    return {
+        name: {
+            engine: cell.split(":")[0] == "yes"
+            for engine, cell in zip(engines, cells, strict=True)
+        }
+        for name, *cells in lines
+    }
+
+
+async def takes_zstd(engine: ModuleType, folder: Path) -> bool:
+    block = headers(*GRPC, ("grpc-encoding", "zstd"))
+    body = message(zstandard.compress(b"\x0a\x00"), 1)
+    async with Rig(engine) as rig, Raw(rig.address) as raw:
+        await raw.send(
+            frame(HEADERS, END_HEADERS, 1, block), frame(DATA, END_STREAM, 1, body)
+        )
+        status = await raw.status()
+        assert status in (Code.OK, Code.INTERNAL)
+        return status == Code.OK
+
+
+CONFIG = """
+receivers: {{otlp: {{protocols: {{grpc: }}}}}}
+exporters: {{otlp: {{endpoint: "http://tempo:4317", engine: {engine}, {option}}}}}
+service: {{pipelines: {{traces: {{receivers: [otlp], exporters: [otlp]}}}}}}
+"""
+
+
+def is_configurable(engine: ModuleType, option: str, folder: Path) -> bool:
+    """Whether an exporter may have the option; the error says which engine can."""
+    name = engine.__name__.rpartition(".")[2]
+    path = folder / "config.yaml"
+    path.write_text(CONFIG.format(engine=name, option=option))
+    try:
+        load([str(path)], [])
+    except ConfigError as error:
+        return "engine: native" not in str(error)
+    return True
+
+
+async def sends_zstd(engine: ModuleType, folder: Path) -> bool:
+    if not is_configurable(engine, "compression: zstd", folder):
+        return False
+    async with Rig(native) as rig:  # of our peers only we take it
+        async with client(engine, rig.address, compression="zstd") as one:
+            await one.call(PATH, (b"\x0a" * 500,), timeout=20)
+        return rig.calls[0].message == b"\x0a" * 500
+
+
+async def listens_with_tls(engine: ModuleType, folder: Path) -> bool:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(TLS / "server.pem", TLS / "server.key")
+    try:
+        rig = Rig(engine, tls=context)
+    except ConfigError as error:
+        return "engine: native" not in str(error)
+    ca = grpc.ssl_channel_credentials((TLS / "server.pem").read_bytes())
+    async with rig, grpc.aio.secure_channel(rig.address, ca, options=OPTIONS) as one:
+        return await send(one, b"\x0a\x00") == b"\x0a\x00"
+
+
+async def listens_on_given_sockets(engine: ModuleType, folder: Path) -> bool:
+    with socket.create_server(("127.0.0.1", 0)) as given:
+        port = given.getsockname()[1]
+        try:
+            rig = Rig(engine, sockets=(given,))
+        except ConfigError as error:
+            return "engine: native" not in str(error)
+        async with rig:
+            rig.address = f"127.0.0.1:{port}"
+            async with channel(rig) as one:
+                return await send(one, b"\x0a\x00") == b"\x0a\x00"
+
+
+BEGUN = frame(HEADERS, END_HEADERS, 1, headers(*GRPC))
+
+
+async def reserves_before_the_body(engine: ModuleType, folder: Path) -> bool:
+    async with Rig(engine) as rig, Raw(rig.address) as raw, channel(rig) as one:
+        await raw.send(BEGUN, frame(DATA, 0, 1, message(bytes(1000))[:5]))
+        await send(one, b"\x0a\x00")
+        await raw.send(frame(PING, 0, 0, bytes(8)))
+        await raw.frame(PING)  # the answer to a ping: what was sent before has been read
+        rig.calls.clear()
+        return rig.budget.used == 1000
+
+
+async def cuts_off_slow_bodies(engine: ModuleType, folder: Path) -> bool:
+    """Within twice the time: the other engine takes a quarter of an hour."""
+    async with Rig(engine) as rig, Raw(rig.address) as raw:
+        await raw.send(BEGUN, frame(DATA, 0, 1, message(bytes(1000))[:500]))
+        try:
+            await rig.until(lambda: bool(rig.rejects), timeout=5)
+        except TimeoutError:
+            return False
+        return rig.reasons == ["slow"]
+
+
+async def answers_health(engine: ModuleType, folder: Path) -> bool:
+    async with Rig(engine) as rig, channel(rig) as one:
+        path = "/grpc.health.v1.Health/Check"
+        try:
+            return await send(one, b"", path=path) == b"\x08\x01"
+        except grpc.aio.AioRpcError as error:
+            assert error.code() is grpc.StatusCode.UNIMPLEMENTED  # noqa: PT017
+            return False
+
+
+async def answers_415(engine: ModuleType, folder: Path) -> bool:
+    block = headers(("content-type", "text/html"), GRPC[1])
+    async with Rig(engine) as rig, Raw(rig.address) as raw:
+        await raw.send(
+            frame(HEADERS, END_HEADERS, 1, block),
+            frame(DATA, END_STREAM, 1, message(b"\x0a\x00")),
+        )
+        if b"415" in (await raw.frame(HEADERS)).body:
+            return True
+        assert await raw.status() == 0
+        return False
+
+
+CHECKS: dict[str, Callable[[ModuleType, Path], Awaitable[bool]]] = {
+    "takes zstd": takes_zstd,
+    "sends zstd": sends_zstd,
+    "listens with TLS": listens_with_tls,
+    "listens on sockets that are open already": listens_on_given_sockets,
+    "reserves a message's bytes before its body comes": reserves_before_the_body,
+    "cuts off a body slower than 64 KiB/s after 2 s": cuts_off_slow_bodies,
+    "answers `grpc.health.v1.Health/Check`": answers_health,
+    "answers 415 to what is not gRPC": answers_415,
+}
+
+
+async def test_each_row_is_tried() -> None:
+    table = rows()
+    assert set(table) == set(CHECKS)
+    assert not [name for name, can in table.items() if len(set(can.values())) == 1]
+
+
+@pytest.mark.parametrize("name", CHECKS)
+async def test_the_table_is_right(engine: ModuleType, name: str, tmp_path: Path) -> None:
+    says = rows()[name][engine.__name__.rpartition(".")[2]]
+    assert await CHECKS[name](engine, tmp_path) == says
