@@ -4,7 +4,7 @@
 #   PYTHON=python3.12     the interpreter to make .venv with
 #   K8STRACE_BUILD=debug  how the extension is compiled: release, debug, sanitize
 #   ARGS="…"              arguments for what is run: run, demo, test, bench, kube-spans
-#   ONLY=                 a part of soak's or fuzz's work, by name
+#   ONLY=                 a part of soak's or fuzz's work, by name; TIMES=, SECONDS= of it
 #   GO=                   leave out what takes Go; tests that need it are skipped
 #   ONLY= SIZES= ROUNDS= FRESH=1   what bench-peers measures; ROTEL= DF_ENGINE= rivals' binaries
 
@@ -31,10 +31,15 @@ export ROTEL DF_ENGINE
 GO_BIN := .venv/go/bin
 GO_PEERS := $(addprefix $(GO_BIN)/,grpcpeer h2spec telemetrygen)
 
+FUZZ := .venv/fuzz
+FUZZED := $(FUZZ)/.built
+FUZZ_TARGETS := $(notdir $(wildcard tests/fuzz/corpus/*))
+ATHERIS_VERSION := 3.0.0
+
 # Tests wait more than they compute; more than two at once make each other slow on two cores.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help build run demo test conformance soak go-peers lint types check sanitize bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
+.PHONY: help build run demo test conformance soak go-peers lint types check sanitize fuzz bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -97,6 +102,26 @@ sanitize: ## the compiled part's tests under the address and undefined-behaviour
 	status=0; LD_PRELOAD="$(ASAN)" ASAN_OPTIONS=detect_leaks=0 \
 		$(PYTEST) $(COMPILED_TESTS) $(ARGS) || status=$$?; \
 	$(MAKE) --no-print-directory build K8STRACE_BUILD=release && exit $$status
+
+fuzz: $(FUZZED) ## each target for SECONDS=60, with sanitizers; ONLY= names one; needs clang
+	@mkdir -p $(FUZZ)/found $(foreach name,$(FUZZ_TARGETS),$(FUZZ)/corpus/$(name))
+	$(foreach name,$(if $(ONLY),$(ONLY),$(FUZZ_TARGETS)),$(fuzz-target))
+
+define fuzz-target
+env LD_PRELOAD=$(CURDIR)/$(FUZZ)/site/asan_with_fuzzer.so ASAN_OPTIONS=detect_leaks=0 \
+	PYTHONSAFEPATH=1 PYTHONPATH=$(FUZZ)/lib:.:$(FUZZ)/site $(BIN) -m tests.fuzz $(name) \
+	-max_total_time=$(or $(SECONDS),60) -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
+	-artifact_prefix=$(FUZZ)/found/$(name)- $(FUZZ)/corpus/$(name) tests/fuzz/corpus/$(name)
+
+endef
+
+# Beside the modules in use, whose place they don't take.
+$(FUZZED): pyproject.toml setup.py $(wildcard k8strace/*.p* k8strace/*/*.p*) | $(BUILT)
+	@command -v clang >/dev/null || { echo 'Install clang to fuzz: apt-get install clang' >&2; exit 2; }
+	$(BIN) -m pip install --quiet --target $(FUZZ)/site --upgrade --no-deps atheris==$(ATHERIS_VERSION)
+	CC=clang LDSHARED='clang -shared' K8STRACE_BUILD=fuzz $(BIN) setup.py --quiet \
+		build --build-base $(FUZZ)/build --build-lib $(FUZZ)/lib
+	@touch $@
 
 bench: build ## measure; prints one table
 	$(PYTEST) benchmarks --quiet --benchmark-quiet $(ARGS)

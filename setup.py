@@ -1,7 +1,8 @@
 """The C extensions; everything else is in pyproject.toml.
 
 K8STRACE_BUILD=debug compiles with bounds checks and without optimisation,
-K8STRACE_BUILD=sanitize with the address and undefined-behaviour sanitizers.
+K8STRACE_BUILD=sanitize with the address and undefined-behaviour sanitizers,
+K8STRACE_BUILD=fuzz so that a fuzzer, too, sees what is run; clang has to compile it.
 """
 
 import os
@@ -15,13 +16,15 @@ from setuptools.errors import CompileError
 
 BUILD = os.environ.get("K8STRACE_BUILD", "release")
 SANITIZERS = "-fsanitize=address,undefined"
+SANITIZED = [
+    *("-O1", "-g", "-fno-omit-frame-pointer"),
+    *(SANITIZERS, "-fno-sanitize-recover=undefined"),
+]
 FLAGS = {
     "release": ["-O3", "-fno-plt"],
     "debug": ["-O0", "-g"],
-    "sanitize": [
-        *("-O1", "-g", "-fno-omit-frame-pointer"),
-        *(SANITIZERS, "-fno-sanitize-recover=undefined"),
-    ],
+    "sanitize": SANITIZED,
+    "fuzz": [*SANITIZED, "-fsanitize=fuzzer-no-link"],
 }
 if BUILD not in FLAGS:
     raise SystemExit(f"K8STRACE_BUILD must be one of {', '.join(FLAGS)}, not {BUILD!r}")

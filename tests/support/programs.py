@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+import socket
 import subprocess
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,41 +36,42 @@ def installed(name: str, package: str) -> str:
 
 
 class Program:
-    """A process; `out` is its stdout, and ends when it has ended.
+    """A process; `out` is its stdout, `stdin` takes lines.
 
     It is started by `subprocess`, whatever the loop: uvloop runs Python's fork handlers in
     the child, where gRPC waits for threads that are not there.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], out: asyncio.StreamReader) -> None:
-        self.out = out
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        out: asyncio.StreamReader,
+        stdin: asyncio.StreamWriter,
+    ) -> None:
         self.process = process
-
-    def write(self, line: bytes) -> None:
-        """A line, short enough for a pipe."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(line + b"\n")
-        self.process.stdin.flush()
+        self.out = out
+        self.stdin = stdin
 
 
 @asynccontextmanager
 async def running(
     *command: str, env: dict[str, str] | None = None
 ) -> AsyncIterator[Program]:
-    """A process that is over afterwards."""
-    loop = asyncio.get_running_loop()
-    out = asyncio.StreamReader(LINE)
-    with subprocess.Popen(  # noqa: ASYNC220
-        command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as process:
-        transport, _ = await loop.connect_read_pipe(
-            lambda: asyncio.StreamReaderProtocol(out), process.stdout
+    """A process that is over afterwards; its stdin and stdout are a socket."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(  # noqa: ASYNC220
+            command, env=env, stdin=theirs.fileno(), stdout=theirs.fileno()
         )
-        try:
-            yield Program(process, out)
-        finally:
-            process.kill()
-            transport.close()
+    out, stdin = await asyncio.open_unix_connection(sock=ours, limit=LINE)
+    try:
+        yield Program(process, out, stdin)
+    finally:
+        process.kill()
+        process.wait()
+        stdin.close()
+        with suppress(OSError):
+            await stdin.wait_closed()
 
 
 async def output_of(
@@ -129,7 +131,7 @@ class GoClient:
         future: asyncio.Future[GoResult] = loop.create_future()
         self._asked[number] = future
         line = {"id": number, "path": path, **command}
-        self._program.write(json.dumps(line).encode())
+        self._program.stdin.write(json.dumps(line).encode() + b"\n")
         async with asyncio.timeout(within):
             return await future
 

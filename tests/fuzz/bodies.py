@@ -1,0 +1,116 @@
+"""Trace requests, compressed bodies and configurations made of any bytes."""
+
+from __future__ import annotations
+
+import zlib
+
+import zstandard
+
+from k8strace import _fastpath as fastpath
+from k8strace._codec import GZIP, ZSTD
+from k8strace.config import load
+from k8strace.errors import ConfigError, MalformedPayloadError
+from k8strace.grpc.compression import compress, decompress
+from k8strace.grpc.status import Code, StatusError
+
+LIMIT = 1 << 18  # bytes of what is decompressed
+NAMES = ("trace_id", "span_id", "parent_span_id", "trace_state", "name", "service")
+NUMBERS = ("kind", "start", "end", "status", "flags")
+
+
+def trace_request(data: bytes) -> None:
+    """What `count` takes in, all operations take in, and lose no span of it."""
+    chunks = (data,)
+    try:
+        fastpath.count(chunks, True)
+        deep = True
+    except MalformedPayloadError:
+        deep = False
+    try:
+        counted = fastpath.count(chunks)
+    except MalformedPayloadError:
+        assert not deep
+        return
+    verdicts = fastpath.valid(chunks)
+    spans = len(verdicts)
+    assert sum(verdicts) == counted.spans == spans - counted.bad_ids
+    assert fastpath.keep(chunks, b"\1" * spans) == (chunks, spans) or spans == 0
+    some = bytes(number & 1 for number in range(spans))
+    kept, number = fastpath.keep(chunks, some)
+    assert number == sum(some) == len(fastpath.valid(kept))
+    for most, largest in ((1, 0), (0, 100), (2, 200)):
+        parts = fastpath.split(chunks, most, largest)
+        assert sum(part[1] for part in parts) == spans
+        assert sum(len(fastpath.valid(part[0])) for part in parts) == spans
+        assert [sum(map(len, part[0])) for part in parts] == [part[2] for part in parts]
+    for mode in (fastpath.HASH_SEED, fastpath.PROPORTIONAL, fastpath.EQUALIZING):
+        got = fastpath.sample(chunks, mode, 50.0, 7, 4, True)
+        assert got.kept + got.sampled_out + got.rejected == spans
+        assert len(fastpath.valid(got.chunks)) == got.kept
+    columns = fastpath.fields(chunks, *NAMES, *NUMBERS)
+    assert [len(column) for column in columns] == [spans] * len(columns)
+    if all(len(trace_id) == 16 for trace_id in columns[0] if isinstance(trace_id, bytes)):
+        groups = fastpath.group_by_trace(chunks)
+        assert sum(group[2] for group in groups) == spans
+
+
+def inflated(encoding: int, body: bytes) -> bytes | Code:
+    """What comes of a body, or the status that refuses it."""
+    try:
+        found = decompress(encoding, body, LIMIT, None)
+    except StatusError as error:
+        if error.code in (Code.INVALID_ARGUMENT, Code.RESOURCE_EXHAUSTED):
+            return error.code
+        raise
+    assert isinstance(found, bytes)
+    assert len(found) <= LIMIT
+    return found
+
+
+def gzip_body(data: bytes) -> None:
+    """zlib agrees on what it takes in, member by member."""
+    found = inflated(GZIP, data)
+    rest = data
+    parts: list[bytes] = []
+    try:
+        while rest or not parts:
+            member = zlib.decompressobj(31)
+            parts.append(member.decompress(rest, LIMIT + 1))
+            if len(parts[-1]) > LIMIT:
+                return  # it is over, or wrong behind that: either may be said
+            if not member.eof:
+                raise zlib.error("it is cut off")  # noqa: TRY301
+            rest = member.unused_data
+    except zlib.error:
+        assert isinstance(found, Code), "zlib refuses it"
+        return
+    whole = b"".join(parts)
+    if len(whole) <= LIMIT:
+        assert found == whole or isinstance(found, Code)
+    round_trip(GZIP, data)
+
+
+def zstd_body(data: bytes) -> None:
+    found = inflated(ZSTD, data)
+    if isinstance(found, bytes):
+        oracle = zstandard.ZstdDecompressor(max_window_size=1 << 23)
+        with oracle.stream_reader(data, read_across_frames=True) as reader:
+            assert reader.read() == found
+    round_trip(ZSTD, data)
+
+
+def round_trip(encoding: int, data: bytes) -> None:
+    packed = compress(encoding, (data[:7], b"", data[7:]))
+    assert isinstance(packed, bytes)
+    assert inflated(encoding, packed) == data
+
+
+def config(data: bytes) -> None:
+    """Any text is a configuration or has errors; what it names outside is not looked at."""
+    if b"${" in data:
+        return
+    try:
+        text = data.decode()
+        load([f"yaml:{text}"])
+    except (UnicodeDecodeError, ConfigError):
+        pass

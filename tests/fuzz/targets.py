@@ -1,0 +1,24 @@
+"""What is fuzzed, by name: functions of any bytes, which raise where a rule is broken."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.fuzz.bodies import config, gzip_body, trace_request, zstd_body
+from tests.fuzz.sessions import client_session, server_session
+
+CORPUS = Path(__file__).parent / "corpus"
+TARGETS: dict[str, Callable[[bytes], None]] = {
+    "server_session": server_session,
+    "client_session": client_session,
+    "trace_request": trace_request,
+    "gzip_body": gzip_body,
+    "zstd_body": zstd_body,
+    "config": config,
+}
+"""Each has a folder of inputs in CORPUS."""
+
+
+def corpus(name: str) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((CORPUS / name).iterdir())]
