@@ -10,8 +10,9 @@ import grpc
 import grpc.aio
 import pytest
 
+from k8strace.budget import Budget
 from k8strace.grpc import Call
-from tests.support.engine import Rig, channel, failure, send
+from tests.support.engine import MIB, Rig, channel, failure, send
 from tests.support.http2 import (
     CANCEL,
     DATA,
@@ -118,3 +119,25 @@ async def test_a_declared_size_over_the_limit_is_refused_before_it_comes(
         assert await raw.status() == 8
         await rig.until(lambda: bool(rig.rejects))
         assert rig.reasons == ["msg_too_large"]
+
+
+async def test_streams_that_announce_much_and_go_silent_hold_up_nobody(
+    engine: ModuleType,
+) -> None:
+    budget = Budget(256 * MIB)
+    announced = message(b"")[:1] + (64 * MIB).to_bytes(4, "big")
+    async with Rig(engine, budget=budget) as rig, Raw(rig.address, "127.0.0.2") as raw:
+        for stream in range(1, 129, 2):
+            begun = frame(HEADERS, END_HEADERS, stream, headers(*GRPC))
+            await raw.send(begun, frame(DATA, 0, stream, announced))
+        await raw.send(
+            frame(HEADERS, END_HEADERS, 201, headers(*GRPC)),
+            frame(DATA, END_STREAM, 201, message(b"\x0a")),
+        )
+        await rig.until(lambda: len(rig.calls) == 1)
+        async with channel(rig) as one:
+            for size in (1000, 10_000, 1_000_000) * 5:
+                assert await send(one, bytes(size)) == bytes(size)
+        rig.calls.clear()
+        assert budget.used <= budget.limit // 2
+        assert not rig.rejects

@@ -7,15 +7,12 @@ import contextlib
 import socket
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 import uvloop
 
 from k8strace.budget import Budget
 from k8strace.grpc import Call, ServerKeepalive, native, native_connection, native_server
 from k8strace.units import Duration
-from tests.support.backend import PATH
 from tests.support.engine import MIB, Rig
 from tests.support.http2 import (
     DATA,
@@ -80,24 +77,6 @@ async def test_slow_bodies_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
         assert (await raw.trailers()) != b""
         assert len(rig.calls) == 1
         await rig.at_rest()
-
-
-async def test_streams_that_announce_much_and_go_silent_hold_up_nobody() -> None:
-    budget = Budget(256 * MIB)
-    async with Rig(native, budget=budget) as rig, Raw(rig.address, "127.0.0.2") as raw:
-        announced = message(b"")[:1] + (64 * MIB).to_bytes(4, "big")
-        for number in range(64):
-            stream = 2 * number + 1
-            await raw.send(begin(stream), frame(DATA, 0, stream, announced))
-        await raw.send(whole(201, b"\x0a"))
-        await rig.until(lambda: len(rig.calls) == 1)
-        async with grpc.aio.insecure_channel(rig.address) as channel:
-            method: Any = channel.unary_unary(PATH)
-            for size in (1000, 10_000, 1_000_000) * 5:
-                assert await method(bytes(size), timeout=20) == bytes(size)
-            rig.calls.clear()
-        assert 0 < budget.used <= budget.limit // 2
-        assert not rig.rejects
 
 
 async def test_too_many_messages_that_wait_are_refused(
