@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import sys
 from collections.abc import Sequence
 
@@ -147,6 +148,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             graph = Graph(loaded.config, Metrics())
             notes = "".join(f"note: {note}\n" for note in loaded.notes)
             return _print(promises(graph) + notes)
+        _allow_many_files()
         given = options.shutdown_timeout
         timeout = SHUTDOWN_TIMEOUT if given is None else given
         signals = Signals()
@@ -186,6 +188,12 @@ def _keep_standard_files() -> None:
     os.close(spare)
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+
+
+def _allow_many_files() -> None:
+    """Have as many connections as we may: soft limits are for programs that use select."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def _print(text: str) -> int:

@@ -14,17 +14,18 @@ from k8strace.budget import Budget
 from k8strace.grpc import Call, Handler, Reject, ServerSettings
 from k8strace.grpc.endpoints import (
     bound_address,
+    cannot_listen,
     claim_unix,
     listen_tcp,
     listen_unix,
     unix_path,
 )
-from k8strace.grpc.native_connection import HANDSHAKE_TIMEOUT, Connection, Shared
+from k8strace.grpc.native_connection import Connection, Shared
+from k8strace.grpc.native_listener import Listener
 from k8strace.grpc.status import Code, StatusError
 
-BACKLOG = 1024
+MAX_CONNECTIONS = 8192  # at about 17 KiB each
 TICK = 0.5  # seconds after which connections are looked after, at the most
-SHUTDOWN_TIMEOUT = 2.0  # seconds in which a client has to say that TLS ends, too
 CANCEL_TIMEOUT = 1.0  # seconds for handlers that clean up
 HEALTH = "/grpc.health.v1.Health/Check"
 
@@ -43,7 +44,7 @@ class Server:
         methods |= {path.encode(): handler for path, handler in handlers.items()}
         self.shared = Shared(settings, methods, budget, on_reject)
         self._services = {path.split("/")[1] for path in handlers} | {""}
-        self._listeners: list[asyncio.AbstractServer] = []
+        self._listeners: list[Listener] = []
         self._timer: asyncio.TimerHandle | None = None
         self._unix: tuple[str, int] | None = None
 
@@ -56,16 +57,13 @@ class Server:
         if tls is not None:
             tls.set_alpn_protocols(["h2"])
         for sock in socks:
-            self._listeners.append(
-                await loop.create_server(
-                    make,
-                    sock=sock,
-                    backlog=BACKLOG,
-                    ssl=tls,
-                    ssl_handshake_timeout=HANDSHAKE_TIMEOUT if tls else None,
-                    ssl_shutdown_timeout=SHUTDOWN_TIMEOUT if tls else None,
-                )
-            )
+            self._listeners.append(Listener(sock, make, tls, self._has_room))
+        try:
+            for listener in self._listeners:
+                listener.start()
+        except OSError as error:
+            await self.stop(0)
+            raise cannot_listen(address, error.errno) from error
         keepalive = self.shared.settings.keepalive
         waits = (
             keepalive.max_connection_idle,
@@ -96,7 +94,7 @@ class Server:
             return
         self.shared.is_draining = True
         for listener in listeners:
-            listener.close()
+            await listener.stop()
         if self._unix is not None:
             path, inode = self._unix
             with suppress(FileNotFoundError):
@@ -117,6 +115,10 @@ class Server:
             await asyncio.wait(tuple(self.shared.tasks), timeout=CANCEL_TIMEOUT)
         for connection in tuple(self.shared.connections):
             connection.abort()
+
+    def _has_room(self) -> bool:
+        connecting = sum(listener.connecting for listener in self._listeners)
+        return len(self.shared.connections) + connecting < MAX_CONNECTIONS
 
     def _tick(self, loop: asyncio.AbstractEventLoop, tick: float) -> None:
         self._timer = loop.call_later(tick, self._tick, loop, tick)

@@ -13,7 +13,7 @@ import grpc.aio
 import pytest
 
 from k8strace.errors import ConfigError
-from k8strace.grpc import ClientSettings, ClientTLS, grpcio, native, native_server
+from k8strace.grpc import ClientSettings, ClientTLS, grpcio, native, native_listener
 from k8strace.grpc.status import Code, StatusError
 from tests.support.backend import PATH
 from tests.support.engine import Rig, send
@@ -116,7 +116,7 @@ async def test_who_wants_no_http2_is_closed(alpn: tuple[str, ...]) -> None:
 async def test_who_does_not_finish_the_handshake_is_closed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(native_server, "HANDSHAKE_TIMEOUT", 0.1)
+    monkeypatch.setattr(native_listener, "HANDSHAKE_TIMEOUT", 0.1)
     async with Rig(native, tls=server_tls()) as rig:
         host, _, port = rig.address.rpartition(":")
         for first in (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):

@@ -1,0 +1,132 @@
+"""Accepts the native server's connections, as long as there is room for them.
+
+Event loops do it, too; but where file descriptors run out uvloop's stops listening, and
+says nothing. Here who comes then is closed at once, for a client to look elsewhere, and
+listening goes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+import ssl
+from collections.abc import Callable
+
+log = logging.getLogger(__name__)
+
+BACKLOG = 1024
+BATCH = 64  # connections that are accepted before others have their turn
+RESERVE = 128  # file descriptors that are left to the rest of the process, or a quarter
+PAUSE = 1.0  # seconds until accepting is tried again where even that was of no use
+LOG_EVERY = 60.0
+HANDSHAKE_TIMEOUT = 20.0  # seconds, for TLS
+SHUTDOWN_TIMEOUT = 2.0  # seconds in which a client has to say that TLS ends, too
+
+Make = Callable[[], asyncio.BaseProtocol]
+
+
+class Listener:
+    """Listens on a bound socket, which it owns; each connection gets what `make` makes.
+
+    `has_room` is asked for each; `connecting` are those that `make` isn't asked for yet.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        make: Make,
+        tls: ssl.SSLContext | None,
+        has_room: Callable[[], bool],
+    ) -> None:
+        self._sock = sock
+        self._make = make
+        self._tls = tls
+        self._has_room = has_room
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._paused: asyncio.TimerHandle | None = None
+        self._refused = 0
+        self._logged_at = float("-inf")
+
+    @property
+    def connecting(self) -> int:
+        return len(self._tasks)
+
+    def start(self) -> None:
+        """Raises OSError."""
+        self._sock.setblocking(False)
+        self._sock.listen(BACKLOG)
+        self._resume()
+
+    async def stop(self) -> None:
+        """Accept no more; handshakes that run are broken off."""
+        if self._paused is not None:
+            self._paused.cancel()
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+        self._sock.close()
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _resume(self) -> None:
+        self._paused = None
+        self._loop.add_reader(self._sock, self._accept)
+
+    def _accept(self) -> None:
+        for _ in range(BATCH):
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                # The connection stays where it is: without a pause it is told of for ever.
+                self._loop.remove_reader(self._sock)
+                self._paused = self._loop.call_later(PAUSE, self._resume)
+                self._refuse(f"accepting fails: {error.strerror}")
+                return
+            # The lowest number that is free is taken: so many files are open, at least.
+            if sock.fileno() >= most_files():
+                sock.close()
+                self._refuse("too many files are open (see ulimit -n)")
+            elif not self._has_room():
+                sock.close()
+                self._refuse("there are too many")
+            else:
+                sock.setblocking(False)
+                task = self._loop.create_task(self._connect(sock))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _connect(self, sock: socket.socket) -> None:
+        tls = self._tls
+        try:
+            await self._loop.connect_accepted_socket(
+                self._make,
+                sock,
+                ssl=tls,
+                ssl_handshake_timeout=HANDSHAKE_TIMEOUT if tls else None,
+                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT if tls else None,
+            )
+        except OSError as error:
+            log.debug("a connection could not be made: %s", error)
+
+    def _refuse(self, why: str) -> None:
+        """Say how many were refused, and why the last one was; not too often."""
+        self._refused += 1
+        now = self._loop.time()
+        if now - self._logged_at >= LOG_EVERY:
+            self._logged_at = now
+            log.warning("refused %d connections: %s", self._refused, why)
+            self._refused = 0
+
+
+def most_files() -> float:
+    """How many files may be open when a connection is accepted."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit == resource.RLIM_INFINITY:
+        return float("inf")
+    return limit - min(RESERVE, limit // 4)

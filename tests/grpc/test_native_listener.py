@@ -1,0 +1,119 @@
+"""How the native server accepts connections where there is no room for them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import resource
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+
+from k8strace.grpc import native, native_listener, native_server
+from tests.support.engine import Rig, channel, send
+
+
+@contextmanager
+def file_limit(limit: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def connect(rig: Rig) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    host, _, port = rig.address.rpartition(":")
+    return await asyncio.open_connection(host, port)
+
+
+async def is_refused(reader: asyncio.StreamReader) -> bool:
+    """Whether the server closes the connection, or says its settings."""
+    with suppress(ConnectionError):
+        return await asyncio.wait_for(reader.read(1), 20) == b""
+    return True
+
+
+@pytest.mark.parametrize("what", ["connections", "files"])
+async def test_who_is_too_many_is_closed_at_once(
+    what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(native_server, "MAX_CONNECTIONS", 2)
+    if what == "files":
+        monkeypatch.setattr(native_server, "MAX_CONNECTIONS", 1000)
+    async with Rig(native) as rig, channel(rig) as one:
+        assert await send(one, b"\x0a\x00") == b"\x0a\x00"
+        kept, its_writer = await connect(rig)
+        assert not await is_refused(kept)
+        if what == "files":
+            used = its_writer.get_extra_info("socket").fileno()
+            monkeypatch.setattr(native_listener, "most_files", lambda: used)
+        for _ in range(3):
+            reader, writer = await connect(rig)
+            assert await is_refused(reader)
+            writer.close()
+        assert await send(one, b"\x0a\x00") == b"\x0a\x00"
+        assert len(rig.server.shared.connections) == 2
+        monkeypatch.undo()
+        its_writer.close()
+        reader, writer = await connect(rig)
+        assert not await is_refused(reader)
+        writer.close()
+    warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert len(warnings) == 1
+    assert "refused 1 connections" in warnings[0].message
+
+
+async def test_accepting_pauses_where_it_is_of_no_use(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(native_listener, "PAUSE", 0.05)
+    async with Rig(native) as rig:
+        host, _, port = rig.address.rpartition(":")
+        client = socket.socket()
+        with client:
+            client.setblocking(False)
+            with file_limit(3):
+                await asyncio.get_running_loop().sock_connect(client, (host, int(port)))
+                async with asyncio.timeout(20):
+                    # An error says so; then it is told of once every PAUSE.
+                    while not caplog.records:  # noqa: ASYNC110
+                        await asyncio.sleep(0)
+            assert "Too many open files" in caplog.text
+            data = await asyncio.get_running_loop().sock_recv(client, 1)
+            assert data == b"\0"
+
+
+async def test_stopping_while_connections_are_made() -> None:
+    async with Rig(native) as rig:
+        readers = [await connect(rig) for _ in range(5)]
+        await rig.server.stop(0)
+        for reader, writer in readers:
+            with suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+        assert not rig.server.shared.connections
+
+
+def test_files_that_are_left_to_others() -> None:
+    with file_limit(100):
+        assert native_listener.most_files() == 75
+    with file_limit(10_000):
+        assert native_listener.most_files() == 10_000 - native_listener.RESERVE
+
+
+async def test_another_that_listens_on_the_port_is_named() -> None:
+    with socket.socket() as one, socket.socket() as two:
+        for sock in (one, two):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.bind(("127.0.0.1", 0))
+        two.bind(one.getsockname())
+        one.listen()
+        endpoint = f"127.0.0.1:{one.getsockname()[1]}"
+        rig = Rig(native, endpoint=endpoint, sockets=(two,))
+        with pytest.raises(OSError, match=endpoint):
+            await rig.server.start()
+        assert two.fileno() == -1
