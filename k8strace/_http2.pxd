@@ -5,6 +5,10 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 cimport k8strace._nghttp2 as h2
 from k8strace._frames cimport Buffer
 
+cdef enum:
+    OUTPUT = 256 * 1024  # bytes after which `pump` returns, for the transport to say more
+
+
 cdef class Session:
     cdef h2.session *session
     cdef Buffer out

@@ -25,9 +25,6 @@ from urllib.parse import quote
 
 from k8strace.errors import K8sTraceError
 
-cdef enum:
-    OUTPUT = 256 * 1024  # bytes after which `pump` returns, for the transport to say more
-
 cdef double FLOOD_BURST = 1000  # frames that ask for work and bring none; nghttp2's limit
 cdef double FLOOD_RATE = 100  # of them in a second
 
@@ -278,9 +275,10 @@ cdef int on_sent(h2.session *session, const h2.frame *frame, void *owner) noexce
 cdef int on_not_sent(
     h2.session *session, const h2.frame *frame, int code, void *owner
 ) noexcept:
-    cdef void *stream = NULL
-    if frame.hd.type == h2.HEADERS:
-        stream = h2.session_get_stream_user_data(session, frame.hd.stream_id)
+    cdef void *stream
+    if frame.hd.type != h2.HEADERS:
+        return 0
+    stream = h2.session_get_stream_user_data(session, frame.hd.stream_id)
     try:
         return (<Session>owner).not_sent(frame.hd.stream_id, stream)
     except BaseException as error:

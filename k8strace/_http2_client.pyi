@@ -12,7 +12,7 @@ class Call:
     grpc-status-details-bin as they stood in the headers, `answer` the message if it came
     whole, in `encoding` (as `_codec` numbers them). `problem` says what is wrong with the
     answer, `error` is HTTP/2's code with which the stream was closed. `is_refused` says
-    that the server did not process it.
+    that the server did not process it, `is_unsent` that nothing of its message was sent.
     """
 
     stream: int
@@ -24,6 +24,8 @@ class Call:
     problem: str | None
     error: int
     is_refused: bool
+    is_unsent: bool
+    deadline: float
     encoding: int
     future: Any
     """The driver's, as it likes."""
@@ -32,7 +34,8 @@ class Call:
 class ClientSession(Session):
     """One connection to a server. Methods raise ProtocolError; then only `close` is of use.
 
-    `is_going` says that the server takes no more requests.
+    `is_going` says that no more requests are taken: the server has said so, or there are
+    no more streams. Requests beyond the server's limit of streams wait inside.
     """
 
     is_going: bool
@@ -45,6 +48,7 @@ class ClientSession(Session):
         scheme: bytes = b"http",
         user_agent: bytes = b"",
         max_answer: int,
+        first_stream: int = 1,
     ) -> None: ...
     @property
     def running(self) -> int: ...
@@ -56,15 +60,24 @@ class ClientSession(Session):
         encoding: int = 0,
         timeout: bytes | None = None,
         metadata: tuple[tuple[str, str], ...] = (),
+        deadline: float = ...,
     ) -> Call:
         """Send one message, whose bytes are `chunks`; they aren't joined.
 
         `encoding` is that of `chunks`, as `_codec` numbers them. `timeout` is a
-        grpc-timeout. Raises ValueError for a message over 2 GiB.
+        grpc-timeout, `deadline` what `late` looks at. Raises ValueError for a message over
+        2 GiB.
         """
 
     def cancel(self, call: Call) -> None:
         """Nobody wants its answer. It is not told of any more."""
+
+    def late(self, now: float) -> list[Call]:
+        """The calls whose deadline is over."""
+
+    @property
+    def next_deadline(self) -> float:
+        """Of the calls that run; infinite where there is none."""
 
     def receive(self, data: bytes | bytearray, size: int, now: float) -> list[Call]:
         """The calls that are over with the first `size` bytes of `data`, from `now`."""

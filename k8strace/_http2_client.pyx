@@ -2,6 +2,7 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
@@ -12,7 +13,7 @@ from k8strace._frames cimport (
     MAX_LENGTH, PREFIX_SIZE, encoding_of, equals, header, length_of, literal,
     write_prefix,
 )
-from k8strace._http2 cimport Session, callbacks, check, options
+from k8strace._http2 cimport OUTPUT, Session, callbacks, check, options
 
 cdef enum:
     COPY_BELOW = 4096  # shorter pieces are copied: a buffer of its own costs more
@@ -20,6 +21,7 @@ cdef enum:
     WINDOW = 64 * 1024
     CONNECTION_WINDOW = 4 * 1024 * 1024
     MAX_HEADERS = 16 * 1024
+    LAST_STREAM = 0x7FFFFFFF - 2 * 65536  # there are none above 0x7FFFFFFF
 
 
 @cython.final
@@ -33,9 +35,12 @@ cdef class Call:
     cdef readonly str problem
     cdef readonly uint32_t error
     cdef readonly bint is_refused
+    cdef readonly bint is_unsent
+    cdef readonly double deadline
     cdef readonly int encoding  # of the answer
     cdef public object future
-    cdef bint is_cancelled
+    cdef bint is_told  # or nobody wants to know
+    cdef bint is_begun  # to be sent
     cdef tuple chunks  # what is to be sent, its prefix first
     cdef Py_ssize_t chunk
     cdef Py_ssize_t offset  # in the present chunk
@@ -56,6 +61,8 @@ cdef class ClientSession(Session):
     cdef bytes scheme
     cdef bytes user_agent
     cdef Py_ssize_t max_answer
+    cdef object metadata
+    cdef list encoded  # metadata as bytes: most calls have the same
     cdef readonly bint is_going
 
     def __init__(
@@ -66,6 +73,7 @@ cdef class ClientSession(Session):
         bytes scheme not None=b"http",
         bytes user_agent not None=b"",
         Py_ssize_t max_answer,
+        int32_t first_stream=1,
     ):
         cdef h2.settings_entry[3] settings
         self.authority = authority
@@ -75,6 +83,7 @@ cdef class ClientSession(Session):
         self.now = now
         self.calls = {}
         check(h2.session_client_new2(&self.session, callbacks(), <void *>self, options()))
+        check(h2.session_set_next_stream_id(self.session, first_stream))
         settings[0].settings_id = h2.SETTINGS_ENABLE_PUSH
         settings[0].value = 0
         settings[1].settings_id = h2.SETTINGS_INITIAL_WINDOW_SIZE
@@ -96,6 +105,7 @@ cdef class ClientSession(Session):
         int encoding=0,
         bytes timeout=None,
         metadata=(),
+        double deadline=INFINITY,
     ):
         cdef h2.nv *nv
         cdef size_t count = 0
@@ -114,8 +124,11 @@ cdef class ClientSession(Session):
         prefix = PyBytes_FromStringAndSize(<char *>call.prefix, PREFIX_SIZE)
         call.chunks = (prefix, *chunks)
         call.left = size + PREFIX_SIZE
-        metadata = [(one.encode(), other.encode()) for one, other in metadata]
-        nv = <h2.nv *>malloc((FIXED_HEADERS + len(metadata)) * sizeof(h2.nv))
+        call.deadline = deadline
+        if metadata is not self.metadata:
+            self.encoded = [(one.encode(), other.encode()) for one, other in metadata]
+            self.metadata = metadata
+        nv = <h2.nv *>malloc((FIXED_HEADERS + len(self.encoded)) * sizeof(h2.nv))
         if nv == NULL:
             raise MemoryError
         literal(&nv[0], b":method", b"POST")
@@ -139,7 +152,7 @@ cdef class ClientSession(Session):
         if timeout is not None:
             header(&nv[count], b"grpc-timeout", timeout, PyBytes_GET_SIZE(timeout))
             count += 1
-        for name, value in metadata:
+        for name, value in self.encoded:
             header(&nv[count], name, value, PyBytes_GET_SIZE(value))
             nv[count].flags = 0
             count += 1
@@ -152,12 +165,31 @@ cdef class ClientSession(Session):
         check(stream)
         call.stream = stream
         self.calls[stream] = call
+        if stream >= LAST_STREAM:
+            self.is_going = True
         return call
 
     def cancel(self, Call call not None):
-        if self.calls.get(call.stream) is call and not call.is_cancelled:
-            call.is_cancelled = True
-            self.reset(call.stream, h2.CANCEL)
+        if self.calls.get(call.stream) is call and not call.is_told:
+            call.is_told = True
+            self.drop(call)
+
+    def late(self, double now):
+        cdef Call call
+        return [
+            call
+            for call in self.calls.values()
+            if call.deadline <= now and not call.is_told
+        ]
+
+    @property
+    def next_deadline(self):
+        cdef Call call
+        cdef double found = INFINITY
+        for call in self.calls.values():
+            if call.deadline < found and not call.is_told:
+                found = call.deadline
+        return found
 
     def receive(self, data, Py_ssize_t size, double now):
         self.feed(data, size, now)
@@ -173,7 +205,9 @@ cdef class ClientSession(Session):
         return self.take_events()
 
     def close(self):
+        cdef Call call
         for call in list(self.calls.values()):
+            call.is_unsent = not call.is_begun
             self.finish(call)
         self.calls.clear()
         return self.take_events()
@@ -215,7 +249,8 @@ cdef class ClientSession(Session):
                 call.offset = 0
         if call.left == 0:
             call.chunks = None
-        return 0
+        # nghttp2 goes on by itself as far as the server's windows let it.
+        return h2.ERR_PAUSE if self.queued + self.out.size >= OUTPUT else 0
 
     cdef int take_header(
         self,
@@ -290,6 +325,7 @@ cdef class ClientSession(Session):
             self.is_up = True
         elif kind == h2.GOAWAY:
             self.is_going = True
+            self.take_back()
         elif kind == h2.PING and frame.hd.flags & h2.FLAG_ACK:
             self.pongs += 1
             return 0
@@ -297,8 +333,28 @@ cdef class ClientSession(Session):
             return 0
         return self.count_flood()
 
+    cdef int take_back(self) except -1:
+        """Those that have not begun may go elsewhere; here they would have to wait."""
+        cdef Call call
+        for call in self.calls.values():
+            if not call.is_begun and not call.is_told:
+                call.is_unsent = True
+                self.drop(call)
+                self.finish(call)
+        return 0
+
+    cdef int drop(self, Call call) except -1:
+        """It stays among the calls until nghttp2, which points to it, is done with it."""
+        call.chunks = None
+        return self.reset(call.stream, h2.CANCEL)
+
     cdef int not_sent(self, int32_t stream, void *owner) except -1:
-        """A request that could not even begin, since no more streams are taken."""
+        """A request that could not even begin, mostly since no more streams are taken."""
+        call = self.calls.get(stream)
+        if call is not None:
+            (<Call>call).is_unsent = self.is_going
+            if not self.is_going:
+                (<Call>call).problem = "the request's headers cannot be sent"
         return self.closed(stream, h2.REFUSED_STREAM)
 
     cdef int closed(self, int32_t stream, uint32_t code) except -1:
@@ -313,7 +369,8 @@ cdef class ClientSession(Session):
         call.chunks = None
         if call.answer is not None and call.received < call.size:
             call.answer = None
-        if not call.is_cancelled:
+        if not call.is_told:
+            call.is_told = True
             self.events.append(call)
         return 0
 
@@ -330,6 +387,9 @@ cdef ssize_t read_message(
     """How much of the message the next DATA frame has; `send_data` writes it."""
     cdef Call call = <Call>source.ptr
     cdef Py_ssize_t size = min(call.left, <Py_ssize_t>room)
+    if call.chunks is None:
+        return h2.ERR_TEMPORAL_CALLBACK_FAILURE
+    call.is_begun = True
     call.left -= size
     flags[0] = h2.DATA_FLAG_NO_COPY
     if call.left == 0:

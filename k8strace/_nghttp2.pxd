@@ -38,6 +38,8 @@ cdef extern from "nghttp2/nghttp2.h":
         ENHANCE_YOUR_CALM "NGHTTP2_ENHANCE_YOUR_CALM"
 
         ERR_CALLBACK_FAILURE "NGHTTP2_ERR_CALLBACK_FAILURE"
+        ERR_PAUSE "NGHTTP2_ERR_PAUSE"
+        ERR_TEMPORAL_CALLBACK_FAILURE "NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE"
 
     ctypedef struct session "nghttp2_session"
     ctypedef struct session_callbacks "nghttp2_session_callbacks"
@@ -162,6 +164,7 @@ cdef extern from "nghttp2/nghttp2.h":
     int32_t session_get_last_proc_stream_id "nghttp2_session_get_last_proc_stream_id"(
         session *
     )
+    int session_set_next_stream_id "nghttp2_session_set_next_stream_id"(session *, int32_t)
     int submit_shutdown_notice "nghttp2_submit_shutdown_notice"(session *)
     int submit_settings "nghttp2_submit_settings"(
         session *, uint8_t, const settings_entry *, size_t

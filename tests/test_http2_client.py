@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from math import inf
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ from tests.support.http2 import (
     REFUSED_STREAM,
     RST_STREAM,
     SETTINGS,
+    WINDOW_UPDATE,
     frame,
     frames,
     message,
@@ -298,3 +301,87 @@ def test_mutated_bytes_never_crash(changes: list[tuple[int, int]], step: int) ->
         pass
     over += session.close()
     assert sorted(call.stream for call in over) == [call.stream for call in calls]
+
+
+ONE_STREAM = ACKED + frame(SETTINGS, 0, 0, b"\0\x03" + (1).to_bytes(4, "big"))
+
+
+def test_what_waits_for_a_stream_is_unsent() -> None:
+    session = client(ONE_STREAM)
+    first, second, third = (session.request(PATH.encode(), (b"x",)) for _ in range(3))
+    sent = frames(output(session))
+    assert {one.stream for one in sent if one.stream} == {first.stream}
+    session.cancel(second)
+    assert session.close() == [first, third]
+    assert (first.is_unsent, third.is_unsent) == (False, True)
+    assert not first.is_refused
+
+
+def test_what_waits_for_a_stream_is_given_back_when_the_server_goes() -> None:
+    session = client(ONE_STREAM)
+    first, second = (session.request(PATH.encode(), (b"x",)) for _ in range(2))
+    output(session)
+    last = first.stream.to_bytes(4, "big") + bytes(4)
+    assert receive(session, frame(GOAWAY, 0, 0, last)) == [second]
+    assert second.is_unsent
+    assert session.is_going
+    assert receive(session, answer(first.stream, b"y")) == [first]
+    assert first.answer == b"y"
+    assert output(session) == b""
+    assert session.is_over
+    assert session.running == 0
+
+
+def test_a_request_that_is_given_up_lets_go_of_its_message() -> None:
+    session = client(ACKED + frame(SETTINGS, 0, 0, b"\0\x04" + bytes(4)))
+    message = b"".join([b"x"] * 1000)
+    before = sys.getrefcount(message)
+    call = session.request(PATH.encode(), (message,))
+    output(session)
+    assert sys.getrefcount(message) == before + 1
+    session.cancel(call)
+    assert sys.getrefcount(message) == before
+    (reset,) = frames(output(session))
+    assert (reset.type, reset.stream) == (RST_STREAM, call.stream)
+    assert session.running == 0
+    assert session.finished() == []
+
+
+def test_deadlines() -> None:
+    session = client()
+    assert session.next_deadline == inf
+    calls = [
+        session.request(PATH.encode(), (b"x",), deadline=deadline)
+        for deadline in (3.0, 1.0, 2.0, inf)
+    ]
+    assert [call.deadline for call in calls] == [3.0, 1.0, 2.0, inf]
+    assert session.next_deadline == 1.0
+    assert session.late(0.5) == []
+    assert session.late(2.0) == calls[1:3]
+    session.cancel(calls[1])
+    assert session.late(2.0) == calls[2:3]
+    assert session.next_deadline == 2.0
+    session.cancel(calls[2])
+    assert session.next_deadline == 3.0
+
+
+def test_output_is_handed_out_in_parts_whatever_the_windows() -> None:
+    wide = frame(SETTINGS, 0, 0, b"\0\x04\x7f\xff\xff\xff") + frame(
+        WINDOW_UPDATE, 0, 0, (2**31 - 1 - 65535).to_bytes(4, "big")
+    )
+    session = client(ACKED + wide)
+    session.request(PATH.encode(), (bytes(8 << 20),))
+    sizes = []
+    while buffers := session.output():
+        sizes.append(sum(len(one) for one in buffers))
+    assert sum(sizes) > 8 << 20
+    assert max(sizes) <= 256 * 1024 + 16384 + 9
+
+
+def test_the_last_streams_of_a_connection() -> None:
+    session = ClientSession(b"test", 0.0, max_answer=100, first_stream=2**31 - 2**17 - 3)
+    assert not session.is_going
+    session.request(PATH.encode(), (b"x",))
+    assert not session.is_going
+    session.request(PATH.encode(), (b"x",))
+    assert session.is_going

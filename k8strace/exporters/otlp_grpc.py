@@ -89,7 +89,8 @@ class KeepaliveConfig(ComponentConfig, frozen=True, kw_only=True):
 class Config(SendingConfig, frozen=True, kw_only=True):
     """`max_request_size_mib` is ours: larger requests are split, since most backends keep
     gRPC's default limit of 4 MiB and refuse a larger message for good (0: no limit).
-    `engine` is ours too: by what HTTP/2 is spoken."""
+    `engine` is ours too: by what HTTP/2 is spoken; and `connections`: how many share the
+    calls to each address of the backend."""
 
     endpoint: str = ""
     compression: Literal["gzip", "zstd", "none", ""] = "gzip"
@@ -102,6 +103,7 @@ class Config(SendingConfig, frozen=True, kw_only=True):
     keepalive: KeepaliveConfig = KeepaliveConfig()
     max_request_size_mib: Annotated[int, msgspec.Meta(ge=0)] = 4
     engine: Engine = "grpcio"
+    connections: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     read_buffer_size: Annotated[int, NO_EFFECT] = 0
     write_buffer_size: Annotated[int, NO_EFFECT] = 512 * 1024
 
@@ -112,6 +114,8 @@ class Config(SendingConfig, frozen=True, kw_only=True):
         if self.compression == "zstd" and self.engine != "native":
             raise ValueError("`compression: zstd` needs `engine: native`")
         self.target()
+        if self.connections > 1 and self.engine != "native":
+            raise ValueError("several `connections` need `engine: native`")
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name.lower()):
                 raise ValueError(f"`headers`: {name!r} is no name of a gRPC header")
@@ -157,6 +161,7 @@ class Config(SendingConfig, frozen=True, kw_only=True):
             balancer_name=self.balancer_name,
             authority=self.authority,
             user_agent=self.user_agent or f"k8strace/{__version__}",
+            connections=self.connections,
             keepalive=ClientKeepalive(
                 time=keepalive.time or None,
                 timeout=keepalive.timeout or None,

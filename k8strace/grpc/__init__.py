@@ -148,7 +148,10 @@ class ClientKeepalive(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """How a client connects. `target` is a gRPC name: host:port, dns:///…, unix:…"""
+    """How a client connects. `target` is a gRPC name: host:port, dns:///…, unix:…
+
+    Calls take turns on `connections` to each address (with pick_first: in all).
+    """
 
     target: str
     tls: ClientTLS | None = None
@@ -157,6 +160,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     balancer_name: str = "round_robin"
     authority: str = ""
     user_agent: str = ""
+    connections: int = 1
     keepalive: ClientKeepalive = ClientKeepalive()
 
 

@@ -1,134 +1,35 @@
-"""What the native client connects to, and its connections: sessions on transports."""
+"""A connection of the native client: one of nghttp2's sessions on a transport.
+
+- Calls that begin in one turn of the event loop are written together.
+- One timer stands for the deadlines of all calls. A call whose deadline is over lets go of
+  its message, whether the server takes anything or not.
+- What is written and not taken is bounded: by the transport's limit and what the session
+  gives out at a time. Who takes nothing for `STALL_TIMEOUT` loses the connection.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
-import ssl
 from collections.abc import Callable
+from math import inf
 from typing import cast
 
 from k8strace._http2 import ProtocolError
 from k8strace._http2_client import Call, ClientSession
-from k8strace.addresses import join_address, listen_address
-from k8strace.grpc import ClientKeepalive, ClientSettings, ClientTLS, Metadata
-from k8strace.grpc.endpoints import show_unix, speaks_http2, unix_path
+from k8strace.grpc import ClientKeepalive, Metadata
+from k8strace.grpc.endpoints import speaks_http2
 
-MAX_ANSWER = 4 * 1024 * 1024  # bytes; no OTLP answer is larger
-READ_SIZE = 64 * 1024
 WRITE_BUFFER = 4 * 1024 * 1024  # bytes; references, and written as one turn allows
-CONNECT_TIMEOUT = 20.0  # seconds, with TLS and the server's SETTINGS
 PING_TIMEOUT = 20.0
-
-Address = tuple[str, int]
-"""Host and port; of a Unix socket path and 0."""
-
-
-class Target:
-    """A gRPC name, and how to connect to what it resolves to."""
-
-    def __init__(self, settings: ClientSettings) -> None:
-        name = settings.target
-        self._settings = settings
-        self._ssl: ssl.SSLContext | None = None
-        self._path = ""
-        self._fixed: list[Address] = []
-        scheme, _, rest = name.partition(":")
-        place = name
-        if scheme in ("unix", "unix-abstract"):
-            self._path = unix_path(name)
-            self._fixed = [(self._path, 0)]
-            place = "localhost"
-        elif scheme in ("ipv4", "ipv6"):
-            self._fixed = [listen_address(one) for one in rest.split(",")]
-            place = rest.partition(",")[0]
-        elif scheme == "dns" and not rest.isdigit():
-            place = rest.rpartition("/")[2]
-        if not self._fixed:
-            self._host, self._port = listen_address(place)
-        override = settings.tls.server_name_override if settings.tls else ""
-        self.authority = (settings.authority or override or place).encode()
-        self._server_name = override or place.rpartition(":")[0].strip("[]") or place
-        self._buffer = bytearray(READ_SIZE)
-
-    @property
-    def is_name(self) -> bool:
-        """What it resolves to may change."""
-        return not self._fixed
-
-    def load(self) -> None:
-        """Read certificates. Raises ssl.SSLError for what is none."""
-        if self._settings.tls is not None:
-            self._ssl = _context(self._settings.tls)
-
-    async def resolve(self) -> list[Address]:
-        """The addresses in the resolver's order. Raises OSError."""
-        if self._fixed:
-            return self._fixed
-        found = await asyncio.get_running_loop().getaddrinfo(
-            self._host, self._port, type=socket.SOCK_STREAM
-        )
-        return list(dict.fromkeys((str(one[4][0]), int(one[4][1])) for one in found))
-
-    async def connect(self, address: Address, on_change: Changed) -> Channel:
-        """A connection on which the server has said its settings. Raises OSError."""
-        loop = asyncio.get_running_loop()
-        settings = self._settings
-
-        def make() -> Channel:
-            session = ClientSession(
-                self.authority,
-                loop.time(),
-                scheme=b"http" if self._ssl is None else b"https",
-                user_agent=settings.user_agent.encode(),
-                max_answer=MAX_ANSWER,
-            )
-            return Channel(loop, session, self._buffer, settings.keepalive, on_change)
-
-        host, port = address
-        async with asyncio.timeout(CONNECT_TIMEOUT):
-            name = None if self._ssl is None else self._server_name
-            if self._path:
-                _, channel = await loop.create_unix_connection(
-                    make, self._path, ssl=self._ssl, server_hostname=name
-                )
-            else:
-                _, channel = await loop.create_connection(
-                    make, host, port, ssl=self._ssl, server_hostname=name
-                )
-            try:
-                await channel.up
-            except BaseException:
-                channel.close("not connected")
-                raise
-        return channel
-
-
-def show(address: Address) -> str:
-    host, port = address
-    return join_address(host, port) if port else show_unix(host)
-
-
-def _context(tls: ClientTLS) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=tls.ca.decode() if tls.ca else None)
-    context.set_alpn_protocols(["h2"])
-    if tls.cert and tls.key:
-        # OpenSSL reads a chain from files only: this one is in memory.
-        file = os.memfd_create("certificate")
-        try:
-            os.write(file, tls.cert + b"\n" + tls.key)
-            context.load_cert_chain(f"/proc/self/fd/{file}")
-        finally:
-            os.close(file)
-    return context
+STALL_TIMEOUT = 20.0  # seconds in which a server has to take something of what it gets
 
 
 class Channel(asyncio.BufferedProtocol):
     """A connection to a server.
 
     `error` says why it is lost, and is None while it isn't; `on_change` is called when it
-    takes no more requests, and when it is lost.
+    takes no more requests, and when it is lost. `since` is the loop's time at which it
+    came, `has_answered` says whether it was of any use.
     """
 
     def __init__(
@@ -142,6 +43,8 @@ class Channel(asyncio.BufferedProtocol):
         self.up: asyncio.Future[None] = loop.create_future()
         self.error: str | None = None
         self.is_going = False
+        self.has_answered = False
+        self.since = loop.time()
         self._loop = loop
         self._session = session
         self._buffer = buffer
@@ -150,8 +53,17 @@ class Channel(asyncio.BufferedProtocol):
         self._on_change = on_change
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._is_paused = False
+        self._is_flushing = False
         self._heard = 0.0
-        self._timer: asyncio.TimerHandle | None = None
+        self._due = inf
+        self._alarm: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self._pinging: asyncio.TimerHandle | None = None
+
+    @property
+    def is_dismissed(self) -> bool:
+        """Whether the server said that it goes, or there are no more streams."""
+        return self._session.is_going
 
     def request(
         self,
@@ -162,17 +74,30 @@ class Channel(asyncio.BufferedProtocol):
         encoding: int,
         timeout: bytes | None,
         metadata: Metadata,
+        deadline: float,
     ) -> Call:
-        """Send a message; `future` is done when the call is over."""
-        call = self._session.request(
+        """Send a message.
+
+        `future` gets True when the call is over, and False when its `deadline` (the loop's
+        time) is over, and the call cancelled.
+        """
+        session = self._session
+        call = session.request(
             path,
             chunks,
             encoding=encoding,
             timeout=timeout,
             metadata=metadata,
+            deadline=deadline,
         )
         call.future = future
-        self._flush()
+        if deadline < self._due:
+            self._watch(deadline)
+        if session.is_going:
+            self._go()
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush_all)
         return call
 
     def cancel(self, call: Call) -> None:
@@ -201,7 +126,7 @@ class Channel(asyncio.BufferedProtocol):
             self.close("the server speaks no HTTP/2: it has not selected h2 by ALPN")
             return
         if self._keepalive.time:
-            self._timer = self._loop.call_later(self._keepalive.time, self._ping)
+            self._pinging = self._loop.call_later(self._keepalive.time, self._ping)
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -216,22 +141,38 @@ class Channel(asyncio.BufferedProtocol):
         session = self._session
         self._heard = self._loop.time()
         try:
-            _end(session.receive(self._buffer, nbytes, self._heard))
+            calls = session.receive(self._buffer, nbytes, self._heard)
         except ProtocolError as error:
             self.close(f"{error}")
             return
+        if calls:
+            self.has_answered = True
+            _end(calls)
         if session.is_up and not self.up.done():
             self.up.set_result(None)
-        if session.is_going and not self.is_going:
-            self.is_going = True
-            self._on_change(self)
+        if session.is_going:
+            self._go()
         self._flush()
 
     def pause_writing(self) -> None:
         self._is_paused = True
+        self._stalled = self._loop.call_later(
+            STALL_TIMEOUT, self.close, f"the server took nothing for {STALL_TIMEOUT:g} s"
+        )
 
     def resume_writing(self) -> None:
         self._is_paused = False
+        if self._stalled is not None:
+            self._stalled.cancel()
+        self._flush()
+
+    def _go(self) -> None:
+        if not self.is_going:
+            self.is_going = True
+            self._on_change(self)
+
+    def _flush_all(self) -> None:
+        self._is_flushing = False
         self._flush()
 
     def _flush(self) -> None:
@@ -252,14 +193,33 @@ class Channel(asyncio.BufferedProtocol):
         if self.error is not None:
             return
         self.error = why
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._alarm, self._stalled, self._pinging):
+            if timer is not None:
+                timer.cancel()
         _end(self._session.close())
         if not self.up.done():
             self.up.set_exception(ConnectionError(why))
             self.up.exception()  # whoever waited may be gone
         self.is_going = True
         self._on_change(self)
+
+    def _watch(self, deadline: float) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._due = deadline
+        self._alarm = self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        session = self._session
+        # Timers count in milliseconds: one may come a little early.
+        now = max(self._loop.time(), self._due)
+        self._due, self._alarm = inf, None
+        for call in session.late(now):
+            session.cancel(call)
+            _tell(call, False)
+        if (deadline := session.next_deadline) < inf:
+            self._watch(deadline)
+        self._flush()
 
     def _ping(self) -> None:
         """Keepalive: ask who was not heard of for a while, and give up on the silent."""
@@ -273,9 +233,9 @@ class Channel(asyncio.BufferedProtocol):
             self._session.ping()
             self._flush()
             wait = keepalive.timeout or PING_TIMEOUT
-            self._timer = self._loop.call_later(wait, self._give_up, self._loop.time())
+            self._pinging = self._loop.call_later(wait, self._give_up, self._loop.time())
             return
-        self._timer = self._loop.call_later(wait, self._ping)
+        self._pinging = self._loop.call_later(wait, self._ping)
 
     def _give_up(self, pinged_at: float) -> None:
         if self._heard < pinged_at:
@@ -289,6 +249,10 @@ Changed = Callable[[Channel], None]
 
 def _end(calls: list[Call]) -> None:
     for call in calls:
-        future: asyncio.Future[bool] | None = call.future
-        if future is not None and not future.done():
-            future.set_result(True)
+        _tell(call, True)
+
+
+def _tell(call: Call, is_over: bool) -> None:
+    future: asyncio.Future[bool] | None = call.future
+    if future is not None and not future.done():
+        future.set_result(is_over)

@@ -1,11 +1,13 @@
 """The client of the native engine: connections to all addresses of a target.
 
-- Each address is a `Place`. It connects when a call needs it, and again when a call needs
-  it after its connection was lost; after a failure by itself, when its backoff is over.
+- Each connection has its `Place`. `round_robin` has one place (or as many as asked for) an
+  address; `pick_first` one that takes the first address that connects.
+- Names are resolved again when a connection is lost or goes away, `RESOLVE_INTERVAL` apart,
+  and every `REFRESH_INTERVAL`: in this time a new address is found.
 - Calls fail at once while no place is connected and all have failed, unless they are told
   to wait.
-- A call of which a server says that it did not process it (GOAWAY, REFUSED_STREAM) is
-  sent again. What a lost connection had is not.
+- A call of which nothing was sent, or of which a server says that it did not process it
+  (GOAWAY, REFUSED_STREAM), is sent again. What a lost connection had is not.
 """
 
 from __future__ import annotations
@@ -14,22 +16,23 @@ import asyncio
 from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Coroutine
-from math import ceil
-from random import uniform
+from contextlib import suppress
+from functools import lru_cache
+from math import ceil, inf
 from typing import Any
 from urllib.parse import unquote
 
 from k8strace._http2_client import Call
 from k8strace.grpc import ClientSettings, Metadata
 from k8strace.grpc.compression import ENCODINGS, compress, decompress
-from k8strace.grpc.native_channel import MAX_ANSWER, Address, Channel, Target, show
+from k8strace.grpc.native_channel import Channel
+from k8strace.grpc.native_place import Place, jittered, longer
+from k8strace.grpc.native_target import MAX_ANSWER, Address, Target
 from k8strace.grpc.status import Code, StatusError, retry_delay
 
-MAX_TRIES = 5  # of a call that servers did not process
-FIRST_BACKOFF = 0.2  # seconds; gRPC's own, 1 s to 2 min, would outlast a restart
-MAX_BACKOFF = 5.0
-BACKOFF_FACTOR = 1.6
+MAX_REFUSALS = 4  # of a call by servers that did not process it
 RESOLVE_INTERVAL = 5.0
+REFRESH_INTERVAL = 30.0
 
 _HTTP = {
     400: Code.INTERNAL,
@@ -58,14 +61,15 @@ class Client:
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
+        self._encoding = ENCODINGS[settings.compression]
         self._target = Target(settings)
-        self._places: dict[Address, Place] = {}
+        self._places: list[Place] = []
         self._ready: list[Channel] = []
         self._turn = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_resolving = False
-        self._resolved_at = float("-inf")
+        self._resolver: asyncio.Task[None] | None = None
         self._resolve_error: str | None = None
+        self._is_stale = asyncio.Event()
         self._waiters: set[asyncio.Future[None]] = set()
         self._is_open = False
 
@@ -80,10 +84,10 @@ class Client:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        for place in self._places.values():
+        places, self._places = self._places, []
+        for place in places:
             place.close("stopped")
-        self._places.clear()
-        self._wake()
+        self._change()
 
     async def call(
         self,
@@ -94,41 +98,44 @@ class Client:
         metadata: Metadata = (),
     ) -> bytes:
         loop = asyncio.get_running_loop()
-        deadline = None if timeout is None else loop.time() + timeout
-        encoding = ENCODINGS[self._settings.compression]
+        deadline = inf if timeout is None else loop.time() + timeout
+        encoding = self._encoding
         if encoding:
             packed = compress(encoding, message)
             message = (packed if isinstance(packed, bytes) else await packed,)
-        for _ in range(MAX_TRIES):
+        refusals = 0
+        while True:
             channel = self._pick() or await self._wait(deadline)
-            left = None if deadline is None else max(deadline - loop.time(), 0.0)
             future: asyncio.Future[bool] = loop.create_future()
             call = channel.request(
                 future,
                 path.encode(),
                 message,
                 encoding=encoding,
-                timeout=None if left is None else grpc_timeout(left),
+                timeout=None if timeout is None else grpc_timeout(timeout),
                 metadata=metadata,
+                deadline=deadline,
             )
-            timer = None if left is None else loop.call_later(left, _expire, future)
             try:
                 is_over = await future
             except asyncio.CancelledError:
                 channel.cancel(call)
                 raise
             finally:
-                if timer is not None:
-                    timer.cancel()
                 call.future = None
             if not is_over:
-                channel.cancel(call)
                 raise self._failure(Code.DEADLINE_EXCEEDED, "the deadline is over")
             if call.status == b"0" and call.answer is not None:
                 return await self._unpacked(call) if call.encoding else call.answer
-            if not call.is_refused:
+            if call.is_refused and not call.is_unsent:
+                refusals += 1
+            elif not call.is_unsent:
                 break
-        if call.status is None and deadline is not None and loop.time() >= deadline:
+            if refusals > MAX_REFUSALS:
+                break
+            if timeout is not None:
+                timeout = max(deadline - loop.time(), 0.0)
+        if call.status is None and loop.time() >= deadline:
             # The server gave the call up before this side's timer came to it.
             raise self._failure(Code.DEADLINE_EXCEEDED, "the deadline is over")
         raise self._status(call, channel.error)
@@ -138,14 +145,12 @@ class Client:
         ready = self._ready
         if not ready:
             return None
-        if self._settings.balancer_name == "pick_first":
-            return ready[0]
         if len(ready) < len(self._places):
             self._connect()
         self._turn = (self._turn + 1) % len(ready)
         return ready[self._turn]
 
-    async def _wait(self, deadline: float | None) -> Channel:
+    async def _wait(self, deadline: float) -> Channel:
         """A channel as soon as there is one, or the reason why there is none."""
         loop = asyncio.get_running_loop()
         while self._is_open:
@@ -158,7 +163,7 @@ class Client:
             waiter: asyncio.Future[None] = loop.create_future()
             self._waiters.add(waiter)
             try:
-                async with asyncio.timeout_at(deadline):
+                async with asyncio.timeout_at(None if deadline == inf else deadline):
                     await waiter
             except TimeoutError:
                 text = error or "not connected in time"
@@ -176,59 +181,81 @@ class Client:
 
     def _error(self) -> str | None:
         """Why no call can be made, if that is so."""
-        errors = [place.error for place in self._places.values()]
+        errors = [place.error for place in self._places]
         if not errors:
             return self._resolve_error
         return errors[0] if None not in errors else None
 
     def _connect(self) -> None:
-        now = asyncio.get_running_loop().time()
-        is_due = self._target.is_name and now - self._resolved_at >= RESOLVE_INTERVAL
-        if not self._is_resolving and (is_due or not self._places):
-            self._is_resolving = True
-            self._run(self._resolve())
-        for place in self._places.values():
+        if self._resolver is None:
+            self._resolver = self._run(self._resolve())
+        for place in self._places:
             if place.is_idle:
-                place.is_idle = False
                 self._run(place.connect())
 
-    def _run(self, coro: Coroutine[Any, Any, None]) -> None:
+    def _run(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(coro)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _resolve(self) -> None:
-        """Find places; those that are no more are left when their calls are over."""
-        backoff = FIRST_BACKOFF
+        backoff = 0.0
         while True:
             try:
                 found = await self._target.resolve()
-                break
             except OSError as error:
                 self._resolve_error = f"the name does not resolve: {error}"
                 self._wake()
-            await asyncio.sleep(backoff * uniform(0.8, 1.2))
-            backoff = min(backoff * BACKOFF_FACTOR, MAX_BACKOFF)
-        self._is_resolving = False
-        self._resolve_error = None
-        self._resolved_at = asyncio.get_running_loop().time()
+                backoff = longer(backoff)
+                await asyncio.sleep(jittered(backoff))
+                continue
+            self._resolve_error = None
+            backoff = 0.0
+            self._use(found)
+            if not self._target.is_name:
+                return
+            self._is_stale.clear()
+            await asyncio.sleep(RESOLVE_INTERVAL)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REFRESH_INTERVAL - RESOLVE_INTERVAL):
+                    await self._is_stale.wait()
+
+    def _use(self, found: list[Address]) -> None:
+        """Have places for these; those that are no more are left when they are done."""
+        count = self._settings.connections
         if self._settings.balancer_name == "pick_first":
-            found = found[:1] if not self._places else list(self._places)
-        places = {
-            address: self._places.get(address) or Place(self._target, address, self._change)
-            for address in found
-        }
-        for address, place in self._places.items():
-            if address not in places:
-                place.leave()
-        self._places = places
+            if not self._places:
+                self._places = [self._place(found) for _ in range(count)]
+            for place in self._places:
+                place.move(found)
+        else:
+            kept: dict[Address, list[Place]] = {}
+            for place in self._places:
+                kept.setdefault(place.addresses[0], []).append(place)
+            # Neighbours in turn have different addresses.
+            rows = [kept.pop(one, []) or self._several(one, count) for one in found]
+            self._places = [place for column in zip(*rows, strict=True) for place in column]
+            for places in kept.values():
+                for place in places:
+                    place.leave()
+        self._change()
         self._connect()
 
-    def _change(self) -> None:
+    def _several(self, address: Address, count: int) -> list[Place]:
+        return [self._place([address]) for _ in range(count)]
+
+    def _place(self, addresses: list[Address]) -> Place:
+        return Place(self._target, addresses, self._changed)
+
+    def _changed(self) -> None:
         """A place has a channel, or has it no longer, or could not get one."""
-        self._ready = [
-            place.channel for place in self._places.values() if place.channel is not None
-        ]
+        self._change()
+        if len(self._ready) < len(self._places):
+            self._is_stale.set()
+
+    def _change(self) -> None:
+        self._ready = [place.channel for place in self._places if place.channel is not None]
         self._wake()
 
     def _failure(self, code: Code, text: str, delay: float | None = None) -> StatusError:
@@ -263,76 +290,13 @@ class Client:
         return self._failure(Code.INTERNAL, "an answer without status or message")
 
 
-class Place:
-    """An address, with the channel to it where there is one.
-
-    `error` is why the last try to connect failed, None while that isn't known.
-    """
-
-    def __init__(self, target: Target, address: Address, on_change: Any) -> None:
-        self.is_idle = True
-        self.error: str | None = None
-        self.channel: Channel | None = None
-        self._target = target
-        self._address = address
-        self._on_change = on_change
-        self._channels: set[Channel] = set()
-        self._is_left = False
-
-    async def connect(self) -> None:
-        """Until there is a channel."""
-        backoff = FIRST_BACKOFF
-        while not self._is_left:
-            try:
-                channel = await self._target.connect(self._address, self._changed)
-            except (OSError, ValueError) as error:
-                text = str(error) or type(error).__name__
-                self.error = f"cannot connect to {show(self._address)}: {text}"
-                self._on_change()
-            else:
-                self._channels.add(channel)
-                self.error = None
-                self.channel = channel
-                if channel.is_going:
-                    self._changed(channel)
-                self._on_change()
-                return
-            await asyncio.sleep(backoff * uniform(0.8, 1.2))
-            backoff = min(backoff * BACKOFF_FACTOR, MAX_BACKOFF)
-
-    def leave(self) -> None:
-        """Connect no more; channels are closed when their calls are over."""
-        self._is_left = True
-        self.channel = None
-        for channel in tuple(self._channels):
-            channel.leave()
-
-    def close(self, why: str) -> None:
-        self._is_left = True
-        for channel in tuple(self._channels):
-            channel.close(why)
-
-    def _changed(self, channel: Channel) -> None:
-        """It takes no more requests, or is lost."""
-        if channel.error is not None:
-            self._channels.discard(channel)
-        if channel is self.channel:
-            self.channel = None
-            self.is_idle = True
-            self._on_change()
-
-
+@lru_cache(maxsize=64)
 def grpc_timeout(seconds: float) -> bytes:
     """As a grpc-timeout, which has at most eight digits; never shorter."""
     milliseconds = ceil(seconds * 1000)
     if milliseconds < 10**8:
         return b"%dm" % milliseconds
     return b"%dS" % min(int(seconds), 10**8 - 1)
-
-
-def _expire(future: asyncio.Future[bool]) -> None:
-    if not future.done():
-        future.set_result(False)
 
 
 def _binary(value: bytes) -> bytes:

@@ -67,6 +67,7 @@ class Listener:
         if self._sock.fileno() >= 0:
             self._loop.remove_reader(self._sock)
         self._sock.close()
+        await asyncio.sleep(0)  # one that is cancelled before it begins closes nothing
         for task in self._tasks:
             task.cancel()
         if self._tasks:

@@ -153,3 +153,13 @@ async def test_zero_splits_nothing() -> None:
 
 
 # A backend that hangs, dies and comes back
+
+
+def test_connections() -> None:
+    given = {"endpoint": "backend:4317", "connections": 3}
+    assert decode(Config, given | {"engine": "native"}).client().connections == 3
+    for wrong in (0, 65):
+        with pytest.raises(ConfigError, match="connections"):
+            decode(Config, given | {"engine": "native", "connections": wrong})
+    with pytest.raises(ConfigError, match="engine: native"):
+        decode(Config, given | {"engine": "grpcio"})

@@ -3,35 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections import Counter
+from contextlib import suppress
 from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
-from k8strace.grpc import Call, ClientKeepalive, ClientSettings, ServerKeepalive, native
+from k8strace.grpc import Call, ClientKeepalive, ServerKeepalive, native, native_client
 from k8strace.grpc.native_client import grpc_timeout
 from k8strace.grpc.status import Code, StatusError
 from k8strace.units import Duration
 from tests.support.backend import PATH
 from tests.support.engine import Rig
-
-
-@asynccontextmanager
-async def client(target: str, **settings: Any) -> AsyncIterator[native.Client]:
-    settings = {"compression": "none"} | settings
-    one = native.Client(ClientSettings(target=target, **settings))
-    await one.start()
-    try:
-        yield one
-    finally:
-        await one.stop()
-
-
-async def call(one: native.Client, body: bytes = b"\x0a\x00") -> bytes:
-    return await one.call(PATH, (body,), timeout=20)
+from tests.support.http2 import GOAWAY, REFUSED_STREAM, RST_STREAM, SETTINGS, frame, serving
+from tests.support.native import call, client
 
 
 @pytest.mark.parametrize(
@@ -107,7 +94,8 @@ async def test_keepalive_gives_up_on_a_server_that_is_silent() -> None:
         writer.write(b"\0\0\0\4\0\0\0\0\0")
         with suppress(ConnectionError):
             await reader.read()
-            writer.close()
+        writer.close()
+        with suppress(ConnectionError):
             await writer.wait_closed()
         gone.set()
 
@@ -166,3 +154,174 @@ async def test_answers_may_be_compressed() -> None:
                 assert await call(one) == answer
     finally:
         await server.stop(None)
+
+
+async def test_several_connections_take_turns() -> None:
+    async with Rig(native) as rig, client(rig.address, connections=3) as one:
+        async with asyncio.timeout(20):
+            while len(one._ready) < 3:
+                await call(one)
+        rig.calls.clear()
+        for _ in range(30):
+            await call(one)
+        peers = Counter(request.origin.peer for request in rig.calls)
+        assert list(peers.values()) == [10, 10, 10]
+
+
+async def test_pick_first_stays_where_it_is_and_falls_back() -> None:
+    async with Rig(native) as first, Rig(native) as second:
+        target = f"ipv4:{first.address},{second.address}"
+        settings = {"balancer_name": "pick_first", "connections": 2}
+        async with client(target, **settings) as one:
+            for _ in range(20):
+                await call(one)
+            assert (len(first.calls), len(second.calls)) == (20, 0)
+            await first.server.stop(0)
+            for _ in range(20):
+                await call(one)
+            assert len(second.calls) == 20
+            async with Rig(native, endpoint=first.address) as again:
+                for _ in range(20):
+                    await call(one)
+                assert (len(again.calls), len(second.calls)) == (0, 40)
+
+
+class Names:
+    """What names resolve to, of the running loop."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
+        self.addresses = addresses
+        self.asked = 0
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", self._resolve)
+
+    async def _resolve(self, host: str, port: int, **_: Any) -> list[Any]:
+        self.asked += 1
+        return [(2, 1, 6, "", (address, port)) for address in self.addresses]
+
+
+async def test_a_new_address_is_found_while_all_is_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native_client, "RESOLVE_INTERVAL", 0.02)
+    monkeypatch.setattr(native_client, "REFRESH_INTERVAL", 0.05)
+    async with Rig(native) as first:
+        port = first.address.rpartition(":")[2]
+        async with Rig(native, endpoint=f"127.0.0.2:{port}") as second:
+            names = Names(monkeypatch, "127.0.0.1")
+            async with client(f"backend:{port}") as one:
+                await call(one)
+                names.addresses = ("127.0.0.1", "127.0.0.2")
+                async with asyncio.timeout(20):
+                    while not second.calls:
+                        await call(one)
+                names.addresses = ("127.0.0.2",)
+                async with asyncio.timeout(20):
+                    while first.server.shared.connections:
+                        await call(one)
+                await call(one)
+
+
+@pytest.mark.parametrize("balancer", ["round_robin", "pick_first"])
+async def test_names_are_resolved_again_when_a_server_goes(
+    balancer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_client, "RESOLVE_INTERVAL", 0.02)
+    async with Rig(native) as first:
+        port = first.address.rpartition(":")[2]
+        async with Rig(native, endpoint=f"127.0.0.2:{port}") as second:
+            names = Names(monkeypatch, "127.0.0.1")
+            settings = {"balancer_name": balancer, "wait_for_ready": True}
+            async with client(f"backend:{port}", **settings) as one:
+                await call(one)
+                names.addresses = ("127.0.0.2",)
+                await first.server.stop(0)
+                for _ in range(20):
+                    assert await call(one) == b"\x0a\x00"
+                assert len(second.calls) == 20
+                assert names.asked < 10
+
+
+async def test_what_a_server_did_not_process_is_sent_again() -> None:
+    refused = False
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal refused
+        writer.write(frame(SETTINGS, 0, 0))
+        if refused:
+            # Only the first: who comes later is passed on.
+            host, _, port = rig.address.rpartition(":")
+            behind, into = await asyncio.open_connection(host, port)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(pump(reader, into))
+                group.create_task(pump(behind, writer))
+            return
+        await reader.readuntil(b"the last")
+        refused = True
+        writer.write(frame(GOAWAY, 0, 0, bytes(8)))
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            writer.write(data)
+        writer.close()
+
+    async with Rig(native) as rig, serving(refuse) as address, client(address) as one:
+        bodies = [*(b"%d" % number for number in range(50)), b"the last"]
+        assert await asyncio.gather(*(call(one, body) for body in bodies)) == bodies
+        assert refused
+        assert sorted(request.message for request in rig.calls) == sorted(bodies)
+
+
+async def test_a_server_that_refuses_every_stream() -> None:
+    tries = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        writer.write(frame(SETTINGS, 0, 0))
+        while True:
+            await reader.readuntil(b"no thanks")
+            tries += 1
+            stream = 2 * tries - 1
+            writer.write(frame(RST_STREAM, 0, stream, REFUSED_STREAM.to_bytes(4, "big")))
+
+    async with serving(refuse) as address, client(address) as one:
+        with pytest.raises(StatusError) as caught:
+            await call(one, b"no thanks")
+        assert caught.value.code is Code.UNAVAILABLE
+        assert tries == 1 + native_client.MAX_REFUSALS
+
+
+async def test_headers_that_cannot_be_sent_fail_the_call() -> None:
+    async with Rig(native) as rig, client(rig.address) as one:
+        with pytest.raises(StatusError, match="headers"):
+            await one.call(
+                PATH, (b"x",), timeout=20, metadata=(("x-large", "x" * 200_000),)
+            )
+        assert await call(one) == b"\x0a\x00"
+
+
+async def test_thousands_of_requests_over_connections_that_age() -> None:
+    keepalive = ServerKeepalive(max_connection_age=Duration(0.1))
+    async with Rig(native, keepalive=keepalive, max_concurrent_streams=20) as rig:
+        answered: set[bytes] = set()
+        peers: set[str] = set()
+
+        async def answer(request: Call) -> bytes:
+            peers.add(request.origin.peer)
+            await asyncio.sleep(0.001)
+            return request.message
+
+        async def send(one: native.Client, worker: int) -> None:
+            for number in range(100):
+                body = b"%d/%d" % (worker, number)
+                assert await call(one, body) == body
+                answered.add(body)
+
+        rig.keep_calls = False
+        rig.answer = answer
+        async with client(rig.address, connections=2) as one:
+            async with asyncio.TaskGroup() as group:
+                for worker in range(60):
+                    group.create_task(send(one, worker))
+        assert len(answered) == 6000
+        assert len(peers) > 4
+        assert rig.rejects == []

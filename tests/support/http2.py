@@ -1,10 +1,12 @@
-"""As much HTTP/2 as it takes to be a hostile gRPC client, byte by byte."""
+"""As much HTTP/2 as it takes to be a hostile gRPC client or server, byte by byte."""
 
 from __future__ import annotations
 
 import asyncio
 import struct
-from typing import NamedTuple
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, NamedTuple
 
 from tests.support.backend import PATH
 
@@ -127,3 +129,23 @@ class Raw:
             found = await self.frame(HEADERS)
             if found.flags & END_STREAM:
                 return found.body
+
+
+@asynccontextmanager
+async def serving(handle: Any) -> AsyncIterator[str]:
+    """A server of which `handle` writes every byte itself; its address."""
+
+    async def run(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        running.add(asyncio.current_task())
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            await handle(reader, writer)
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+    running: set[Any] = set()
+    server = await asyncio.start_server(run, "127.0.0.1", 0)
+    async with server:
+        host, port = server.sockets[0].getsockname()
+        yield f"{host}:{port}"
+        await asyncio.wait(running, timeout=20)

@@ -1,0 +1,137 @@
+"""What the native client connects to: a gRPC name, its addresses, TLS."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl
+from ipaddress import ip_address
+
+from k8strace._http2_client import ClientSession
+from k8strace.addresses import join_address, listen_address
+from k8strace.grpc import ClientSettings, ClientTLS
+from k8strace.grpc.endpoints import show_unix, unix_path
+from k8strace.grpc.native_channel import Changed, Channel
+
+MAX_ANSWER = 4 * 1024 * 1024  # bytes; no OTLP answer is larger
+READ_SIZE = 64 * 1024
+CONNECT_TIMEOUT = 20.0  # seconds, with TLS and the server's SETTINGS
+
+Address = tuple[str, int]
+"""Host and port; of a Unix socket path and 0."""
+
+
+class Target:
+    """A gRPC name, and how to connect to what it resolves to.
+
+    `is_name` says that what it resolves to may change.
+    """
+
+    def __init__(self, settings: ClientSettings) -> None:
+        name = settings.target
+        self._settings = settings
+        self._ssl: ssl.SSLContext | None = None
+        self._path = ""
+        self._fixed: list[Address] = []
+        self.is_name = False
+        scheme, _, rest = name.partition(":")
+        place = name
+        if scheme in ("unix", "unix-abstract"):
+            self._path = unix_path(name)
+            self._fixed = [(self._path, 0)]
+            place = "localhost"
+        elif scheme in ("ipv4", "ipv6"):
+            self._fixed = [listen_address(one) for one in rest.split(",")]
+            place = rest.partition(",")[0]
+        elif scheme == "dns" and not rest.isdigit():
+            place = rest.rpartition("/")[2]
+        if not self._fixed:
+            self._host, self._port = listen_address(place)
+            self.is_name = not _is_literal(self._host)
+        override = settings.tls.server_name_override if settings.tls else ""
+        self.authority = (settings.authority or override or place).encode()
+        self._server_name = override or place.rpartition(":")[0].strip("[]") or place
+        self._buffer = bytearray(READ_SIZE)
+
+    def load(self) -> None:
+        """Read certificates. Raises ssl.SSLError for what is none."""
+        if self._settings.tls is not None:
+            self._ssl = _context(self._settings.tls)
+
+    async def resolve(self) -> list[Address]:
+        """The addresses in the resolver's order. Raises OSError."""
+        if self._fixed:
+            return self._fixed
+        found = await asyncio.get_running_loop().getaddrinfo(
+            self._host, self._port, type=socket.SOCK_STREAM
+        )
+        return list(dict.fromkeys((str(one[4][0]), int(one[4][1])) for one in found))
+
+    async def connect(
+        self, address: Address, on_change: Changed, timeout: float = CONNECT_TIMEOUT
+    ) -> Channel:
+        """A connection on which the server has said its settings. Raises OSError."""
+        try:
+            async with asyncio.timeout(timeout):
+                return await self._connect(address, on_change)
+        except TimeoutError:
+            raise ConnectionError(f"not connected within {timeout:g} s") from None
+
+    async def _connect(self, address: Address, on_change: Changed) -> Channel:
+        loop = asyncio.get_running_loop()
+        settings = self._settings
+
+        def make() -> Channel:
+            session = ClientSession(
+                self.authority,
+                loop.time(),
+                scheme=b"http" if self._ssl is None else b"https",
+                user_agent=settings.user_agent.encode(),
+                max_answer=MAX_ANSWER,
+            )
+            return Channel(loop, session, self._buffer, settings.keepalive, on_change)
+
+        host, port = address
+        name = None if self._ssl is None else self._server_name
+        if self._path:
+            _, channel = await loop.create_unix_connection(
+                make, self._path, ssl=self._ssl, server_hostname=name
+            )
+        else:
+            _, channel = await loop.create_connection(
+                make, host, port, ssl=self._ssl, server_hostname=name
+            )
+        try:
+            await channel.up
+        except BaseException:
+            channel.close("not connected")
+            raise
+        return channel
+
+
+def show(address: Address) -> str:
+    host, port = address
+    return join_address(host, port) if port else show_unix(host)
+
+
+def _context(tls: ClientTLS) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=tls.ca.decode() if tls.ca else None)
+    context.set_alpn_protocols(["h2"])
+    if tls.cert and tls.key:
+        # OpenSSL reads a chain from files only: this one is in memory.
+        file = os.memfd_create("certificate")
+        try:
+            os.write(file, tls.cert + b"\n" + tls.key)
+            context.load_cert_chain(f"/proc/self/fd/{file}")
+        finally:
+            os.close(file)
+    return context
+
+
+def _is_literal(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True
