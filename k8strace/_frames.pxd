@@ -19,6 +19,7 @@ cdef enum Status:  # those that sessions give themselves
     RESOURCE_EXHAUSTED = 8
     UNIMPLEMENTED = 12
     INTERNAL = 13
+    UNAVAILABLE = 14
 
 cdef struct Buffer:
     uint8_t *data

@@ -9,19 +9,10 @@ from libc.string cimport memcmp, memcpy
 cimport k8strace._nghttp2 as h2
 from k8strace._frames cimport (
     HEADER_OVERHEAD, INTERNAL, INVALID_ARGUMENT, MAX_LENGTH, PREFIX_SIZE,
-    RESOURCE_EXHAUSTED, UNIMPLEMENTED, Buffer, Head, append, copy_message, equals, header,
+    RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, append, copy_message, equals, header,
     length_of, literal, read_header, release,
 )
 from k8strace._http2 cimport Session, binary, callbacks, check, escaped, options
-
-cdef enum Stage:
-    OPENING  # its headers come
-    PREFIX  # the five bytes before the message come
-    WAITING  # for room; what comes is held, a window at most
-    BODY  # the message comes, into its place
-    SINKING  # no gRPC: what comes is dropped, up to SINK bytes
-    SERVED  # handed out, not answered
-    ANSWERED
 
 cdef enum:
     SINK = 64 * 1024
@@ -29,6 +20,8 @@ cdef enum:
     PING_STRIKES = 2  # as gRPC's servers
     WINDOW = 256 * 1024
     CONNECTION_WINDOW = 16 * 1024 * 1024
+
+cdef Py_ssize_t _kept = 0  # of metadata, by all connections
 
 cdef double FORGIVEN = 16  # frames; gRPC's clients send several pings with each request
 cdef double BYTES_FORGIVEN = 4096  # of an answer, for each frame
@@ -42,32 +35,12 @@ cdef bytes NOT_GRPC = b"gRPC only: POST with content-type application/grpc\n"
 
 @cython.final
 cdef class Request:
-    cdef readonly int32_t stream
-    cdef readonly bytes path
-    cdef readonly int encoding
-    cdef readonly object deadline
-    cdef readonly Py_ssize_t size
-    cdef readonly str reason
-    cdef readonly str text
-    cdef public object task
-    cdef bytes message
-    cdef object lease
-    cdef list pairs
-    cdef double since  # when it began, or was admitted
-    cdef Py_ssize_t received  # of the prefix, then of the message
-    cdef uint8_t[PREFIX_SIZE] prefix
-    cdef Stage stage
-    cdef Head head
-    cdef bint has_ended
-    cdef Buffer held
-    cdef bytes answer
-    cdef Py_ssize_t sent  # of the answer
-    cdef bint is_plain  # the answer is no gRPC
-
     def __cinit__(self):
         self.head.timeout = -1
 
     def __dealloc__(self):
+        global _kept
+        _kept -= self.kept
         release(&self.held)
 
     @property
@@ -89,6 +62,7 @@ cdef class ServerSession(Session):
     cdef Py_ssize_t max_message
     cdef Py_ssize_t max_headers
     cdef bint keeps_metadata
+    cdef Py_ssize_t kept
     cdef double last_ping
     cdef double ping_interval
     cdef bint permits_pings
@@ -242,6 +216,7 @@ cdef class ServerSession(Session):
     cdef int settle(self, Request request) except -1:
         request.stage = ANSWERED
         request.message = request.lease = None
+        self.drop_pairs(request)
         release(&request.held)
         return self.sending(0)
 
@@ -311,18 +286,36 @@ cdef class ServerSession(Session):
         if equals(name, name_size, b":path"):
             # Most requests of a connection have the same.
             if self.last_path is None or not equals(value, size, self.last_path):
-                self.last_path = value[:size]
+                self.last_path = value[:min(size, <size_t>KNOWN_PATH)]
             request.path = self.last_path
         elif (
             not read_header(&request.head, name, name_size, value, size)
             and self.keeps_metadata
             and not (name_size > 4 and memcmp(name + name_size - 4, b"-bin", 4) == 0)
         ):
-            if request.pairs is None:
-                request.pairs = []
-            request.pairs.append(
-                (name[:name_size].decode("latin-1"), value[:size].decode("latin-1"))
-            )
+            self.keep_pair(request, name[:name_size], value[:size])
+        return 0
+
+    cdef int keep_pair(self, Request request, bytes name, bytes value) except -1:
+        global _kept
+        cdef Py_ssize_t size = len(name) + len(value) + PAIR_OVERHEAD
+        if self.kept + size > MAX_KEPT or _kept + size > MAX_KEPT_IN_ALL:
+            request.has_too_much = True
+            return 0
+        self.kept += size
+        _kept += size
+        request.kept += size
+        if request.pairs is None:
+            request.pairs = []
+        request.pairs.append((name.decode("latin-1"), value.decode("latin-1")))
+        return 0
+
+    cdef int drop_pairs(self, Request request) except -1:
+        global _kept
+        self.kept -= request.kept
+        _kept -= request.kept
+        request.kept = 0
+        request.pairs = None
         return 0
 
     cdef int opened(self, Request request) except -1:
@@ -335,6 +328,9 @@ cdef class ServerSession(Session):
         if not (head.is_post and head.is_grpc):
             request.stage = SINKING
             return 0
+        if request.has_too_much:
+            text = "there is no room for the request's metadata"
+            return self.reject(request, "memory", UNAVAILABLE, text)
         if request.path not in self.paths:
             text = f"unknown method {request.path[:200].decode('latin-1')!r}"
             return self.reject(request, "unknown_method", UNIMPLEMENTED, text)
@@ -432,6 +428,7 @@ cdef class ServerSession(Session):
             request.text = "the call ended before its message"
         request.stage = ANSWERED
         request.message = request.lease = None
+        self.drop_pairs(request)
         self.events.append((CANCELLED, request))
         return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from k8strace._http2_server import (
     ServerSession,
 )
 from tests.support.backend import PATH
+from tests.support.engine import MIB
 from tests.support.http2 import (
     CANCEL,
     CONTINUATION,
@@ -498,3 +500,62 @@ def test_notice_and_goaway() -> None:
         side.session.respond(request, b"")
     side.output()
     assert side.session.is_over
+
+
+def many_pairs() -> tuple[tuple[str, str], ...]:
+    """About 16 KiB as headers count, several times as much to keep."""
+    return tuple((f"x-{number:03}", "y") for number in range(400))
+
+
+def test_metadata_of_what_is_not_answered_is_bounded() -> None:
+    block = headers(*GRPC, *many_pairs())
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        sides = [Side(metadata=True, max_headers=16384) for _ in range(40)]
+        rejected = 0
+        for side in sides:
+            for number in range(30):
+                stream = 2 * number + 1
+                events = side.receive(frame(HEADERS, END_HEADERS, stream, block))
+                rejected += len(events)
+                for kind, request in events:
+                    assert (kind, request.reason) == (REJECTED, "memory")
+                    assert request.metadata == ()
+                side.session.output()
+        now, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert rejected > 500
+    assert now - before < 40 * MIB
+    for side in sides:
+        side.session.close()
+    one = Side(metadata=True, max_headers=16384)
+    assert one.receive(frame(HEADERS, END_HEADERS, 1, block)) == []
+
+
+def test_metadata_is_let_go_with_the_answer() -> None:
+    one = Side(metadata=True, max_headers=16384)
+    block = headers(*GRPC, *many_pairs())
+    for number in range(100):
+        stream = 2 * number + 1
+        ((kind, request),) = one.receive(
+            frame(HEADERS, END_HEADERS, stream, block),
+            frame(DATA, END_STREAM, stream, message(b"")),
+        )
+        assert kind == WHOLE
+        assert len(request.metadata) == 400
+        one.session.respond(request, b"")
+        one.session.output()
+
+
+def test_a_long_path_is_no_handlers() -> None:
+    path = PATH + "x" * 900
+    literal = b"\0\x05:path\x7f" + bytes([(len(path) - 127) & 127 | 128])
+    literal += bytes([(len(path) - 127) >> 7]) + path.encode()
+    short = headers(*GRPC, path="/")
+    block = short.replace(b"\0\x05:path\x01/", literal)
+    one = Side(max_headers=16384)
+    ((kind, request),) = one.receive(frame(HEADERS, END_HEADERS, 1, block))
+    assert (kind, request.reason) == (REJECTED, "unknown_method")
+    assert len(request.path) == 512
