@@ -269,7 +269,8 @@ class Connection(asyncio.BufferedProtocol):
         """Keepalive: pings who was not heard of, says whether it didn't answer."""
         keepalive = self._shared.settings.keepalive
         if self._pinged_at is not None:
-            if self._heard > self._pinged_at:
+            # uvloop's time has milliseconds; an answer may come within one.
+            if self._heard >= self._pinged_at:
                 self._pinged_at = None
             else:
                 return now - self._pinged_at > (keepalive.timeout or PING_TIMEOUT)

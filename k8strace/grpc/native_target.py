@@ -94,7 +94,19 @@ class Target:
 
         host, port = address
         name = None if self._ssl is None else self._server_name
-        if self._path:
+        if self._path.startswith("\0"):
+            # uvloop takes no abstract name. Connecting a Unix socket waits for nothing.
+            sock = socket.socket(socket.AF_UNIX)
+            try:
+                sock.setblocking(False)
+                sock.connect(self._path)
+            except OSError:
+                sock.close()
+                raise
+            _, channel = await loop.create_unix_connection(
+                make, sock=sock, ssl=self._ssl, server_hostname=name
+            )
+        elif self._path:
             _, channel = await loop.create_unix_connection(
                 make, self._path, ssl=self._ssl, server_hostname=name
             )

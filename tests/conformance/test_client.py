@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import gzip
+import os
 import sys
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,9 +36,12 @@ class Peer(grpc.GenericRpcHandler):
         self.target = ""
 
     @asynccontextmanager
-    async def serve(self, endpoint: str = "127.0.0.1:0", secure: bool = False) -> Any:
+    async def serve(
+        self, endpoint: str = "127.0.0.1:0", secure: bool = False, **options: int
+    ) -> Any:
+        options = {"per_message_decompression": 0, "so_reuseport": 0} | options
         server = grpc.aio.server(
-            options=[("grpc.per_message_decompression", 0), ("grpc.so_reuseport", 0)]
+            options=[(f"grpc.{name}", value) for name, value in options.items()]
         )
         server.add_generic_rpc_handlers((self,))
         if secure:
@@ -46,7 +50,7 @@ class Peer(grpc.GenericRpcHandler):
         else:
             port = server.add_insecure_port(endpoint)
         await server.start()
-        unix = endpoint.startswith("unix:")
+        unix = endpoint.startswith("unix")
         self.target = endpoint if unix else f"{endpoint.rpartition(':')[0]}:{port}"
         try:
             yield self
@@ -216,6 +220,18 @@ async def test_a_name_that_does_not_resolve_is_named(
         assert target in caught.value.message
 
 
+async def test_connections_that_age_lose_no_request(engine: ModuleType) -> None:
+    serving = Peer().serve(max_connection_age_ms=100)
+    async with serving as peer, client(engine, peer.target) as one:
+
+        async def send() -> None:
+            async with asyncio.timeout(60):
+                while len(peer.peers) < 3:
+                    assert await one.call(PATH, (b"\x0a\x00",), timeout=20) == b"answer"
+
+        await asyncio.gather(*(send() for _ in range(30)))
+
+
 async def test_a_target_that_comes_late(engine: ModuleType) -> None:
     async with Peer().serve() as peer:
         target = peer.target
@@ -246,6 +262,17 @@ async def test_unix_socket(engine: ModuleType, tmp_path: Path, form: str) -> Non
     async with Peer().serve(endpoint) as peer, client(engine, endpoint) as one:
         assert await one.call(PATH, (b"\x0a\x00",), timeout=20) == b"answer"
         assert len(peer.bodies) == 1
+
+
+async def test_abstract_unix_socket(engine: ModuleType) -> None:
+    endpoint = f"unix-abstract:k8strace-test-{os.getpid()}"
+    async with Peer().serve(endpoint) as peer, client(engine, endpoint) as one:
+        assert await one.call(PATH, (b"\x0a\x00",), timeout=20) == b"answer"
+        assert len(peer.bodies) == 1
+    async with client(engine, endpoint) as one:
+        with pytest.raises(StatusError) as caught:
+            await one.call(PATH, (b"\x0a\x00",), timeout=20)
+        assert caught.value.code is Code.UNAVAILABLE
 
 
 @pytest.mark.parametrize("balancer", ["round_robin", "pick_first"])

@@ -27,6 +27,11 @@ async def test_health() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await check(b"\x0a\x02no", timeout=20)
             assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+            watch: Any = channel.unary_stream("/grpc.health.v1.Health/Watch")
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await watch(b"", timeout=20).read()
+            # By which gRPC's clients know that they have to do without.
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
         assert not rig.calls
 
 
