@@ -1,4 +1,4 @@
-"""What a request costs each gRPC engine's server: CPU of its process, in microseconds.
+"""What a request costs each gRPC engine's server, and the native client, in CPU.
 
     python -m benchmarks.grpc_engines [--seconds 4] [--connections 4] [--in-flight 8]
 
@@ -97,19 +97,19 @@ def cpu(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def measure(engine: str, spans: int, options: argparse.Namespace) -> tuple[float, float]:
-    """Microseconds of CPU a request, and requests a second."""
+def measure(engine: str, spans: int, options: argparse.Namespace) -> tuple[float, ...]:
+    """Microseconds of CPU a request, the server's and the client's; requests a second."""
     command = [sys.executable, "-m", "benchmarks.grpc_engines", "--serve", engine]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
             assert server.stdout is not None
             address = server.stdout.readline().strip()
-            before = cpu(server.pid)
+            before, own = cpu(server.pid), time.process_time()
             count = uvloop.run(load(address, spans, options))
-            used = cpu(server.pid) - before
+            used, own = cpu(server.pid) - before, time.process_time() - own
         finally:
             server.kill()
-    return used / count * 1e6, count / options.seconds
+    return used / count * 1e6, own / count * 1e6, count / options.seconds
 
 
 def main() -> None:
@@ -123,17 +123,17 @@ def main() -> None:
         uvloop.run(serve(options.serve))
         return
     out = sys.stdout
-    out.write("spans  engine   us/request  us/span  requests/s\n")
+    out.write("spans  engine   us/request  us/span  client's us/request  requests/s\n")
     for spans in SIZES:
-        found: dict[str, list[tuple[float, float]]] = {engine: [] for engine in ENGINES}
+        found: dict[str, list[tuple[float, ...]]] = {engine: [] for engine in ENGINES}
         for _ in range(ROUNDS):
             for engine in ENGINES:
                 found[engine].append(measure(engine, spans, options))
         for engine, results in found.items():
-            cost = statistics.median(one[0] for one in results)
-            rate = statistics.median(one[1] for one in results)
+            cost, own, rate = map(statistics.median, zip(*results, strict=True))
             out.write(
-                f"{spans:5}  {engine:7}  {cost:10.1f}  {cost / spans:7.3f}  {rate:10.0f}\n"
+                f"{spans:5}  {engine:7}  {cost:10.1f}  {cost / spans:7.3f}  {own:19.1f}  "
+                f"{rate:10.0f}\n"
             )
 
 
