@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import tracemalloc
-from typing import Any
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,89 +13,27 @@ from k8strace._http2_server import (
     STREAM_WINDOW,
     WAITS,
     WHOLE,
-    Request,
-    ServerSession,
 )
 from tests.support.backend import PATH
-from tests.support.engine import MIB
 from tests.support.http2 import (
     CANCEL,
-    CONTINUATION,
     DATA,
     END_HEADERS,
     END_STREAM,
-    ENHANCE_YOUR_CALM,
-    GOAWAY,
     GRPC,
     HEADERS,
     NO_ERROR,
     PING,
     PREFACE,
-    PROTOCOL_ERROR,
-    REFUSED_STREAM,
     RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
-    Frame,
     frame,
-    frames,
     grpc_status,
     headers,
     message,
 )
-
-BOTH = END_STREAM | END_HEADERS
-
-
-class Side:
-    """A session and what it said; `lease` is what `admit` gives."""
-
-    def __init__(self, *, preface: bool = True, **options: Any) -> None:
-        self.lease: Any = "lease"
-        self.admitted: list[int] = []
-        options = {
-            "max_message": 1 << 20,
-            "max_streams": 100,
-            "max_headers": 1000,
-            **options,
-        }
-        self.session = ServerSession([PATH.encode()], self._admit, 0.0, **options)
-        self.events: list[tuple[int, Request]] = []
-        if preface:
-            self.receive(PREFACE, frame(SETTINGS, 1, 0))
-            self.session.output()
-
-    def _admit(self, size: int) -> Any:
-        self.admitted.append(size)
-        if isinstance(self.lease, Exception):
-            raise self.lease
-        return self.lease
-
-    def receive(self, *data: bytes, now: float = 0.0) -> list[tuple[int, Request]]:
-        joined = b"".join(data)
-        events = self.session.receive(joined, len(joined), now)
-        self.events += events
-        return events
-
-    def call(self, body: bytes = b"\x0a\x00", stream: int = 1) -> Request:
-        ((kind, request),) = self.receive(
-            frame(HEADERS, END_HEADERS, stream, headers(*GRPC)),
-            frame(DATA, END_STREAM, stream, message(body)),
-        )
-        assert kind == WHOLE
-        return request
-
-    def output(self, *types: int) -> list[Frame]:
-        found = frames(self.session.output())
-        return [one for one in found if not types or one.type in types]
-
-    def reason(self) -> tuple[int, str | None]:
-        ((kind, request),) = self.events
-        return kind, request.reason
-
-
-def begin(*pairs: tuple[str, str], stream: int = 1, flags: int = END_HEADERS) -> bytes:
-    return frame(HEADERS, flags, stream, headers(*GRPC, *pairs))
+from tests.support.http2_server import BOTH, Side, begin
 
 
 def test_a_request_and_its_answer() -> None:
@@ -383,179 +318,3 @@ def test_cancelled_and_closed() -> None:
     assert events[0] == (CANCELLED, second)
     assert [request.reason for _, request in events] == [None, "incomplete"]
     assert side.session.requests == []
-
-
-def test_late_bodies() -> None:
-    side = Side()
-    side.lease = None
-    side.receive(begin(stream=1), frame(DATA, 0, 1, message(bytes(9))))
-    side.lease = "lease"
-    side.receive(begin(stream=3))
-    side.receive(begin(stream=5), frame(DATA, 0, 5, message(bytes(1000))[:505]))
-    side.call(stream=7)
-    assert side.session.late(2.0, 2.0, 100.0) == []
-    assert [one.stream for one in side.session.late(3.0, 2.0, 100.0)] == [3]
-    assert [one.stream for one in side.session.late(8.0, 2.0, 100.0)] == [3, 5]
-
-
-def test_headers_that_never_end() -> None:
-    side = Side()
-    side.receive(frame(HEADERS, 0, 1, headers(*GRPC)))
-    (request,) = side.session.late(3.0, 2.0, 100.0)
-    side.session.fail(request, 4, "late")
-    (goaway,) = side.output(GOAWAY)
-    assert goaway.body[4:8] == ENHANCE_YOUR_CALM.to_bytes(4, "big")
-    assert side.session.is_over
-
-
-def test_continuations_have_an_end() -> None:
-    side = Side()
-    block = headers(*GRPC, *[("x-big", "x" * 120)] * 100)
-    try:
-        side.receive(frame(HEADERS, 0, 1, headers(*GRPC)))
-        for _ in range(2000):
-            side.receive(frame(CONTINUATION, 0, 1, block[-1280:]))
-        goaway = side.output(GOAWAY)
-        assert goaway or side.session.is_over
-    except ProtocolError:
-        pass
-    assert not side.events
-
-
-def test_concurrent_streams_have_a_limit() -> None:
-    side = Side(preface=False, max_streams=2)
-    side.receive(PREFACE, *[begin(stream=stream) for stream in (1, 3, 5)])
-    (reset,) = side.output(RST_STREAM)
-    assert reset.stream == 5
-    assert int.from_bytes(reset.body, "big") == REFUSED_STREAM
-    side = Side(max_streams=2)
-    side.receive(*[begin(stream=stream) for stream in (1, 3, 5)])
-    (goaway,) = side.output(GOAWAY)
-    assert int.from_bytes(goaway.body[4:8], "big") == PROTOCOL_ERROR
-
-
-def test_stream_ids_that_go_backwards() -> None:
-    side = Side()
-    side.receive(begin(stream=1), begin(stream=9), begin(stream=7))
-    (goaway,) = side.output(GOAWAY)
-    assert int.from_bytes(goaway.body[4:8], "big") == PROTOCOL_ERROR
-    assert side.session.is_over
-
-
-def test_trailers_of_a_stream_that_was_refused_are_ignored() -> None:
-    side = Side()
-    side.receive(frame(HEADERS, END_HEADERS, 1, headers(*GRPC, path="/no")))
-    side.output()
-    side.receive(frame(HEADERS, BOTH, 1, b"\0\x01x\x01y"))
-    assert side.output(GOAWAY) == []
-    side.call(stream=3)
-
-
-def test_pings_more_often_than_permitted() -> None:
-    ping = frame(PING, 0, 0, bytes(8))
-    side = Side(ping_interval=10.0)
-    for now in (0.0, 20.0, 40.0, 45.0, 50.0):
-        side.receive(ping, now=now)
-        assert side.output(GOAWAY) == []
-    side.receive(ping, now=55.0)
-    (goaway,) = side.output(GOAWAY)
-    assert int.from_bytes(goaway.body[4:8], "big") == ENHANCE_YOUR_CALM
-    side = Side(ping_interval=10.0)
-    for stream in range(1, 21, 2):
-        side.receive(ping)
-        side.session.respond(side.call(stream=stream), b"")
-    assert side.output(GOAWAY) == []
-    side = Side(ping_interval=10.0, permits_pings=False)
-    side.receive(*[ping] * 4, now=100.0)
-    assert side.output(GOAWAY) != []
-
-
-def test_pings_while_an_answer_is_sent() -> None:
-    side = Side(ping_interval=10.0)
-    side.session.respond(side.call(), bytes(1 << 20))
-    wider = (1 << 14).to_bytes(4, "big")
-    more = frame(WINDOW_UPDATE, 0, 0, wider) + frame(WINDOW_UPDATE, 0, 1, wider)
-    sent: list[Frame] = []
-    while END_STREAM not in [one.flags & END_STREAM for one in sent if one.type == HEADERS]:
-        sent += side.output()
-        assert GOAWAY not in {one.type for one in sent}
-        side.receive(frame(PING, 0, 0, bytes(8)), more)
-
-
-def test_notice_and_goaway() -> None:
-    side = Side()
-    request = side.call()
-    side.session.notice()
-    (notice,) = side.output()
-    side.session.ping()
-    (ping,) = side.output()
-    assert notice.body[:4] == b"\x7f\xff\xff\xff"
-    side.call(stream=3)
-    side.receive(frame(PING, 1, 0, ping.body))
-    assert side.session.pongs == 1
-    side.session.goaway()
-    (goaway,) = side.output()
-    assert goaway.body[:4] == (3).to_bytes(4, "big")
-    for request in side.session.requests:
-        side.session.respond(request, b"")
-    side.output()
-    assert side.session.is_over
-
-
-def many_pairs() -> tuple[tuple[str, str], ...]:
-    """About 16 KiB as headers count, several times as much to keep."""
-    return tuple((f"x-{number:03}", "y") for number in range(400))
-
-
-def test_metadata_of_what_is_not_answered_is_bounded() -> None:
-    block = headers(*GRPC, *many_pairs())
-    tracemalloc.start()
-    try:
-        before, _ = tracemalloc.get_traced_memory()
-        sides = [Side(metadata=True, max_headers=16384) for _ in range(40)]
-        rejected = 0
-        for side in sides:
-            for number in range(30):
-                stream = 2 * number + 1
-                events = side.receive(frame(HEADERS, END_HEADERS, stream, block))
-                rejected += len(events)
-                for kind, request in events:
-                    assert (kind, request.reason) == (REJECTED, "memory")
-                    assert request.metadata == ()
-                side.session.output()
-        now, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert rejected > 500
-    assert now - before < 40 * MIB
-    for side in sides:
-        side.session.close()
-    one = Side(metadata=True, max_headers=16384)
-    assert one.receive(frame(HEADERS, END_HEADERS, 1, block)) == []
-
-
-def test_metadata_is_let_go_with_the_answer() -> None:
-    one = Side(metadata=True, max_headers=16384)
-    block = headers(*GRPC, *many_pairs())
-    for number in range(100):
-        stream = 2 * number + 1
-        ((kind, request),) = one.receive(
-            frame(HEADERS, END_HEADERS, stream, block),
-            frame(DATA, END_STREAM, stream, message(b"")),
-        )
-        assert kind == WHOLE
-        assert len(request.metadata) == 400
-        one.session.respond(request, b"")
-        one.session.output()
-
-
-def test_a_long_path_is_no_handlers() -> None:
-    path = PATH + "x" * 900
-    literal = b"\0\x05:path\x7f" + bytes([(len(path) - 127) & 127 | 128])
-    literal += bytes([(len(path) - 127) >> 7]) + path.encode()
-    short = headers(*GRPC, path="/")
-    block = short.replace(b"\0\x05:path\x01/", literal)
-    one = Side(max_headers=16384)
-    ((kind, request),) = one.receive(frame(HEADERS, END_HEADERS, 1, block))
-    assert (kind, request.reason) == (REJECTED, "unknown_method")
-    assert len(request.path) == 512
