@@ -356,6 +356,8 @@ class Client:
         method = self._methods.get(path)
         if method is None:
             method = self._methods[path] = channel.unary_unary(path)
+        loop = asyncio.get_running_loop()
+        began = loop.time()
         try:
             answer: bytes = await method(
                 message[0] if len(message) == 1 else b"".join(message),
@@ -365,6 +367,11 @@ class Client:
                 compression=self._compression,
             )
         except grpc.aio.AioRpcError as error:
+            is_late = timeout is not None and loop.time() - began >= timeout
+            if is_late and error.code() is grpc.StatusCode.CANCELLED:
+                # The server gave the call up before this side's timer came to it.
+                text = f"{target}: the deadline is over"
+                raise StatusError(Code.DEADLINE_EXCEEDED, text) from None
             raise _status_error(target, error) from None
         except asyncio.CancelledError:
             # Closing the channel cancels its calls, which is not the caller's cancellation.
