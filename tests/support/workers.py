@@ -17,7 +17,11 @@ from tests.support.clients import Client
 from tests.support.gateway import GatewayProcess, Samples
 from tests.support.requests import request, span_ids
 
-RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+RETRIED = (  # the last where a connection waited long for a worker that was starting
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+)
 WORKER = re.compile(r"worker is ready: process (\d+) worker=(\d+)")
 
 
