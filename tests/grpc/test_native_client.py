@@ -302,6 +302,7 @@ async def test_headers_that_cannot_be_sent_fail_the_call() -> None:
 async def test_thousands_of_requests_over_connections_that_age() -> None:
     keepalive = ServerKeepalive(max_connection_age=Duration(0.1))
     async with Rig(native, keepalive=keepalive, max_concurrent_streams=20) as rig:
+        sent: set[bytes] = set()
         answered: set[bytes] = set()
         peers: set[str] = set()
 
@@ -311,10 +312,14 @@ async def test_thousands_of_requests_over_connections_that_age() -> None:
             return request.message
 
         async def send(one: native.Client, worker: int) -> None:
-            for number in range(100):
+            number = 0
+            # At least a hundred, and as many as it takes for the connections to age.
+            while number < 100 or len(peers) <= 4:
                 body = b"%d/%d" % (worker, number)
+                sent.add(body)
                 assert await call(one, body) == body
                 answered.add(body)
+                number += 1
 
         rig.keep_calls = False
         rig.answer = answer
@@ -322,6 +327,5 @@ async def test_thousands_of_requests_over_connections_that_age() -> None:
             async with asyncio.TaskGroup() as group:
                 for worker in range(60):
                     group.create_task(send(one, worker))
-        assert len(answered) == 6000
-        assert len(peers) > 4
+        assert answered == sent
         assert rig.rejects == []
