@@ -229,7 +229,7 @@ class Connection(asyncio.BufferedProtocol):
             session.fail(request, Code.UNAVAILABLE, "the server stops")
         self._goaway(session)
         self._flush()
-        self._transport.close()
+        self._close()
 
     def abort(self) -> None:
         self._transport.abort()
@@ -461,6 +461,11 @@ class Connection(asyncio.BufferedProtocol):
             self._broken(error)
             return
         if session.is_over:
+            self._close()
+
+    def _close(self) -> None:
+        # Closed twice, asyncio's TLS forgets its connection, which then cannot be aborted.
+        if not self._transport.is_closing():
             self._transport.close()
 
     def _broken(self, error: BaseException) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from contextlib import suppress
 from pathlib import Path
@@ -17,6 +18,7 @@ from k8strace.grpc import ClientSettings, ClientTLS, grpcio, native, native_list
 from k8strace.grpc.status import Code, StatusError
 from tests.support.backend import PATH
 from tests.support.engine import Rig, send
+from tests.support.http2 import PREFACE, SETTINGS, frame
 
 TLS = Path(__file__).parent.parent / "data" / "tls"
 CERT = (TLS / "server.pem").read_bytes()
@@ -98,6 +100,27 @@ async def test_large_messages_and_an_end_while_a_call_runs() -> None:
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await running
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_an_end_for_who_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(native_listener, "SHUTDOWN_TIMEOUT", 60.0)
+    async with Rig(native, tls=server_tls()) as rig:
+        host, _, port = rig.address.rpartition(":")
+
+        def connect() -> ssl.SSLSocket:
+            sock = socket.create_connection((host, int(port)))
+            return client_tls("h2").wrap_socket(sock, server_hostname=host)
+
+        silent = await asyncio.to_thread(connect)
+        with silent:
+            silent.sendall(PREFACE + frame(SETTINGS, 0, 0))
+            await asyncio.to_thread(silent.recv, 1)
+            shared = rig.server.shared
+            await rig.server.stop(0)
+            async with asyncio.timeout(20):
+                while shared.connections:
+                    shared.changed.clear()
+                    await shared.changed.wait()
 
 
 @pytest.mark.parametrize("alpn", [(), ("http/1.1",)])
