@@ -34,7 +34,7 @@ cdef class Request:
     cdef list pairs
     cdef Py_ssize_t kept  # what they count
     cdef bint has_too_much
-    cdef double since  # when it began, or was admitted
+    cdef double since  # when it began, was announced, or was admitted
     cdef Py_ssize_t received  # of the prefix, then of the message
     cdef uint8_t[PREFIX_SIZE] prefix
     cdef Stage stage

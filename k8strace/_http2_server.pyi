@@ -92,10 +92,11 @@ class ServerSession(Session):
         complete, the connection is ended. Of a request that is over, nothing.
         """
 
-    def late(self, now: float, after: float, rate: float) -> list[Request]:
+    def late(self, now: float, begin: float, after: float, rate: float) -> list[Request]:
         """Requests whose bodies are not here and come slower than `rate` bytes a second.
 
-        The first `after` seconds, and those spent waiting for room, don't count.
+        A body has `begin` seconds to begin. From then on the first `after` seconds, and
+        those spent waiting for room, don't count.
         """
 
     @property

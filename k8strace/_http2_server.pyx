@@ -159,12 +159,12 @@ cdef class ServerSession(Session):
             count += 1
         self.send_headers(request, nv, count)
 
-    def late(self, double now, double after, double rate):
+    def late(self, double now, double begin, double after, double rate):
         cdef Request request
         cdef double allowed
         found = []
         for request in self.streams.values():
-            allowed = now - request.since - after
+            allowed = now - request.since - (begin if request.stage == PREFIX else after)
             if (
                 (request.stage < SERVED and request.stage != WAITING)
                 and allowed > 0
@@ -379,6 +379,7 @@ cdef class ServerSession(Session):
         cdef uint8_t flags = request.prefix[0]
         request.size = length_of(request.prefix)
         request.received = 0
+        request.since = self.now
         if flags > 1 or (flags and not request.head.encoding):
             text = "the message's flags don't fit grpc-encoding"
             return self.reject(request, "decode_error", INTERNAL, text)

@@ -42,15 +42,25 @@ def test_late_bodies() -> None:
     side.receive(begin(stream=3))
     side.receive(begin(stream=5), frame(DATA, 0, 5, message(bytes(1000))[:505]))
     side.call(stream=7)
-    assert side.session.late(2.0, 2.0, 100.0) == []
-    assert [one.stream for one in side.session.late(3.0, 2.0, 100.0)] == [3]
-    assert [one.stream for one in side.session.late(8.0, 2.0, 100.0)] == [3, 5]
+    assert side.session.late(2.0, 2.0, 2.0, 100.0) == []
+    assert [one.stream for one in side.session.late(3.0, 2.0, 2.0, 100.0)] == [3]
+    assert [one.stream for one in side.session.late(8.0, 2.0, 2.0, 100.0)] == [3, 5]
+
+
+def test_a_body_that_begins_late_has_its_time() -> None:
+    side = Side()
+    side.receive(begin(stream=1))
+    assert side.session.late(20.0, 20.0, 2.0, 100.0) == []
+    (request,) = side.session.late(20.5, 20.0, 2.0, 100.0)
+    side.receive(frame(DATA, 0, 1, message(bytes(1000))[:5]), now=20.0)
+    assert side.session.late(22.0, 20.0, 2.0, 100.0) == []
+    assert side.session.late(22.5, 20.0, 2.0, 100.0) == [request]
 
 
 def test_headers_that_never_end() -> None:
     side = Side()
     side.receive(frame(HEADERS, 0, 1, headers(*GRPC)))
-    (request,) = side.session.late(3.0, 2.0, 100.0)
+    (request,) = side.session.late(3.0, 20.0, 2.0, 100.0)
     side.session.fail(request, 4, "late")
     (goaway,) = side.output(GOAWAY)
     assert goaway.body[4:8] == ENHANCE_YOUR_CALM.to_bytes(4, "big")

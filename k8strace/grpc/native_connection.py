@@ -51,6 +51,8 @@ MIN_PING_INTERVAL = 300.0  # seconds; from here on defaults are those of gRPC's 
 PING_AFTER = 7200.0
 PING_TIMEOUT = 20.0
 HANDSHAKE_TIMEOUT = 20.0
+# A client may compress after its headers are sent, as grpc-go does: seconds of its CPU.
+BEGIN_TIMEOUT = 20.0
 STALL_TIMEOUT = 60.0  # seconds in which a client has to take something of what it gets
 NOTICE = 1.0  # seconds for an answer to the ping that goes with a GOAWAY
 
@@ -239,9 +241,9 @@ class Connection(asyncio.BufferedProtocol):
         session = self._session
         if session is None:
             return
-        late = session.late(now, SLOW_AFTER, SLOW_RATE)
+        late = session.late(now, BEGIN_TIMEOUT, SLOW_AFTER, SLOW_RATE)
         for request in late:
-            text = f"the message came slower than {SLOW_RATE} bytes a second"
+            text = f"the message came too late, or slower than {SLOW_RATE} bytes a second"
             self._shared.on_reject("slow", self._peer, text)
             session.fail(request, Code.DEADLINE_EXCEEDED, text)
         keepalive = self._shared.settings.keepalive

@@ -96,7 +96,7 @@ def server_session(data: bytes) -> None:
             while waiting and not choices & SLOW:
                 request = waiting.pop()
                 take(session.admitted(request, Lease(request.size, held), now))
-            for request in session.late(now, 1.0, 100.0) if choices & SLOW else ():
+            for request in session.late(now, 1.0, 1.0, 100.0) if choices & SLOW else ():
                 session.fail(request, 4, "slow", b"details")
             if not choices & SILENT:
                 said += len(session.output())
