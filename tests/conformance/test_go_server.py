@@ -105,7 +105,7 @@ async def test_metadata_and_deadline(engine: ModuleType) -> None:
         assert [call.metadata[name] for name, _ in metadata] == [[v] for _, v in metadata]
         assert call.metadata["user-agent"][0].startswith("k8strace/1")
         assert call.metadata[":authority"] == [server.address]
-        assert 3 < call.deadline <= 5
+        assert 3 < call.deadline < 5.1  # core rounds it up
         assert other.deadline == 0
 
 
