@@ -1,4 +1,4 @@
-"""Accepts the native server's connections, as long as there is room for them.
+"""Accepts connections, as long as there is room for them: for gRPC, and OTLP over HTTP.
 
 Event loops do it, too; but where file descriptors run out uvloop's stops listening, and
 says nothing. Here who comes then is closed at once, for a client to look elsewhere, and

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from socket import socket
@@ -20,7 +21,7 @@ from aiohttp import ClientPayloadError, hdrs, web
 from msgspec import Meta
 
 from k8strace._codec import IDENTITY
-from k8strace.addresses import BACKLOG, join_address, listen_address, listening_sockets
+from k8strace.addresses import join_address, listen_address, listening_sockets
 from k8strace.budget import Budget, Lease
 from k8strace.component import Config
 from k8strace.errors import K8sTraceError
@@ -37,14 +38,15 @@ from k8strace.grpc import (
 from k8strace.grpc.compression import ENCODINGS, decompress
 from k8strace.grpc.endpoints import (
     bound_address,
-    cannot_listen,
     check_endpoint,
     claim_unix,
     host_of,
+    listen_unix,
     peer_of_socket,
     show_unix,
     unix_path,
 )
+from k8strace.grpc.native_listener import Listener
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
 from k8strace.payload import Origin
 from k8strace.units import Duration
@@ -52,6 +54,7 @@ from k8strace.units import Duration
 log = logging.getLogger(__name__)
 
 PROTOBUF = "application/x-protobuf"
+MAX_CONNECTIONS = 8192  # as many as the native server of gRPC has
 STEP = 64 * 1024  # bytes that a body of unknown length reserves at a time
 LINGER = (
     2.0  # seconds for which the rest of a refused body is read, so that the answer arrives
@@ -119,7 +122,7 @@ class Server:
         self._limit = config.max_size
         self._sockets = sockets
         self._web: web.Server | None = None
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
         self._unix_path = ""
         self._running: set[asyncio.Task[object]] = set()
 
@@ -135,27 +138,31 @@ class Server:
             lingering_time=LINGER,
             keepalive_timeout=float(config.idle_timeout) or FOR_EVER,
         )
-        loop = asyncio.get_running_loop()
-        if self._sockets:
-            self._listeners = [
-                await loop.create_server(server, sock=one, backlog=BACKLOG)
-                for one in self._sockets
-            ]
-            self._web = server
-            return bound_address(config.endpoint, self._sockets[0])
-        if config.transport == "unix":
-            path = unix_path(config.endpoint)
-            claim_unix(path)
-            try:
-                self._listeners = [await loop.create_unix_server(server, path)]
-            except OSError as error:
-                raise cannot_listen(show_unix(path), error.errno) from error
-            self._web, self._unix_path = server, path
-            return show_unix(path)
-        sockets = await listening_sockets(*listen_address(config.endpoint))
-        self._listeners = [await loop.create_server(server, sock=one) for one in sockets]
+        address, sockets = await self._bind()
         self._web = server
-        return join_address(*sockets[0].getsockname()[:2])
+        self._listeners = [Listener(one, server, None, self._has_room) for one in sockets]
+        for listener in self._listeners:
+            listener.start()
+        return address
+
+    async def _bind(self) -> tuple[str, Sequence[socket]]:
+        endpoint = self._config.endpoint
+        if self._sockets:
+            return bound_address(endpoint, self._sockets[0]), self._sockets
+        if self._config.transport == "unix":
+            path = unix_path(endpoint)
+            claim_unix(path)
+            sock = listen_unix(path)
+            self._unix_path = path
+            return show_unix(path), [sock]
+        sockets = await listening_sockets(*listen_address(endpoint))
+        return join_address(*sockets[0].getsockname()[:2]), sockets
+
+    def _has_room(self) -> bool:
+        connecting = sum(listener.connecting for listener in self._listeners)
+        web_server = self._web
+        have = 0 if web_server is None else len(web_server.connections)
+        return have + connecting < MAX_CONNECTIONS
 
     async def stop(self, grace: float) -> None:
         """Stop listening, let running requests end for `grace` seconds, cancel the rest."""
@@ -164,7 +171,7 @@ class Server:
         if server is None:
             return
         for listener in listeners:
-            listener.close()
+            await listener.stop()
         if self._unix_path and not self._unix_path.startswith("\0"):
             with suppress(FileNotFoundError):
                 os.unlink(self._unix_path)
@@ -174,8 +181,6 @@ class Server:
             for task in late:
                 task.cancel()
         await server.shutdown(_CLOSE)
-        for listener in listeners:
-            await listener.wait_closed()
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
         task = asyncio.current_task()
