@@ -17,6 +17,10 @@ def listen_address(endpoint: str) -> tuple[str, int]:
 
     Raises ValueError that names the endpoint.
     """
+    if "://" in endpoint:
+        raise ValueError(
+            f"endpoint {endpoint!r}: write host:port to listen, without a scheme"
+        )
     host, colon, port = endpoint.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
         raise ValueError(f"endpoint {endpoint!r} is not host:port (such as localhost:4317)")

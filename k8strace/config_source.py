@@ -176,6 +176,9 @@ class _Source:
         """What `${uri}` stands for; its text is what is pasted into a longer value."""
         match = _SCHEME.fullmatch(uri if ":" in uri else f"env:{uri}")
         if match is None:
+            name, dash, _ = uri.partition(":-")
+            if dash and _VARIABLE.fullmatch(name):
+                raise InvalidError(mark, f"write ${{env:{name}:-default}}")
             raise InvalidError(mark, "${} holds no name: write $${ for the characters ${")
         scheme, rest = match[1], match[2]
         if rest.startswith("-") and scheme not in ("env", "file", "yaml"):

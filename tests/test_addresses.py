@@ -34,6 +34,11 @@ def test_what_is_no_address_is_named(endpoint: str) -> None:
     assert repr(endpoint) in str(caught.value)
 
 
+def test_a_scheme_is_no_part_of_where_to_listen() -> None:
+    with pytest.raises(ValueError, match="without a scheme"):
+        listen_address("http://0.0.0.0:4317")
+
+
 @given(st.sampled_from(["localhost", "10.0.0.1", "::1", ""]), st.integers(0, 65535))
 def test_join_is_the_inverse(host: str, port: int) -> None:
     assert listen_address(join_address(host, port)) == (host, port)

@@ -235,6 +235,7 @@ def test_files_that_are_wrong(tmp_path: Path) -> None:
         ("${}", "'' is no name of an environment variable"),
         ("${http://x}", "scheme 'http' is not available"),
         ("${PORT:-5}", "write ${env:PORT:-default}"),
+        ("${MY_PORT:-5}", "write ${env:MY_PORT:-default}"),
         ("${a:b}", "${} holds no name"),
         ("${yaml:$}", "${yaml:…} holds a $"),
         ("${file:/none}", "cannot read the file '/none'"),
