@@ -11,6 +11,7 @@ import asyncio
 import logging
 import traceback
 from collections.abc import Callable, Coroutine
+from math import inf
 from typing import Any, NamedTuple
 
 from k8strace.component import Context
@@ -132,7 +133,8 @@ class Delivery:
                 now = asyncio.get_running_loop().time()
                 if course.backoff is None:
                     course.backoff = Backoff(self._retry, course.start)
-                delay = course.backoff.delay(now, error.retry_after)
+                longest = HURRIED_PAUSE if self._hurried else inf
+                delay = course.backoff.delay(now, error.retry_after, longest)
                 if delay is None:
                     raise
                 self._lines.write(
@@ -195,8 +197,6 @@ class Delivery:
             del task
 
     async def _pause(self, delay: float) -> None:
-        if self._hurried:
-            delay = min(delay, HURRIED_PAUSE)
         loop = asyncio.get_running_loop()
         pause = loop.create_future()
         timer = loop.call_later(delay, _wake, pause)

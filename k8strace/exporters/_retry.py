@@ -55,10 +55,13 @@ class Backoff:
         """Begin with the initial interval again; the time to give up stays."""
         self._interval = self._config.initial_interval
 
-    def delay(self, now: float, retry_after: float | None) -> float | None:
+    def delay(
+        self, now: float, retry_after: float | None, longest: float = float("inf")
+    ) -> float | None:
         """Seconds to wait from `now`, None to give up.
 
-        A destination that said how long to wait (`retry_after`) is not asked earlier.
+        A destination that said how long to wait (`retry_after`) is not asked earlier, but
+        nobody waits for more than `longest`.
         """
         config = self._config
         if not config.enabled:
@@ -66,5 +69,5 @@ class Backoff:
         spread = config.randomization_factor
         delay = self._interval * random.uniform(1 - spread, 1 + spread)
         self._interval = min(self._interval * config.multiplier, config.max_interval)
-        delay = max(delay, retry_after or 0.0)
+        delay = min(max(delay, retry_after or 0.0), longest)
         return delay if now + delay <= self._end else None

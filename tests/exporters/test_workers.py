@@ -119,6 +119,23 @@ async def test_stopping_ends_long_pauses_and_goes_on_with_short_ones(
         assert rig.ledger.dropped == {}
 
 
+async def test_stopping_gives_nothing_up_for_a_pause_that_is_cut_short(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_delivery, "HURRIED_PAUSE", 0.001)
+    async with running() as rig:
+        rig.exporter.failures = [RefusedError("come back tomorrow", 86_400)]
+        rig.exporter.gate.clear()
+        await rig.send(3)
+        await rig.exporter.attempted(1)
+        stopping = asyncio.create_task(rig.stop())
+        await asyncio.sleep(0)
+        rig.exporter.gate.set()
+        await stopping
+        assert (rig.ledger.sent, rig.ledger.dropped) == (3, {})
+    assert "next attempt in 0.001 s" in caplog.text
+
+
 async def test_stopping_with_a_dead_destination_tries_until_the_deadline(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
