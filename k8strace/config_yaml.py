@@ -17,6 +17,7 @@ MAX_BYTES = 4 * 1024 * 1024  # all that is read; a ConfigMap in Kubernetes ends 
 MAX_NODES = 100_000  # with aliases counted as what they stand for
 MAX_DEPTH = 64  # levels of nesting, with what ${} brings in
 
+_TOO_DEEP = f"nested deeper than {MAX_DEPTH} levels"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]+")  # a problem is one line
 _INT = re.compile(r"[-+]?(?:0x[0-9a-fA-F_]+|0o[0-7_]+|0b[01_]+|[0-9][0-9_]*)")
 _FLOAT = re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?")
@@ -166,7 +167,11 @@ class Document:
             raise self._error(line, f"is not YAML: {error.reason}") from error
         except yaml.MarkedYAMLError as error:
             line = error.problem_mark.line + 1 if error.problem_mark else 0
-            raise self._error(line, f"is not YAML: {error.problem}") from error
+            wrong = self._error(line, f"is not YAML: {error.problem}")
+            if "nesting depth" in str(error.problem):
+                # libyaml's own limit: it reads ahead of us, for the colon of a key.
+                raise LimitError(wrong.mark, _TOO_DEEP) from error
+            raise wrong from error
         except (yaml.YAMLError, UnicodeError) as error:
             raise InvalidError(self._mark, "is not YAML text") from error
         if documents > 1:
@@ -244,7 +249,7 @@ class Document:
 
     def _check(self, mark: Mark, depth: int) -> None:
         if depth > MAX_DEPTH:
-            raise LimitError(mark, f"nested deeper than {MAX_DEPTH} levels")
+            raise LimitError(mark, _TOO_DEEP)
         if self._allowance.nodes < 0:
             raise LimitError(mark, f"more than {MAX_NODES} values, aliases counted")
 
