@@ -157,7 +157,11 @@ async def test_an_interrupt_ends_it_without_a_traceback() -> None:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
         )
-        await backend.wait_for_spans(1)
-        process.send_signal(signal.SIGINT)
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        try:
+            await backend.wait_for_spans(1)
+            process.send_signal(signal.SIGINT)
+            out, err = await asyncio.wait_for(process.communicate(), 30)
+        finally:
+            if process.returncode is None:
+                process.kill()
     assert (process.returncode, out, err) == (-signal.SIGINT, b"", b"")
