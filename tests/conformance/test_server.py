@@ -240,7 +240,7 @@ async def test_concurrent_streams_are_limited(engine: ModuleType) -> None:
 
 async def test_connections_end_at_their_age(engine: ModuleType) -> None:
     keepalive = ServerKeepalive(
-        max_connection_age=Duration(0.05), max_connection_age_grace=Duration(0.05)
+        max_connection_age=Duration(0.05), max_connection_age_grace=Duration(20)
     )
     async with Rig(engine, keepalive=keepalive) as rig, Raw(rig.address) as raw:
         assert (await raw.frame(GOAWAY)).type == GOAWAY
