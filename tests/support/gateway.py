@@ -37,7 +37,11 @@ class GatewayProcess:
 
     async def __aenter__(self) -> GatewayProcess:
         await self.start()
-        await self.wait_for_log(READY)
+        try:
+            await self.wait_for_log(READY)
+        except BaseException:
+            await self.kill()
+            raise
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -76,7 +80,7 @@ class GatewayProcess:
         return self._out_path.read_text()
 
     async def wait_for_log(
-        self, pattern: str | re.Pattern[str], after: int = 0, timeout: float = 30.0
+        self, pattern: str | re.Pattern[str], after: int = 0, timeout: float = 60.0
     ) -> re.Match[str]:
         """The first line from number `after` on that matches."""
         async with asyncio.timeout(timeout):
