@@ -307,8 +307,6 @@ cdef inline void decide(
             # What a consistent sampler wrote is left alone.
             d.undecidable = True
             d.writes = False
-        else:
-            set_randomness(state, randomness)
     elif good:
         if state.has_rv:
             d.policy = BY_RANDOMNESS
@@ -333,4 +331,6 @@ cdef inline void decide(
     d.kept = threshold <= randomness
     d.writes = d.writes and d.kept
     if d.writes:
+        if s.mode == MODE_HASH_SEED:
+            set_randomness(state, randomness)
         set_threshold(state, threshold)

@@ -146,10 +146,8 @@ cdef inline Code skip_group(Cursor *c, uint32_t number, int depth) noexcept nogi
     return OK
 
 
-cdef inline Code next_field(Cursor *c, Field *f, int depth) noexcept nogil:
-    """Read the field at the cursor, in a message at `depth`, and step over it."""
+cdef inline Code any_field(Cursor *c, Field *f, int depth) noexcept nogil:
     cdef Code code
-    f.start = c.at
     code = tag(c, &f.tag)
     if code == OK:
         if f.tag & 7 == GROUP:
@@ -164,6 +162,22 @@ cdef inline Code next_field(Cursor *c, Field *f, int depth) noexcept nogil:
         return code
     f.end = c.at
     return OK
+
+
+cdef inline Code next_field(Cursor *c, Field *f, int depth) noexcept nogil:
+    """Read the field at the cursor, in a message at `depth`, and step over it."""
+    cdef Bytes at = c.at
+    f.start = at
+    # Nearly all fields: a tag of one byte, and a length of one.
+    if c.end - at >= 2 and at[0] & 0x87 == LEN and at[0] >= 8 and at[1] < 0x80:
+        f.tag = at[0]
+        f.value = at[1]
+        f.body = at + 2
+        if f.value <= <uint64_t>(c.end - f.body):
+            f.end = f.body + f.value
+            c.at = f.end
+            return OK
+    return any_field(c, f, depth)
 
 
 cdef inline uint64_t varint_size(uint64_t value) noexcept nogil:
