@@ -200,6 +200,7 @@ class Supervisor:
         )
         self._free.pop()
         self._served.add(slot)
+        self.metrics.counter(WORKER_RESTARTS, str(slot))  # it shows before the first one
         self._processes.add(process)
         process.ended.add_done_callback(partial(self._bury, process))
         return process
