@@ -22,6 +22,9 @@ RATE_WINDOW: float
 """Seconds over which the rate of giving back is measured."""
 PEER_SHARE: int
 """One peer may always hold this part (1/8) of the budget."""
+PACED_ABOVE: int
+LONGEST_PACE: float
+"""Seconds; reached at twice the bytes above which senders are paced."""
 
 @disjoint_base
 class Room:
@@ -82,6 +85,15 @@ class Budget(Room):
 
     def refusal(self, amount: int, peer: str) -> RefusedError:
         """What to answer `peer`, for whose `amount` there is no room."""
+
+    def pace(self, coming: int = 0) -> float:
+        """Seconds to let pass after a request before its sender is read on from.
+
+        More than nothing where so much is held that what takes it on is behind: above
+        `PACED_ABOVE` bytes, or a quarter of a smaller budget. Senders then come to go at
+        its pace, long before there is no room and they have to be refused. `coming` are
+        bytes that are reserved and not here.
+        """
 
     def share(self, peer: str) -> int:
         """The bytes that `peer` may hold: its fair share, at least an eighth of all."""

@@ -17,8 +17,13 @@ MIN_RETRY_AFTER = 0.1
 MAX_RETRY_AFTER = 2.0
 RATE_WINDOW = 1.0
 PEER_SHARE = 8
+PACED_ABOVE = 32 * 1024 * 1024
+LONGEST_PACE = 0.05
 
 cdef Py_ssize_t SHARES = PEER_SHARE
+cdef Py_ssize_t PACED = PACED_ABOVE
+cdef double LONGEST = LONGEST_PACE
+cdef double SHORTEST_PACE = 0.001  # seconds; timers don't count in less
 
 
 cdef class Room:
@@ -174,6 +179,11 @@ cdef class Budget(Room):
                 MAX_RETRY_AFTER,
             )
         return RefusedError("the memory budget is used up", self.retry_after(amount))
+
+    def pace(self, Py_ssize_t coming=0):
+        cdef Py_ssize_t above = max(min(PACED, self.limit // 4), 1)
+        cdef double pause = LONGEST * min(<double>(self.used - coming) / above - 1, 1.0)
+        return pause if pause >= SHORTEST_PACE else 0.0
 
     cpdef Py_ssize_t share(self, str peer) except -1:
         cdef Py_ssize_t peers = len(self.holdings) + (peer not in self.holdings)

@@ -12,8 +12,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from k8strace import budget as module
 from k8strace.budget import (
+    LONGEST_PACE,
     MAX_RETRY_AFTER,
     MIN_RETRY_AFTER,
+    PACED_ABOVE,
     PEER_SHARE,
     RATE_WINDOW,
     Budget,
@@ -271,6 +273,26 @@ def test_a_full_budget_says_so() -> None:
     refusal = budget.refusal(1, "b")
     assert "used up" in str(refusal)
     assert refusal.retry_after == MAX_RETRY_AFTER
+
+
+def test_senders_are_paced_where_much_is_held() -> None:
+    budget = Budget(1 << 30)
+    held = Lease(budget, PACED_ABOVE, "a")
+    assert budget.pace() == 0
+    held.grow(PACED_ABOVE // 2)
+    assert budget.pace() == pytest.approx(LONGEST_PACE / 2)
+    held.grow(PACED_ABOVE * 9)
+    assert budget.pace() == LONGEST_PACE
+    assert budget.pace(coming=PACED_ABOVE * 9) == pytest.approx(LONGEST_PACE / 2)
+    assert budget.pace(coming=budget.used) == 0
+
+
+def test_a_small_budget_paces_from_a_quarter_on() -> None:
+    budget = Budget(4000)
+    held = Lease(budget, 1000, "a")
+    assert budget.pace() == 0
+    held.grow(1000)
+    assert budget.pace() == LONGEST_PACE
 
 
 def test_followers_are_told_what_came_free() -> None:

@@ -187,6 +187,8 @@ class Server:
         wait_until = hold_until(now, deadline)
         if not budget.fits(1) and not await budget.wait(1, wait_until):
             raise self._refusal(1, peer)
+        if pause := budget.pace():
+            await asyncio.sleep(pause)
         message = await self._read(context, peer)
         lease = await budget.admit(len(message), host_of(peer), wait_until)
         if lease is None:

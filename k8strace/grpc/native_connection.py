@@ -179,17 +179,19 @@ class Connection(asyncio.BufferedProtocol):
         except ProtocolError as error:
             self._broken(error)
             return
+        pause = 0.0
         if events:
             self._active = now
             self._handle(session, events)
+            pause = self._budget.pace(self._shared.announced.used)
         if self._goaway_at is not None and session.pongs > self._pongs:
             self._goaway(session)
         self._flush()
-        if nbytes == READ_SIZE and not self._is_paused:
-            # There is more. The loop would read on for long, and let all others wait, and
-            # what we send.
+        if (pause or nbytes == READ_SIZE) and not self._is_paused:
+            # After a full read there is more: the loop would read on for long, and let all
+            # others wait, and what we send.
             self._transport.pause_reading()
-            self._loop.call_soon(self._read_on)
+            self._loop.call_later(pause, self._read_on)
 
     def _read_on(self) -> None:
         if not self._is_paused and self._session is not None:

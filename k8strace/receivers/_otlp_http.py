@@ -280,6 +280,8 @@ class Server:
         elif length > self._limit:
             raise self._too_large()
         host = host_of(peer)
+        if pause := self._budget.pace():
+            await asyncio.sleep(pause)
         lease = await self._budget.admit(length, host, wait_until)
         if lease is None:
             raise self._budget.refusal(length, host)

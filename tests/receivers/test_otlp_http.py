@@ -20,7 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from k8strace.budget import Budget
+from k8strace.budget import LONGEST_PACE, Budget
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.grpc.status import Code, retry_delay
 from k8strace.receivers import _otlp_http
@@ -255,6 +255,18 @@ async def test_a_full_budget_refuses_before_the_body_is_read(
         assert receiving.rejected("memory") == 3
         assert receiving.sink.calls == 0
         del lease
+
+
+async def test_senders_go_at_the_pace_of_what_is_behind() -> None:
+    budget = Budget(1_000_000)
+    behind = budget.lease(500_000, "another")
+    async with http_only(budget=budget) as (_, post):
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for _ in range(3):
+            assert (await post(GOOD)).status == HTTPStatus.OK
+        assert loop.time() - begun >= 3 * LONGEST_PACE - 0.01
+        del behind
 
 
 async def test_a_full_budget_holds_the_request_for_a_while() -> None:
