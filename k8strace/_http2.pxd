@@ -12,8 +12,7 @@ cdef enum:
 cdef class Session:
     cdef h2.session *session
     cdef Buffer out
-    cdef list buffers
-    cdef size_t queued  # bytes in `buffers`
+    cdef size_t queued  # bytes that are to be sent and are not in `out`
     cdef list events
     cdef object error
     cdef double now

@@ -42,7 +42,6 @@ class ProtocolError(K8sTraceError):
 cdef class Session:
     def __cinit__(self):
         self.events = []
-        self.buffers = []
         self.allowance = FLOOD_BURST
 
     def __dealloc__(self):
@@ -101,7 +100,7 @@ cdef class Session:
         return 0
 
     cdef int pump(self) except -1:
-        """Move what is to be sent into `out`, or `buffers` and `out` behind them."""
+        """Move what is to be sent into `out`, and what `send_data` has where it puts it."""
         cdef const uint8_t *data = NULL
         cdef ssize_t size = 0
         self.out.size = 0

@@ -88,6 +88,14 @@ class ClientSession(Session):
         Calls may be over with it: see `finished`.
         """
 
+    def send(self, fd: int) -> list[bytes | memoryview] | None:
+        """Write what is to be sent next to the socket `fd`, as much as that takes now.
+
+        Returns what it did not take, which has to be written before anything else, and
+        None when there was nothing to be sent. What is wrong with the socket is not told:
+        who writes the rest will notice.
+        """
+
     def finished(self) -> list[Call]:
         """The calls that are over since one was last told of."""
 

@@ -2,10 +2,11 @@
 
 cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+from libc.errno cimport EINTR, errno
 from libc.math cimport INFINITY
 from libc.stdint cimport int32_t, uint8_t, uint32_t
-from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy, memset
 
 cimport k8strace._nghttp2 as h2
 from k8strace._encodings cimport AS_GZIP, AS_IDENTITY
@@ -14,6 +15,16 @@ from k8strace._frames cimport (
     write_prefix,
 )
 from k8strace._http2 cimport OUTPUT, Session, callbacks, check, options
+
+cdef extern from "<sys/socket.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    struct msghdr:
+        iovec *msg_iov
+        size_t msg_iovlen
+    int MSG_DONTWAIT, MSG_NOSIGNAL
+    ssize_t sendmsg(int fd, const msghdr *message, int flags)
 
 cdef enum:
     COPY_BELOW = 4096  # shorter pieces are copied: a buffer of its own costs more
@@ -54,9 +65,21 @@ cdef class Call:
         self.size = -1
 
 
+cdef struct Piece:  # of what is to be sent next
+    Py_ssize_t chunk  # which of those that are `pinned`; negative: a part of `out`
+    Py_ssize_t start
+    Py_ssize_t size
+
+
 @cython.final
 cdef class ClientSession(Session):
     cdef dict calls
+    cdef Piece *pieces
+    cdef iovec *places  # of the pieces, as many as there is room for
+    cdef Py_ssize_t piece_count
+    cdef Py_ssize_t piece_room
+    cdef size_t cut  # how much of `out` is in pieces
+    cdef list pinned  # chunks of messages
     cdef bytes authority
     cdef bytes scheme
     cdef bytes user_agent
@@ -82,6 +105,7 @@ cdef class ClientSession(Session):
         self.max_answer = min(max_answer, <Py_ssize_t>MAX_LENGTH)
         self.now = now
         self.calls = {}
+        self.pinned = []
         check(h2.session_client_new2(&self.session, callbacks(), <void *>self, options()))
         check(h2.session_set_next_stream_id(self.session, first_stream))
         settings[0].settings_id = h2.SETTINGS_ENABLE_PUSH
@@ -92,6 +116,10 @@ cdef class ClientSession(Session):
         settings[2].value = MAX_HEADERS
         self.configure(settings, 3)
         self.widen(0, CONNECTION_WINDOW)
+
+    def __dealloc__(self):
+        free(self.pieces)
+        free(self.places)
 
     @property
     def running(self):
@@ -196,10 +224,35 @@ cdef class ClientSession(Session):
         return self.take_events()
 
     def output(self):
-        self.pump()
-        self.flush()
-        buffers, self.buffers = self.buffers, []
-        return buffers
+        self.gather()
+        return self.buffers(0)
+
+    def send(self, int fd):
+        cdef msghdr message
+        cdef iovec *place
+        cdef Piece *piece
+        cdef const char *data
+        cdef ssize_t sent
+        cdef Py_ssize_t i
+        self.gather()
+        if not self.piece_count:
+            return None
+        for i in range(self.piece_count):
+            piece = self.pieces + i
+            place = self.places + i
+            data = <const char *>self.out.data
+            if piece.chunk >= 0:
+                data = PyBytes_AS_STRING(<bytes>self.pinned[piece.chunk])
+            place.iov_base = <void *>(data + piece.start)
+            place.iov_len = piece.size
+        memset(&message, 0, sizeof(message))
+        message.msg_iov = self.places
+        message.msg_iovlen = self.piece_count
+        while True:
+            sent = sendmsg(fd, &message, MSG_DONTWAIT | MSG_NOSIGNAL)
+            if sent >= 0 or errno != EINTR:
+                break
+        return self.buffers(max(sent, 0))
 
     def finished(self):
         return self.take_events()
@@ -212,14 +265,66 @@ cdef class ClientSession(Session):
         self.calls.clear()
         return self.take_events()
 
-    cdef int flush(self) except -1:
-        if self.out.size:
-            self.queued += self.out.size
-            self.buffers.append(
-                PyBytes_FromStringAndSize(<char *>self.out.data, self.out.size)
-            )
-            self.out.size = 0
+    cdef int gather(self) except -1:
+        """Have nghttp2 say what comes next, in pieces that stand where they are."""
+        self.piece_count = 0
+        self.cut = 0
+        self.pinned.clear()
+        self.pump()
+        return self.cut_out()
+
+    cdef int cut_out(self) except -1:
+        """Make a piece of what came to `out` since the last one."""
+        if self.out.size > self.cut:
+            self.add_piece(-1, self.cut, self.out.size - self.cut)
+            self.cut = self.out.size
         return 0
+
+    cdef int add_piece(self, Py_ssize_t chunk, Py_ssize_t start, Py_ssize_t size) except -1:
+        cdef Piece *piece
+        cdef void *moved
+        if self.piece_count == self.piece_room:
+            self.piece_room = max(2 * self.piece_room, 64)
+            moved = realloc(self.pieces, self.piece_room * sizeof(Piece))
+            if moved == NULL:
+                raise MemoryError
+            self.pieces = <Piece *>moved
+            moved = realloc(self.places, self.piece_room * sizeof(iovec))
+            if moved == NULL:
+                raise MemoryError
+            self.places = <iovec *>moved
+        piece = self.pieces + self.piece_count
+        piece.chunk = chunk
+        piece.start = start
+        piece.size = size
+        self.piece_count += 1
+        return 0
+
+    cdef list buffers(self, Py_ssize_t skipped):
+        """The pieces as Python's buffers, but for the first bytes."""
+        cdef list found = []
+        cdef Piece *piece
+        cdef const char *head
+        cdef Py_ssize_t part
+        cdef Py_ssize_t i
+        for i in range(self.piece_count):
+            piece = self.pieces + i
+            part = min(skipped, piece.size)
+            skipped -= part
+            piece.start += part
+            piece.size -= part
+            if not piece.size:
+                continue
+            if piece.chunk < 0:
+                head = <char *>self.out.data + piece.start
+                found.append(PyBytes_FromStringAndSize(head, piece.size))
+                continue
+            chunk = <bytes>self.pinned[piece.chunk]
+            if piece.size < PyBytes_GET_SIZE(chunk):
+                chunk = memoryview(chunk)[piece.start:piece.start + piece.size]
+            found.append(chunk)
+        self.pinned.clear()
+        return found
 
     cdef int send_data(self, void *source, const uint8_t *head, size_t size) except -1:
         """Write a DATA frame: its head, and slices of the message's chunks."""
@@ -235,13 +340,10 @@ cdef class ClientSession(Session):
             if part < COPY_BELOW:
                 self.keep(<const uint8_t *>PyBytes_AS_STRING(chunk) + call.offset, part)
             else:
-                self.flush()
+                self.cut_out()
+                self.pinned.append(chunk)
+                self.add_piece(len(self.pinned) - 1, call.offset, part)
                 self.queued += part
-                if part == PyBytes_GET_SIZE(chunk):
-                    self.buffers.append(chunk)
-                else:
-                    view = memoryview(chunk)
-                    self.buffers.append(view[call.offset:call.offset + part])
             left -= part
             call.offset += part
             if call.offset == PyBytes_GET_SIZE(chunk):

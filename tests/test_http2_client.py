@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import sys
+from contextlib import suppress
 from math import inf
 from typing import Any
 
@@ -132,6 +134,52 @@ def test_large_chunks_are_not_copied() -> None:
     assert any(one is large for one in views)
     sent = b"".join(one.body for one in frames(b"".join(buffers)) if one.type == DATA)
     assert sent == message(b"small" + large[:10_000] + large)
+
+
+@given(
+    st.lists(st.lists(st.binary(max_size=40_000), max_size=4), min_size=1, max_size=6),
+    st.integers(1, 100_000),
+)
+def test_what_a_socket_takes_and_leaves_is_all_there_is(
+    messages: list[list[bytes]], room: int
+) -> None:
+    """The same bytes as `output` gives, in the same order."""
+    wide = frame(SETTINGS, 0, 0, b"\0\x04\x7f\xff\xff\xff") + frame(
+        WINDOW_UPDATE, 0, 0, (2**31 - 1 - 65535).to_bytes(4, "big")
+    )
+    one, other = client(ACKED + wide), client(ACKED + wide)
+    for chunks in messages:
+        one.request(PATH.encode(), tuple(chunks))
+        other.request(PATH.encode(), tuple(chunks))
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, room)
+        theirs.setblocking(False)
+        came = bytearray()
+
+        def drain() -> None:
+            with suppress(BlockingIOError):
+                while part := theirs.recv(1 << 20):
+                    came.extend(part)
+
+        while (rest := one.send(ours.fileno())) is not None:
+            drain()
+            came.extend(b"".join(rest))
+    assert bytes(came) == output(other)
+
+
+def test_a_socket_that_is_gone_takes_nothing() -> None:
+    session = client()
+    session.request(PATH.encode(), (b"x" * 5000,))
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours:
+        rest = session.send(ours.fileno())
+        assert rest is not None
+        assert message(b"x" * 5000) in b"".join(rest).replace(
+            frame(DATA, END_STREAM, 1, message(b"x" * 5000))[:9], b""
+        )
+        assert session.send(ours.fileno()) is None
 
 
 def test_no_answer_may_be_larger_than_asked_for() -> None:

@@ -20,6 +20,7 @@ from k8strace.grpc import ClientKeepalive, Metadata
 from k8strace.grpc.endpoints import speaks_http2
 
 WRITE_BUFFER = 4 * 1024 * 1024  # bytes; references, and written as one turn allows
+TURN = 4  # writes to a socket until others have their turn
 PING_TIMEOUT = 20.0
 STALL_TIMEOUT = 20.0  # seconds in which a server has to take something of what it gets
 
@@ -52,6 +53,7 @@ class Channel(asyncio.BufferedProtocol):
         self._keepalive = keepalive
         self._on_change = on_change
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
+        self._fd = -1  # of the socket, where what is written goes there as it is
         self._is_paused = False
         self._is_flushing = False
         self._heard = 0.0
@@ -120,7 +122,10 @@ class Channel(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
-        self._transport.set_write_buffer_limits(high=WRITE_BUFFER)
+        if transport.get_extra_info("ssl_object") is None:
+            self._fd = transport.get_extra_info("socket").fileno()
+        # What is written to the socket itself has to wait for what the transport has.
+        self._transport.set_write_buffer_limits(WRITE_BUFFER if self._fd < 0 else 0)
         self._heard = self._loop.time()
         if not speaks_http2(transport):
             self.close("the server speaks no HTTP/2: it has not selected h2 by ALPN")
@@ -180,14 +185,31 @@ class Channel(asyncio.BufferedProtocol):
         if self.error is not None:
             return
         try:
-            while not self._is_paused and (buffers := session.output()):
-                self._transport.writelines(buffers)
+            if self._fd < 0:
+                while not self._is_paused and (buffers := session.output()):
+                    self._transport.writelines(buffers)
+            else:
+                self._write(session, self._transport)
             _end(session.finished())
         except ProtocolError as error:
             self.close(f"{error}")
             return
         if session.is_over:
             self.close("the server let the connection go")
+
+    def _write(self, session: ClientSession, transport: asyncio.Transport) -> None:
+        """Write to the socket, and leave to the transport only what that doesn't take."""
+        for _ in range(TURN):
+            if transport.get_write_buffer_size() or transport.is_closing():
+                return
+            rest = session.send(self._fd)
+            if rest is None:
+                return
+            if rest:
+                transport.writelines(rest)
+        if not self._is_flushing:
+            self._is_flushing = True
+            self._loop.call_soon(self._flush_all)
 
     def _lose(self, why: str) -> None:
         if self.error is not None:
