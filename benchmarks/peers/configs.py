@@ -26,7 +26,7 @@ class Places(msgspec.Struct, frozen=True):
 
 
 def collector(cell: Cell, places: Places) -> dict[str, Any]:
-    """The Collector's configuration, which k8strace takes too."""
+    """The Collector's configuration, which k8strace takes as it is."""
     processors: dict[str, Any] = {}
     exporters: dict[str, Any] = {"nop": {}}
     if cell.scenario == "sample":
@@ -68,16 +68,6 @@ def collector(cell: Cell, places: Places) -> dict[str, Any]:
             },
         },
     }
-
-
-def k8strace(cell: Cell, places: Places) -> dict[str, Any]:
-    """The same, with the native engine."""
-    config = collector(cell, places)
-    config["receivers"]["otlp"]["protocols"]["grpc"]["engine"] = "native"
-    for name, exporter in config["exporters"].items():
-        if name == "otlp_grpc":
-            exporter["engine"] = "native"
-    return config
 
 
 def rotel(cell: Cell, places: Places) -> list[str] | None:

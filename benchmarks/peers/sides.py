@@ -93,7 +93,7 @@ def _k8strace() -> Kind:
         if path.suffix in (".py", ".so", ".yaml"):
             digest.update(path.read_bytes())
     command = [sys.executable, "-m", "k8strace.gateway"]
-    make = _by_file(command, configs.k8strace, "--config")
+    make = _by_file(command, configs.collector, "--config")
     version = f"{k8strace.__version__} ({digest.hexdigest()[:12]})"
     return Kind(US, US, version, make, has_metrics=True)
 

@@ -102,7 +102,7 @@ class Config(SendingConfig, frozen=True, kw_only=True):
     user_agent: str = ""
     keepalive: KeepaliveConfig = KeepaliveConfig()
     max_request_size_mib: Annotated[int, msgspec.Meta(ge=0)] = 4
-    engine: Engine = "grpcio"
+    engine: Engine = "native"
     connections: Annotated[int, msgspec.Meta(ge=1, le=64)] = 1
     read_buffer_size: Annotated[int, NO_EFFECT] = 0
     write_buffer_size: Annotated[int, NO_EFFECT] = 512 * 1024

@@ -95,7 +95,7 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
     write_buffer_size: Annotated[int, NO_EFFECT] = 0
     keepalive: Keepalive = Keepalive()
     include_metadata: bool = False
-    engine: Engine = "grpcio"
+    engine: Engine = "native"
 
     def __post_init__(self) -> None:
         check_endpoint(self.endpoint, self.transport)

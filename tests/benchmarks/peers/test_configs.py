@@ -32,22 +32,13 @@ def pipeline(config: dict[str, Any]) -> list[str]:
 def test_pipelines(scenario: Scenario, expected: list[str]) -> None:
     cell = Cell(scenario, "none", "512")
     assert pipeline(configs.collector(cell, PLACES)) == expected
-    assert pipeline(configs.k8strace(cell, PLACES)) == expected
-
-
-def test_only_the_engine_is_ours() -> None:
-    cell = Cell("forward", "gzip", "512")
-    ours = configs.k8strace(cell, PLACES)
-    assert ours["receivers"]["otlp"]["protocols"]["grpc"].pop("engine") == "native"
-    assert ours["exporters"]["otlp_grpc"].pop("engine") == "native"
-    assert ours == configs.collector(cell, PLACES)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", cells((512,)), ids=lambda cell: cell.name)
 async def test_the_gateway_takes_them(cell: Cell, tmp_path: Any) -> None:
     path = tmp_path / "config.yaml"
-    path.write_text(yaml.safe_dump(configs.k8strace(cell, PLACES)))
+    path.write_text(yaml.safe_dump(configs.collector(cell, PLACES)))
     status, _, err = await run_gateway("validate", "--config", str(path))
     assert (status, err) == (0, "")
 
