@@ -66,7 +66,13 @@ class Room:
 
 @disjoint_base
 class Budget(Room):
-    """The room for payload bytes, of which no peer holds more than its fair share."""
+    """The room for payload bytes, of which no peer holds more than its fair share.
+
+    `backlog` are those that sending queues have and their destinations have not taken yet;
+    what is parked for another reason is none.
+    """
+
+    backlog: int
 
     def follow(self, freed: Callable[[int], None]) -> None:
         """Call `freed` with the amount whenever bytes were given back."""
@@ -86,13 +92,12 @@ class Budget(Room):
     def refusal(self, amount: int, peer: str) -> RefusedError:
         """What to answer `peer`, for whose `amount` there is no room."""
 
-    def pace(self, coming: int = 0) -> float:
+    def pace(self) -> float:
         """Seconds to let pass after a request before its sender is read on from.
 
-        More than nothing where so much is held that what takes it on is behind: above
-        `PACED_ABOVE` bytes, or a quarter of a smaller budget. Senders then come to go at
-        its pace, long before there is no room and they have to be refused. `coming` are
-        bytes that are reserved and not here.
+        More than nothing where the backlog is above `PACED_ABOVE` bytes, or a quarter of a
+        smaller budget. Senders then come to go at the pace of the slowest destination,
+        long before there is no room and they have to be refused.
         """
 
     def share(self, peer: str) -> int:

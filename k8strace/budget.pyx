@@ -17,7 +17,7 @@ MIN_RETRY_AFTER = 0.1
 MAX_RETRY_AFTER = 2.0
 RATE_WINDOW = 1.0
 PEER_SHARE = 8
-PACED_ABOVE = 32 * 1024 * 1024
+PACED_ABOVE = 16 * 1024 * 1024
 LONGEST_PACE = 0.05
 
 cdef Py_ssize_t SHARES = PEER_SHARE
@@ -124,6 +124,7 @@ cdef class _Holding:
 
 
 cdef class Budget(Room):
+    cdef public Py_ssize_t backlog
     cdef dict holdings
     cdef list followers
     cdef dict queues  # of peers that wait for their own share
@@ -180,9 +181,9 @@ cdef class Budget(Room):
             )
         return RefusedError("the memory budget is used up", self.retry_after(amount))
 
-    def pace(self, Py_ssize_t coming=0):
+    def pace(self):
         cdef Py_ssize_t above = max(min(PACED, self.limit // 4), 1)
-        cdef double pause = LONGEST * min(<double>(self.used - coming) / above - 1, 1.0)
+        cdef double pause = LONGEST * min(<double>self.backlog / above - 1, 1.0)
         return pause if pause >= SHORTEST_PACE else 0.0
 
     cpdef Py_ssize_t share(self, str peer) except -1:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from k8strace.budget import Room
+from k8strace.budget import Budget, Room
 from k8strace.component import Config
 from k8strace.exporters._parcel import Parcel, Ticket
 from k8strace.payload import Payload
@@ -89,9 +89,10 @@ class Queue:
     when a payload is settled, so that what is being sent is within the bound too.
     """
 
-    def __init__(self, config: QueueConfig) -> None:
+    def __init__(self, config: QueueConfig, budget: Budget) -> None:
         self.room = Room(config.queue_size)
         self.bytes = 0
+        self._budget = budget
         self._sizer = config.sizer
         self._batching = config.batch
         self._line: OrderedDict[Ticket, None] = OrderedDict()
@@ -114,6 +115,7 @@ class Queue:
         """Append a ticket whose room has been taken."""
         self._line[ticket] = None
         self.bytes += ticket.size
+        self._budget.backlog += ticket.size
         self._waiting += self._size(ticket)
 
     def withdraw(self, ticket: Ticket) -> bool:
@@ -129,6 +131,7 @@ class Queue:
     def settle(self, ticket: Ticket) -> None:
         """Give back the room of a ticket that isn't waiting any more."""
         self.bytes -= ticket.size
+        self._budget.backlog -= ticket.size
         self.room.give(ticket.amount)
 
     def press(self) -> None:

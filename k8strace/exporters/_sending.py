@@ -81,7 +81,7 @@ class SendingExporter(Exporter[C_co]):
         )
         options = config.sending_queue
         if options.enabled:
-            self._queue = Queue(options)
+            self._queue = Queue(options, context.budget)
             self._workers = Workers(
                 self._queue, self._delivery, options.num_consumers, self.log
             )

@@ -183,7 +183,7 @@ class Connection(asyncio.BufferedProtocol):
         if events:
             self._active = now
             self._handle(session, events)
-            pause = self._budget.pace(self._shared.announced.used)
+            pause = self._budget.pace()
         if self._goaway_at is not None and session.pongs > self._pongs:
             self._goaway(session)
         self._flush()

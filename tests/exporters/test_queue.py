@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from k8strace.budget import Budget
 from k8strace.config import decode
 from k8strace.errors import ConfigError
 from k8strace.exporters import _queue as module
@@ -101,14 +102,26 @@ def spans_of(parcel: Parcel | None) -> list[int]:
 @pytest.mark.parametrize("sizer", ["requests", "items", "bytes"])
 def test_room_counts_in_the_unit_of_the_sizer(sizer: str) -> None:
     one = payload(3)
-    queue = Queue(config(sizer=sizer, queue_size=10_000))
+    queue = Queue(config(sizer=sizer, queue_size=10_000), Budget(1 << 30))
     put(queue, one)
     assert queue.room.used == {"requests": 1, "items": 3, "bytes": one.size}[sizer]
     assert queue.bytes == one.size
 
 
+def test_what_waits_and_what_is_sent_is_a_backlog() -> None:
+    budget = Budget(1 << 30)
+    queue, other = Queue(config(), budget), Queue(config(), budget)
+    first, second, third = (put(one, payload(3)) for one in (queue, queue, other))
+    assert budget.backlog == 3 * first.size
+    queue.take()
+    assert budget.backlog == 3 * first.size
+    queue.settle(first)
+    queue.withdraw(second)
+    assert budget.backlog == third.size
+
+
 def test_without_batch_payloads_come_out_one_by_one() -> None:
-    queue = Queue(config())
+    queue = Queue(config(), Budget(1 << 30))
     first, second = put(queue, payload(1)), put(queue, payload(2))
     assert spans_of(queue.take()) == [1]
     assert spans_of(queue.take()) == [2]
@@ -128,7 +141,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 
 def batching(**batch: Any) -> Queue:
-    return Queue(config(batch=batch))
+    return Queue(config(batch=batch), Budget(1 << 30))
 
 
 def test_a_batch_is_ready_when_it_is_large_enough(now: list[float]) -> None:
@@ -231,7 +244,7 @@ def test_what_goes_in_comes_out_in_order(
     scale = 1 if sizer == "items" else 200
     max_size = (min_size + more) * scale
     batch = {"min_size": min_size * scale, "max_size": max_size, "sizer": sizer}
-    queue = Queue(config(batch=batch))
+    queue = Queue(config(batch=batch), Budget(1 << 30))
     for count in spans:
         put(queue, payload(count))
     queue.drain()
