@@ -28,9 +28,6 @@ NO_EFFECT = msgspec.Meta(extra={"no_effect": True})
 """Annotates an option of the collector that tunes something we don't have: it is accepted,
 and one log line says that it does nothing here."""
 
-SECRET = msgspec.Meta(extra={"secret": True})
-"""Annotates an option whose value is shown nowhere."""
-
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The root of all components' configurations; a subclass repeats `frozen=True`."""

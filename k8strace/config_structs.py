@@ -11,7 +11,7 @@ Rules, the collector's where it has one:
 - Null is a struct with its defaults (`grpc:`), the default of a list or map or of an option
   that may be unset, and otherwise the zero value of its type.
 - A string option takes the text of any scalar as it was written. Nothing else is converted.
-- The values of secrets (`SECRET`, and all in `headers`) are in no error.
+- The values of secrets (of the type `Secret`, and all in `headers`) are in no error.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from msgspec import NODEFAULT, UNSET, UnsetType
 from k8strace.component import ComponentID
 from k8strace.config_yaml import Mark, Node, Problem, Value, kind_of, scalar_value
 from k8strace.errors import ConfigError
+from k8strace.secret import REDACTED, Secret
 from k8strace.units import Duration
 
 C = TypeVar("C", bound=msgspec.Struct)
 
-REDACTED = "[REDACTED]"
 _INDEX = re.compile(r"\[\d+\]")
 _SHOWN = 60  # characters of a wrong value in an error
 
@@ -51,13 +51,15 @@ class _Mistake(enum.Enum):
 
 FAILED, ABSENT = _Mistake.FAILED, _Mistake.ABSENT
 _ZEROS: dict[Any, Any] = {str: "", int: 0, float: 0.0, bool: False, Duration: Duration(0)}
+_ZEROS[Secret] = ""
 _LISTS: tuple[Any, ...] = (list, tuple, set, frozenset, Sequence)
 _MAPS: tuple[Any, ...] = (dict, Mapping)
-_PARSED: tuple[Any, ...] = (Duration, ComponentID)
+_PARSED: tuple[Any, ...] = (Duration, ComponentID, Secret)
 _NAMES: dict[Any, str] = {
     Duration: "a duration",
     ComponentID: "an id",
     str: "string",
+    Secret: "string",
     Any: "any",
 }
 
@@ -214,7 +216,7 @@ class Decoder:
         """A value of the type `annotation`; FAILED if reported, ABSENT to leave it out."""
         kind = read_annotation(annotation)
         inner = kind.inner
-        secret = secret or bool(kind.extra.get("secret"))
+        secret = secret or Secret in (inner, *typing.get_args(inner))
         if node.broken:
             return FAILED
         if secret and node.text:
@@ -282,6 +284,8 @@ class Decoder:
 
     def _parsed(self, inner: Any, node: Node, path: str, secret: bool) -> Any:
         value = node.value
+        if inner is Secret and not isinstance(value, (dict, list)):
+            return Secret(node.text if node.text is not None else str(value))
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             if value == 0 and inner is Duration:
                 return Duration(0)
@@ -354,11 +358,13 @@ def encode(value: Any, redact: bool, secret: bool = False) -> Any:
             extra = read_annotation(field.type).extra
             if extra.get("no_effect") and one == field_default(field, None):
                 continue
-            hidden = secret or field.encode_name == "headers" or bool(extra.get("secret"))
+            hidden = secret or field.encode_name == "headers"
             result[field.encode_name] = encode(one, redact, hidden)
         return result
     if isinstance(value, Mapping):
         return {str(name): encode(one, redact, secret) for name, one in value.items()}
+    if isinstance(value, Secret):
+        value, secret = value.reveal(), True
     if isinstance(value, (Duration, ComponentID)):
         value = str(value)
     if isinstance(value, (list, tuple, set, frozenset)):

@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, UnsetType
 
-from k8strace.component import NO_EFFECT, SECRET, ComponentID, Config
+from k8strace.component import NO_EFFECT, ComponentID, Config
 from k8strace.config_structs import Decoder, decode, encode, to_node
 from k8strace.config_yaml import Mark, Node
 from k8strace.errors import ConfigError
+from k8strace.secret import Secret
 from k8strace.units import Duration
 
 
@@ -66,7 +67,7 @@ class Whole(Config, frozen=True, kw_only=True):
     unset: Part | UnsetType | None = UNSET
     tuned: Annotated[int, NO_EFFECT] = 0
     tuned_part: Annotated[Part | None, NO_EFFECT] = None
-    secret: Annotated[str, SECRET] = ""
+    secret: Secret = Secret()
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     renamed: str = msgspec.field(default="", name="class")
 
@@ -126,7 +127,7 @@ def test_null_is_the_zero_value_the_default_or_a_part_with_its_defaults() -> Non
         optional=Part(),
         unset=Part(),
         tuned_part=Part(),
-        secret="",
+        secret=Secret(),
     )
 
 
@@ -270,13 +271,14 @@ def test_a_structs_own_checks(values: dict[str, Any], expected: list[str]) -> No
 
 
 class Token(Config, frozen=True, kw_only=True):
-    token: Annotated[str, SECRET] = ""
-    wait: Annotated[Duration, SECRET] = Duration(0)
+    token: Secret = Secret()
+    keys: tuple[Secret, ...] = ()
+    users: dict[str, Secret] = msgspec.field(default_factory=dict)
     headers: dict[str, str] = msgspec.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.token:
-            raise ValueError(f"token {self.token} with {self.headers}")
+            raise ValueError(f"token {self.token.reveal()} with {self.headers}")
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,10 @@ class Token(Config, frozen=True, kw_only=True):
     [
         {"token": "hunter2", "headers": {"a": "hunter2 and more"}},
         {"token": ["hunter2"]},
-        {"wait": "hunter2"},
+        {"keys": [["hunter2"]]},
+        {"keys": {"hunter2": 1}},
+        {"users": "hunter2"},
+        {"users": {"a": ["hunter2"]}},
         {"headers": {"a": ["hunter2"]}},
         {"headers": "hunter2"},
         {"headers": ["hunter2"]},
@@ -295,6 +300,16 @@ def test_secrets_are_in_no_error(values: dict[str, Any]) -> None:
     found = problems(values, Token)
     assert found
     assert "hunter2" not in "".join(found)
+
+
+@pytest.mark.parametrize("given", ["5", 5, True, 5.5, "", None])
+def test_a_secret_takes_what_a_string_takes(given: Any) -> None:
+    text = "" if given is None else str(given)
+    config = decode(Token, {"keys": [text], "users": {"a": given} if text else {}})
+    assert config.keys == (Secret(text),)
+    assert config.users == ({"a": Secret(text)} if text else {})
+    assert encode(config, redact=True)["keys"] == ["[REDACTED]" if text else ""]
+    assert decode(Token, encode(config, redact=False)) == config
 
 
 def test_options_without_effect_are_noted() -> None:
@@ -322,7 +337,7 @@ def test_encoding() -> None:
         text="${x} $$ $y",
         rules=(Rule(name="r"),),
         speed=Mode.SLOW,
-        secret="hunter2",
+        secret=Secret("hunter2"),
         headers={"a": "hunter2", "b": ""},
     )
     plain = encode(config, redact=True)

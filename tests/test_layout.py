@@ -51,6 +51,7 @@ TIERS = (
         "k8strace",
         "k8strace.errors",
         "k8strace.units",
+        "k8strace.secret",
         "k8strace.addresses",
         "k8strace.arguments",
         "k8strace.signals",

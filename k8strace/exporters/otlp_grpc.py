@@ -12,7 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from k8strace import __version__
-from k8strace.component import NO_EFFECT, SECRET, Context
+from k8strace.component import NO_EFFECT, Context
 from k8strace.component import Config as ComponentConfig
 from k8strace.errors import ConfigError, RefusedError, RejectedError
 from k8strace.exporters._sending import (
@@ -25,6 +25,7 @@ from k8strace.grpc import Client, ClientKeepalive, ClientSettings, ClientTLS
 from k8strace.grpc.engines import Engine, client_factory
 from k8strace.grpc.status import ABOUT_CALLER, Code, StatusError
 from k8strace.payload import Payload
+from k8strace.secret import Secret
 from k8strace.units import MIB, Duration
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -44,11 +45,11 @@ class TLSConfig(ComponentConfig, frozen=True, kw_only=True):
     insecure: bool = False
     insecure_skip_verify: bool = False
     ca_file: str = ""
-    ca_pem: Annotated[str, SECRET] = ""
+    ca_pem: Secret = Secret()
     cert_file: str = ""
-    cert_pem: Annotated[str, SECRET] = ""
+    cert_pem: Secret = Secret()
     key_file: str = ""
-    key_pem: Annotated[str, SECRET] = ""
+    key_pem: Secret = Secret()
     server_name_override: str = ""
 
     def __post_init__(self) -> None:
@@ -246,8 +247,8 @@ def _refusal(error: StatusError) -> RefusedError | RejectedError:
     return RejectedError(str(error), about_data=error.code not in ABOUT_CALLER)
 
 
-def _pem(path: str, text: str) -> bytes | None:
+def _pem(path: str, text: Secret) -> bytes | None:
     if path:
         with open(path, "rb") as file:
             return file.read()
-    return text.encode() or None
+    return text.reveal().encode() or None
