@@ -67,10 +67,18 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loaded(NamedTuple):
-    """A configuration, and what the log should say of it: one line each."""
+    """A configuration, and what the log should say of it: one line each.
+
+    `root` is what it was read from, where that is known.
+    """
 
     config: GatewayConfig
     notes: tuple[str, ...]
+    root: Node | None = None
+
+    def placed(self, problems: Iterable[str]) -> list[str]:
+        """Problems that begin with an option's path, with its file and line before it."""
+        return [f"{_place(self.root, one)}{one}" for one in problems]
 
 
 class _ServiceOptions(Config, frozen=True, kw_only=True):
@@ -102,7 +110,9 @@ def load(
         order = {source: place for place, source in enumerate(found.sources)}
         problems.sort(key=lambda one: (order.get(one.mark.source, -1), one.mark.line))
         raise ConfigError([str(problem) for problem in problems])
-    return Loaded(config, tuple(found.notes + loader.decoder.notes + loader.left_out))
+    return Loaded(
+        config, tuple(found.notes + loader.decoder.notes + loader.left_out), found.root
+    )
 
 
 def render(
@@ -391,6 +401,17 @@ def check_id(id_: ComponentID) -> None:
             f"name {name[:_LONGEST_TYPE]!r} of an id must consist of at most "
             f"{_LONGEST_NAME} characters without spaces, control characters and symbols"
         )
+
+
+def _place(root: Node | None, problem: str) -> str:
+    """Where the path that `problem` begins with is written, as far as it is."""
+    node, mark = root, None
+    for name in problem.partition(": ")[0].split("::"):
+        node = node.value.get(name) if node and isinstance(node.value, dict) else None
+        if node is None:
+            break
+        mark = node.mark
+    return f"{mark}: " if mark and mark.source else ""
 
 
 def _item(holder: Node, key: str, index: int) -> Node:

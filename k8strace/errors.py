@@ -3,6 +3,8 @@
 `grpc/status.py` maps them to gRPC status codes and HTTP statuses, in one table.
 """
 
+from __future__ import annotations
+
 
 class K8sTraceError(Exception):
     """The root of all errors that k8strace raises on purpose."""
@@ -14,6 +16,22 @@ class ConfigError(K8sTraceError):
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+
+
+class OptionError(ConfigError):
+    """An option that cannot be used, found when what it configures is started.
+
+    `path` is the option's, below what is started; `text` says what is wrong with it.
+    """
+
+    def __init__(self, path: str, text: str) -> None:
+        super().__init__([f"{path}: {text}"])
+        self.path = path
+        self.text = text
+
+    def below(self, parent: str) -> OptionError:
+        """The same, as seen from where `parent` is the path of what was started."""
+        return OptionError(f"{parent}::{self.path}", self.text)
 
 
 class MalformedPayloadError(K8sTraceError, ValueError):

@@ -137,6 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.config or (), _sets(options), traces_only=bool(options.traces_only)
         )
 
+    loaded: Loaded | None = None
     try:
         if options.command == "print-config":
             config = configuration().config
@@ -157,7 +158,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = Supervisor if loaded.config.service.workers > 1 else Gateway
         return uvloop.run(run(configuration, timeout, signals).run(loaded))
     except ConfigError as error:
-        sys.stderr.write("".join(f"error: {problem}\n" for problem in error.problems))
+        problems = error.problems if loaded is None else loaded.placed(error.problems)
+        sys.stderr.write("".join(f"error: {problem}\n" for problem in problems))
         return 1
 
 

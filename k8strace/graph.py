@@ -29,7 +29,7 @@ from k8strace.component import (
 from k8strace.components import COMPONENTS
 from k8strace.config import GatewayConfig
 from k8strace.edges import Edge, FanOut
-from k8strace.errors import ConfigError
+from k8strace.errors import ConfigError, OptionError
 from k8strace.memory import default_budget
 from k8strace.metrics import BUDGET_LIMIT, BUDGET_USED, SPANS_RESENT, Ledger, Metrics
 
@@ -156,6 +156,8 @@ class Graph:
         except (OSError, ValueError, ConfigError) as error:
             await self.stop(asyncio.get_running_loop().time())
             where = f"{component.kind}::{component.context.label}"
+            if isinstance(error, OptionError):
+                raise error.below(where) from error
             raise ConfigError([f"{where}: {_reason(error)}"]) from error
         except BaseException:
             await self.stop(asyncio.get_running_loop().time())

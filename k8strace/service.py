@@ -119,6 +119,13 @@ class Gateway:
             log.warning("%s", note)
         self.metrics.forget_gauges()
         bind_process(self.metrics, is_worker=self._worker is not None)
+        try:
+            return await self._start_graph(loaded)
+        except ConfigError as error:
+            raise ConfigError(loaded.placed(error.problems)) from error
+
+    async def _start_graph(self, loaded: Loaded) -> _Running:
+        telemetry = loaded.config.service.telemetry
         graph = Graph(loaded.config, self.metrics, self._worker)
         outside = self.outside(telemetry)
         try:

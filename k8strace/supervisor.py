@@ -173,7 +173,7 @@ class Supervisor:
                 asyncio.ensure_future(self._changed.wait()), signals.stop_asked
             )
             if problems := _problems(self._slots.values()):
-                raise ConfigError(problems)
+                raise ConfigError(self._plan.loaded.placed(problems))
             if self._all_ready():
                 self._has_started = True
                 self._announce()
@@ -282,9 +282,8 @@ class Supervisor:
             return []
         dead = [one for one in new if one.state == "ended"]
         if dead:
-            raise ConfigError(
-                _problems(dead) or [f"a worker {_ending(dead[0].ended.result())}"]
-            )
+            problems = plan.loaded.placed(_problems(dead))
+            raise ConfigError(problems or [f"a worker {_ending(dead[0].ended.result())}"])
         return new
 
     async def _change_front(self, plan: Plan) -> None:

@@ -7,6 +7,8 @@ import signal
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.certificates import Authority, Pair
+
 # A law fails for what it says, never for how fast this machine is just now.
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
 settings.register_profile("default", deadline=None, suppress_health_check=_SLOW)
@@ -23,3 +25,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--soak", type=int, default=1, help="times what tests/conformance/test_soak.py does"
     )
+
+
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    """One that tests have their certificates from."""
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+@pytest.fixture(scope="session")
+def server_pair(authority: Authority) -> Pair:
+    """A certificate for localhost; no test changes its files."""
+    return authority.issue()
+
+
+@pytest.fixture(scope="session")
+def client_pair(authority: Authority) -> Pair:
+    return authority.issue("/O=acme/CN=kubelet", names="")

@@ -145,10 +145,10 @@ async def test_what_cannot_start_is_said_and_nothing_runs(
         status, _, err = await run_gateway("--config", f"yaml:{yaml.safe_dump(plain)}")
     assert status == 1
     where = {
-        "receiver": f"error: receivers::otlp: cannot listen on {address}: Address already",
-        "metrics": f"error: service::telemetry::metrics: cannot listen on {address}",
-        "health": f"error: extensions::health_check: cannot listen on {address}",
-        "exporter": f"error: exporters::file: {tmp_path}/no/file-",
+        "receiver": f": receivers::otlp: cannot listen on {address}: Address already",
+        "metrics": f": service::telemetry::metrics: cannot listen on {address}",
+        "health": f": extensions::health_check: cannot listen on {address}",
+        "exporter": f": exporters::file: {tmp_path}/no/file-",
     }
     assert where[what] in err, err
     assert "worker is ready" not in err or what == "exporter"

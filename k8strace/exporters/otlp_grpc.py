@@ -14,18 +14,18 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from k8strace import __version__
 from k8strace.component import NO_EFFECT, Context
 from k8strace.component import Config as ComponentConfig
-from k8strace.errors import ConfigError, RefusedError, RejectedError
+from k8strace.errors import OptionError, RefusedError, RejectedError
 from k8strace.exporters._sending import (
     SendingConfig,
     SendingExporter,
     Sent,
     TooLargeError,
 )
-from k8strace.grpc import Client, ClientKeepalive, ClientSettings, ClientTLS
+from k8strace.grpc import Client, ClientKeepalive, ClientSettings
 from k8strace.grpc.engines import Engine, client_factory
 from k8strace.grpc.status import ABOUT_CALLER, Code, StatusError
 from k8strace.payload import Payload
-from k8strace.secret import Secret
+from k8strace.tls.options import ClientTLS
 from k8strace.units import MIB, Duration
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -37,46 +37,6 @@ _ABOUT_SIZE = re.compile(
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 _SCHEME = re.compile(r"(https?)://")
 _PLACE = re.compile(r"(\[[^\[\]/\s]+\]|[^\[\]:/\s]+):(\d{1,5})")
-
-
-class TLSConfig(ComponentConfig, frozen=True, kw_only=True):
-    """`tls`. Certificate authorities are the system's where none are given."""
-
-    insecure: bool = False
-    insecure_skip_verify: bool = False
-    ca_file: str = ""
-    ca_pem: Secret = Secret()
-    cert_file: str = ""
-    cert_pem: Secret = Secret()
-    key_file: str = ""
-    key_pem: Secret = Secret()
-    server_name_override: str = ""
-
-    def __post_init__(self) -> None:
-        if self.insecure_skip_verify:
-            raise ValueError(
-                "`insecure_skip_verify` is not possible here: give the backend's "
-                "certificate (or its authority's) in `ca_file`, and the name in it as "
-                "`server_name_override`"
-            )
-        for name in ("ca", "cert", "key"):
-            if getattr(self, f"{name}_file") and getattr(self, f"{name}_pem"):
-                raise ValueError(f"give either `{name}_file` or `{name}_pem`, not both")
-        if bool(self.cert_file or self.cert_pem) != bool(self.key_file or self.key_pem):
-            raise ValueError("give both certificate and key (`cert_…` and `key_…`)")
-
-    @property
-    def has_ca(self) -> bool:
-        return bool(self.ca_file or self.ca_pem)
-
-    def load(self) -> ClientTLS:
-        """Read the files. Raises OSError that names the file."""
-        return ClientTLS(
-            ca=_pem(self.ca_file, self.ca_pem),
-            cert=_pem(self.cert_file, self.cert_pem),
-            key=_pem(self.key_file, self.key_pem),
-            server_name_override=self.server_name_override,
-        )
 
 
 class KeepaliveConfig(ComponentConfig, frozen=True, kw_only=True):
@@ -95,7 +55,7 @@ class Config(SendingConfig, frozen=True, kw_only=True):
 
     endpoint: str = ""
     compression: Literal["gzip", "zstd", "none", ""] = "gzip"
-    tls: TLSConfig = TLSConfig()
+    tls: ClientTLS = ClientTLS()
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     wait_for_ready: bool = False
     balancer_name: Literal["round_robin", "pick_first"] = "round_robin"
@@ -115,6 +75,9 @@ class Config(SendingConfig, frozen=True, kw_only=True):
         if self.compression == "zstd" and self.engine != "native":
             raise ValueError("`compression: zstd` needs `engine: native`")
         self.target()
+        if self.uses_tls and self.engine != "native":
+            for name in self.tls.needs_native():
+                raise ValueError(f"`tls`: `{name}` needs `engine: native`")
         if self.connections > 1 and self.engine != "native":
             raise ValueError("several `connections` need `engine: native`")
         for name, value in self.headers.items():
@@ -147,16 +110,20 @@ class Config(SendingConfig, frozen=True, kw_only=True):
             raise ValueError(f'"endpoint" {self.endpoint!r} is not host:port')
         return endpoint
 
-    def client(self) -> ClientSettings:
-        """Read certificates and keys. Raises OSError that names the file."""
+    @property
+    def uses_tls(self) -> bool:
+        """As the collector has it: https:// goes over `insecure`, and so does a given
+        authority, also over http://."""
         tls = self.tls
-        insecure = tls.insecure or self.endpoint.startswith("http://")
-        if self.endpoint.startswith("https://"):
-            insecure = False
+        if self.endpoint.startswith("https://") or tls.has_ca:
+            return True
+        return not (tls.insecure or self.endpoint.startswith("http://"))
+
+    def client(self) -> ClientSettings:
         keepalive = self.keepalive
         return ClientSettings(
             target=self.target(),
-            tls=None if insecure and not tls.has_ca else tls.load(),
+            tls=self.tls if self.uses_tls else None,
             compression=self.compression or "none",
             wait_for_ready=self.wait_for_ready,
             balancer_name=self.balancer_name,
@@ -194,14 +161,18 @@ class OtlpGrpc(SendingExporter[Config]):
         return limit - HEADROOM if limit else 0
 
     async def open(self) -> None:
+        config = self.config
+        if not config.uses_tls and (idle := config.tls.without_effect()):
+            self.log.warning(
+                "the connection to %s is plaintext: `tls`: %s: no effect",
+                self.destination,
+                ", ".join(f"`{name}`" for name in idle),
+            )
+        client = client_factory(config.engine)(config.client())
         try:
-            settings = self.config.client()
-        except OSError as error:
-            raise ConfigError(
-                [f"cannot read {error.filename}: {error.strerror}"]
-            ) from error
-        client = client_factory(self.config.engine)(settings)
-        await client.start()
+            await client.start()
+        except OptionError as error:
+            raise error.below("tls") from error
         self._client = client
 
     async def send(self, payload: Payload) -> Sent:
@@ -245,10 +216,3 @@ def _refusal(error: StatusError) -> RefusedError | RejectedError:
     if error.retryable:
         return RefusedError(str(error), error.retry_delay)
     return RejectedError(str(error), about_data=error.code not in ABOUT_CALLER)
-
-
-def _pem(path: str, text: Secret) -> bytes | None:
-    if path:
-        with open(path, "rb") as file:
-            return file.read()
-    return text.reveal().encode() or None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import ssl
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Literal, Protocol
 
@@ -16,6 +15,7 @@ import msgspec
 
 from k8strace.budget import Budget, Lease
 from k8strace.payload import Origin
+from k8strace.tls.options import ClientTLS, ServerTLS
 from k8strace.units import Duration
 
 # grpcio reads it once, when it is loaded, which is after this. Its core would write a line
@@ -74,6 +74,7 @@ REJECT_REASONS = (
     "incomplete",  # it ended before its message was whole
     "unsupported",  # an encoding or a content type that we don't take
     "unknown_method",
+    "tls",  # a connection that was none: its handshake failed, or it was of the wrong kind
 )
 
 
@@ -95,8 +96,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     With `reuse_port` several servers, each in its process, may share a TCP endpoint.
     `sockets`, where given, are listened on instead of `endpoint`: they are bound already,
     by somebody who keeps the path of a Unix socket. Starting takes them over, and stopping
-    closes them. `tls` has the server's certificate; the server adds h2 by ALPN, without
-    which no client is served.
+    closes them. With `tls` a client has to choose h2 by ALPN, and its certificate's subject
+    is that of its calls' origin.
     """
 
     endpoint: str
@@ -107,14 +108,17 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     include_metadata: bool = False
     reuse_port: bool = False
     sockets: tuple[socket.socket, ...] = ()
-    tls: ssl.SSLContext | None = None
+    tls: ServerTLS | None = None
 
 
 class Server(Protocol):
     """A listening gRPC server of unary methods."""
 
     async def start(self) -> str:
-        """Listen; returns the address as bound. Raises OSError, with the endpoint."""
+        """Listen; returns the address as bound.
+
+        Raises OSError, with the endpoint, and OptionError for what is wrong with `tls`.
+        """
 
     async def stop(self, grace: float) -> None:
         """Stop listening, let running calls end for `grace` seconds, cancel the rest."""
@@ -130,15 +134,6 @@ class ServerFactory(Protocol):
         budget: Budget,
         on_reject: Reject,
     ) -> Server: ...
-
-
-class ClientTLS(msgspec.Struct, frozen=True, kw_only=True):
-    """PEM contents; None takes the system's certificate authorities."""
-
-    ca: bytes | None = None
-    cert: bytes | None = None
-    key: bytes | None = None
-    server_name_override: str = ""
 
 
 class ClientKeepalive(msgspec.Struct, frozen=True, kw_only=True):
@@ -167,7 +162,8 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Client(Protocol):
     """A channel to one target; connects when first used, reconnects by itself."""
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Raises OptionError for what is wrong with `tls`."""
 
     async def stop(self) -> None: ...
 

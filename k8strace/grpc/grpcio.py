@@ -56,6 +56,9 @@ from k8strace.grpc.status import (
     status_of,
 )
 from k8strace.payload import Origin
+from k8strace.tls.contexts import Contexts
+from k8strace.tls.material import system_authorities
+from k8strace.tls.options import TLSOptions
 from k8strace.units import Duration
 
 log = logging.getLogger(__name__)
@@ -87,8 +90,7 @@ class Server:
             raise ConfigError(
                 ["engine grpcio cannot listen on given sockets: set `engine: native`"]
             )
-        if settings.tls is not None:
-            raise ConfigError(["engine grpcio cannot take this TLS: set `engine: native`"])
+        self._tls = None if settings.tls is None else _contexts(settings.tls)
         self._settings = settings
         self._budget = budget
         self._on_reject = on_reject
@@ -114,11 +116,15 @@ class Server:
                 await check_free(host, port)
             where = join_address(host, port)
             target = join_address(host or "::", port)
+        credentials = None if self._tls is None else _server_credentials(self._tls)
         server = grpc.aio.server(
             handlers=(self._methods,), options=_server_options(settings)
         )
         try:
-            bound = server.add_insecure_port(target)
+            if credentials is None:
+                bound = server.add_insecure_port(target)
+            else:
+                bound = server.add_secure_port(target, credentials)
         except RuntimeError as error:
             raise cannot_listen(where, None) from error
         await server.start()
@@ -201,7 +207,8 @@ class Server:
                 self._on_reject(REJECT_REASONS[error.code], peer, error.message)
                 raise
         metadata = _metadata(context) if self._settings.include_metadata else ()
-        origin = Origin(peer, metadata=metadata)
+        subject = None if self._tls is None else _subject(context)
+        origin = Origin(peer, subject, metadata)
         return Call(message, origin, lease, deadline, wait_until)
 
     async def _read(self, context: Any, peer: str) -> bytes:
@@ -316,6 +323,7 @@ class Client:
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
+        self._tls = None if settings.tls is None else _contexts(settings.tls)
         self._compression = (
             grpc.Compression.Gzip
             if settings.compression == "gzip"
@@ -327,14 +335,11 @@ class Client:
     async def start(self) -> None:
         settings = self._settings
         options = _client_options(settings)
-        if settings.tls is None:
+        if self._tls is None:
             self._channel = grpc.aio.insecure_channel(settings.target, options=options)
             return
-        tls = settings.tls
         self._channel = grpc.aio.secure_channel(
-            settings.target,
-            grpc.ssl_channel_credentials(tls.ca, tls.key, tls.cert),
-            options=options,
+            settings.target, _channel_credentials(self._tls), options=options
         )
 
     async def stop(self) -> None:
@@ -385,6 +390,66 @@ class Client:
                 raise
             raise StatusError(Code.UNAVAILABLE, f"{target}: stopped") from None
         return answer
+
+
+def _contexts(tls: TLSOptions) -> Contexts:
+    """Raises ConfigError for options that core has no way to."""
+    if names := tls.needs_native():
+        options = ", ".join(f"`{name}`" for name in names)
+        raise ConfigError([f"tls: {options}: engine grpcio can't: set `engine: native`"])
+    return Contexts(tls)
+
+
+def _channel_credentials(contexts: Contexts) -> grpc.ChannelCredentials:
+    """Raises OptionError for files that are none."""
+    contexts.load()
+    material, tls = contexts.material, contexts.options
+    authorities = material.ca
+    # Without any core would take those that it brings along.
+    if not authorities or tls.include_system_ca_certs_pool:
+        authorities += b"\n" + system_authorities()
+    return grpc.ssl_channel_credentials(
+        authorities.strip() or None, material.key or None, material.cert or None
+    )
+
+
+def _server_credentials(contexts: Contexts) -> grpc.ServerCredentials:
+    """Credentials that are asked for anew at each handshake where files may change.
+
+    Core asks on a thread of its own. Raises OptionError for files that are none.
+    """
+    contexts.load()
+    known = contexts.material
+
+    def content() -> tuple[list[tuple[bytes, bytes]], bytes | None]:
+        authorities = known.client_ca
+        if authorities and contexts.options.include_system_ca_certs_pool:
+            authorities += b"\n" + system_authorities()
+        return [(known.key, known.cert)], authorities or None
+
+    if not contexts.may_change:
+        return grpc.ssl_server_credentials(*content(), bool(known.client_ca))
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal known
+        contexts.current()
+        if contexts.material == known:
+            return None
+        known = contexts.material
+        return grpc.ssl_server_certificate_configuration(*content())
+
+    first = grpc.ssl_server_certificate_configuration(*content())
+    fetcher: Any = changed
+    return grpc.dynamic_ssl_server_credentials(first, fetcher, bool(known.client_ca))
+
+
+def _subject(context: Any) -> str | None:
+    """Whom the client's certificate names, which was verified."""
+    found = context.auth_context()
+    for key in ("x509_subject", "x509_subject_alternative_name"):
+        for value in found.get(key, ()):
+            return str(value.decode("utf-8", "replace"))
+    return None
 
 
 def _status_error(target: str, error: grpc.aio.AioRpcError) -> StatusError:

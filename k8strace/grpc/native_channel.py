@@ -18,6 +18,7 @@ from k8strace._http2 import ProtocolError
 from k8strace._http2_client import Call, ClientSession
 from k8strace.grpc import ClientKeepalive, Metadata
 from k8strace.grpc.endpoints import speaks_http2
+from k8strace.tls.peers import NO_TLS, speaks_tls, why_lost
 
 WRITE_BUFFER = 4 * 1024 * 1024  # bytes; references, and written as one turn allows
 TURN = 4  # writes to a socket until others have their turn
@@ -135,7 +136,7 @@ class Channel(asyncio.BufferedProtocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lose("the connection was lost" if exc is None else f"{exc}")
+        self._lose(why_lost(exc, self._transport, is_up=self.up.done()))
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return self._view
@@ -148,7 +149,8 @@ class Channel(asyncio.BufferedProtocol):
         try:
             calls = session.receive(self._buffer, nbytes, self._heard)
         except ProtocolError as error:
-            self.close(f"{error}")
+            is_tls = not session.is_up and speaks_tls(self._buffer)
+            self.close(NO_TLS if is_tls else f"{error}")
             return
         if calls:
             self.has_answered = True

@@ -39,6 +39,7 @@ from k8strace.grpc.endpoints import (
 )
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
 from k8strace.payload import Origin
+from k8strace.tls.peers import NO_HTTP2, PLAINTEXT_PORT, speaks_tls, subject_of
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +122,7 @@ class Connection(asyncio.BufferedProtocol):
         self._session: ServerSession | None = None
         self._peer = self._host = ""
         self._origin = Origin("")
+        self._subject: str | None = None
         self._is_paused = False
         self._ends_at: float | None = None
         self._drained_at: float | None = None
@@ -135,7 +137,9 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self._peer = peer_of_socket(transport.get_extra_info("peername"))
         self._host = host_of(self._peer)
-        self._origin = Origin(self._peer)
+        if settings.tls is not None:
+            self._subject = subject_of(transport)
+        self._origin = Origin(self._peer, self._subject)
         self._begun = self._heard = self._active = self._wrote = now
         age = keepalive.max_connection_age
         self._old_at = now + age * uniform(0.9, 1.1) if age else None
@@ -152,7 +156,8 @@ class Connection(asyncio.BufferedProtocol):
         )
         shared.connections.add(self)
         if not speaks_http2(transport):
-            self._broken(ProtocolError("the client wants no HTTP/2 by ALPN"))
+            shared.on_reject("tls", self._peer, NO_HTTP2)
+            self._transport.abort()
             return
         self._flush()
         if shared.is_draining:
@@ -177,6 +182,8 @@ class Connection(asyncio.BufferedProtocol):
         try:
             events = session.receive(self._buffer, nbytes, now)
         except ProtocolError as error:
+            if not session.is_up and speaks_tls(self._buffer):
+                self._shared.on_reject("tls", self._peer, PLAINTEXT_PORT)
             self._broken(error)
             return
         pause = 0.0
@@ -332,7 +339,7 @@ class Connection(asyncio.BufferedProtocol):
         deadline = request.deadline
         wait_until = hold_until(self._heard, deadline)
         metadata = request.metadata
-        origin = Origin(self._peer, metadata=metadata) if metadata else self._origin
+        origin = Origin(self._peer, self._subject, metadata) if metadata else self._origin
         call = Call(message, origin, lease, deadline, wait_until)
         is_packed = request.encoding or message.startswith(MAGIC)
         del message, lease

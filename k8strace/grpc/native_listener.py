@@ -11,8 +11,12 @@ import asyncio
 import logging
 import resource
 import socket
-import ssl
 from collections.abc import Callable
+
+from k8strace.grpc import Reject
+from k8strace.grpc.endpoints import peer_of_socket
+from k8strace.tls.contexts import Contexts
+from k8strace.tls.peers import why_no_client
 
 log = logging.getLogger(__name__)
 
@@ -31,19 +35,22 @@ class Listener:
     """Listens on a bound socket, which it owns; each connection gets what `make` makes.
 
     `has_room` is asked for each; `connecting` are those that `make` isn't asked for yet.
+    `on_reject` is told of those whose TLS handshake failed.
     """
 
     def __init__(
         self,
         sock: socket.socket,
         make: Make,
-        tls: ssl.SSLContext | None,
+        tls: Contexts | None,
         has_room: Callable[[], bool],
+        on_reject: Reject,
     ) -> None:
         self._sock = sock
         self._make = make
         self._tls = tls
         self._has_room = has_room
+        self._on_reject = on_reject
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
@@ -104,16 +111,21 @@ class Listener:
 
     async def _connect(self, sock: socket.socket) -> None:
         tls = self._tls
+        peer = "" if tls is None else _peer_of(sock)
         try:
             await self._loop.connect_accepted_socket(
                 self._make,
                 sock,
-                ssl=tls,
-                ssl_handshake_timeout=HANDSHAKE_TIMEOUT if tls else None,
-                ssl_shutdown_timeout=SHUTDOWN_TIMEOUT if tls else None,
+                ssl=None if tls is None else tls.current(),
+                ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT,
+                ssl_shutdown_timeout=None if tls is None else SHUTDOWN_TIMEOUT,
             )
         except OSError as error:
-            log.debug("a connection could not be made: %s", error)
+            why = None if tls is None else why_no_client(error)
+            if why is None:
+                log.debug("a connection could not be made: %s", error)
+            else:
+                self._on_reject("tls", peer, why)
 
     def _refuse(self, why: str) -> None:
         """Say how many were refused, and why the last one was; not too often."""
@@ -123,6 +135,13 @@ class Listener:
             self._logged_at = now
             log.warning("refused %d connections: %s", self._refused, why)
             self._refused = 0
+
+
+def _peer_of(sock: socket.socket) -> str:
+    try:
+        return peer_of_socket(sock.getpeername())
+    except OSError:  # it has gone already
+        return "unknown"
 
 
 def most_files() -> float:

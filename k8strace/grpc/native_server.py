@@ -23,6 +23,7 @@ from k8strace.grpc.endpoints import (
 from k8strace.grpc.native_connection import Connection, Shared
 from k8strace.grpc.native_listener import Listener
 from k8strace.grpc.status import Code, StatusError
+from k8strace.tls.contexts import Contexts
 
 MAX_CONNECTIONS = 8192  # at about 17 KiB each
 TICK = 0.5  # seconds after which connections are looked after, at the most
@@ -44,20 +45,22 @@ class Server:
         methods |= {path.encode(): handler for path, handler in handlers.items()}
         self.shared = Shared(settings, methods, budget, on_reject)
         self._services = {path.split("/")[1] for path in handlers} | {""}
+        tls = settings.tls
+        self._tls = None if tls is None else Contexts(tls, ("h2",))
         self._listeners: list[Listener] = []
         self._timer: asyncio.TimerHandle | None = None
         self._unix: tuple[str, int] | None = None
 
     async def start(self) -> str:
         loop = asyncio.get_running_loop()
+        if self._tls is not None:
+            self._tls.load()
         socks = list(self.shared.settings.sockets) or await self._bind()
         address = bound_address(self.shared.settings.endpoint, socks[0])
         make = partial(Connection, self.shared, loop)
-        tls = self.shared.settings.tls
-        if tls is not None:
-            tls.set_alpn_protocols(["h2"])
+        reject = self.shared.on_reject
         for sock in socks:
-            self._listeners.append(Listener(sock, make, tls, self._has_room))
+            self._listeners.append(Listener(sock, make, self._tls, self._has_room, reject))
         try:
             for listener in self._listeners:
                 listener.start()

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import ssl
 from ipaddress import ip_address
 
 from k8strace._http2_client import ClientSession
 from k8strace.addresses import join_address, listen_address
-from k8strace.grpc import ClientSettings, ClientTLS
+from k8strace.grpc import ClientSettings
 from k8strace.grpc.endpoints import show_unix, unix_path
 from k8strace.grpc.native_channel import Changed, Channel
+from k8strace.tls.contexts import Contexts
+from k8strace.tls.peers import why_no_server
 
 MAX_ANSWER = 4 * 1024 * 1024  # bytes; no OTLP answer is larger
 READ_SIZE = 64 * 1024
@@ -31,7 +32,8 @@ class Target:
     def __init__(self, settings: ClientSettings) -> None:
         name = settings.target
         self._settings = settings
-        self._ssl: ssl.SSLContext | None = None
+        tls = settings.tls
+        self._tls = None if tls is None else Contexts(tls, ("h2",))
         self._path = ""
         self._fixed: list[Address] = []
         self.is_name = False
@@ -49,15 +51,15 @@ class Target:
         if not self._fixed:
             self._host, self._port = listen_address(place)
             self.is_name = not _is_literal(self._host)
-        override = settings.tls.server_name_override if settings.tls else ""
+        override = "" if tls is None else tls.server_name_override
         self.authority = (settings.authority or override or place).encode()
         self._server_name = override or place.rpartition(":")[0].strip("[]") or place
         self._buffer = bytearray(READ_SIZE)
 
     def load(self) -> None:
-        """Read certificates. Raises ssl.SSLError for what is none."""
-        if self._settings.tls is not None:
-            self._ssl = _context(self._settings.tls)
+        """Read certificates. Raises OptionError for what is none."""
+        if self._tls is not None:
+            self._tls.load()
 
     async def resolve(self) -> list[Address]:
         """The addresses in the resolver's order. Raises OSError."""
@@ -77,23 +79,28 @@ class Target:
                 return await self._connect(address, on_change)
         except TimeoutError:
             raise ConnectionError(f"not connected within {timeout:g} s") from None
+        except (ssl.SSLError, ConnectionResetError, ConnectionAbortedError) as error:
+            if self._tls is None:
+                raise
+            raise ConnectionError(why_no_server(error, self._server_name)) from None
 
     async def _connect(self, address: Address, on_change: Changed) -> Channel:
         loop = asyncio.get_running_loop()
         settings = self._settings
+        tls = None if self._tls is None else self._tls.current()
 
         def make() -> Channel:
             session = ClientSession(
                 self.authority,
                 loop.time(),
-                scheme=b"http" if self._ssl is None else b"https",
+                scheme=b"http" if tls is None else b"https",
                 user_agent=settings.user_agent.encode(),
                 max_answer=MAX_ANSWER,
             )
             return Channel(loop, session, self._buffer, settings.keepalive, on_change)
 
         host, port = address
-        name = None if self._ssl is None else self._server_name
+        name = None if tls is None else self._server_name
         if self._path.startswith("\0"):
             # uvloop takes no abstract name. Connecting a Unix socket waits for nothing.
             sock = socket.socket(socket.AF_UNIX)
@@ -104,15 +111,15 @@ class Target:
                 sock.close()
                 raise
             _, channel = await loop.create_unix_connection(
-                make, sock=sock, ssl=self._ssl, server_hostname=name
+                make, sock=sock, ssl=tls, server_hostname=name
             )
         elif self._path:
             _, channel = await loop.create_unix_connection(
-                make, self._path, ssl=self._ssl, server_hostname=name
+                make, self._path, ssl=tls, server_hostname=name
             )
         else:
             _, channel = await loop.create_connection(
-                make, host, port, ssl=self._ssl, server_hostname=name
+                make, host, port, ssl=tls, server_hostname=name
             )
         try:
             await channel.up
@@ -125,20 +132,6 @@ class Target:
 def show(address: Address) -> str:
     host, port = address
     return join_address(host, port) if port else show_unix(host)
-
-
-def _context(tls: ClientTLS) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=tls.ca.decode() if tls.ca else None)
-    context.set_alpn_protocols(["h2"])
-    if tls.cert and tls.key:
-        # OpenSSL reads a chain from files only: this one is in memory.
-        file = os.memfd_create("certificate")
-        try:
-            os.write(file, tls.cert + b"\n" + tls.key)
-            context.load_cert_chain(f"/proc/self/fd/{file}")
-        finally:
-            os.close(file)
-    return context
 
 
 def _is_literal(host: str) -> bool:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import os
+import re
 from collections.abc import Sequence
 from contextlib import suppress
 from http import HTTPStatus
@@ -49,6 +50,9 @@ from k8strace.grpc.endpoints import (
 from k8strace.grpc.native_listener import Listener
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
 from k8strace.payload import Origin
+from k8strace.tls.contexts import Contexts
+from k8strace.tls.options import ServerTLS
+from k8strace.tls.peers import PLAINTEXT_PORT, subject_of
 from k8strace.units import Duration
 
 log = logging.getLogger(__name__)
@@ -61,6 +65,8 @@ LINGER = (
 )
 _CLOSE = 0.1  # seconds for connections whose requests have ended
 MAX_LOGGED = 200  # characters of a malformed request
+# What aiohttp says of a handshake of TLS, or what of one is in what it says.
+_TLS_CLIENT = re.compile(r"HTTPS traffic|\\x16\\x03")
 FOR_EVER = 10.0 * 365 * 86400  # seconds
 
 
@@ -72,6 +78,7 @@ class HTTPConfig(Config, frozen=True, kw_only=True):
     traces_url_path: str = "/v1/traces"
     max_request_body_size: Annotated[int, Meta(ge=0)] = 0
     include_metadata: bool = False
+    tls: ServerTLS | None = None
     keep_alives_enabled: bool = True
     idle_timeout: Duration = Duration(0)
 
@@ -122,13 +129,19 @@ class Server:
         self._limit = config.max_size
         self._sockets = sockets
         self._web: web.Server | None = None
+        self._tls = None if config.tls is None else Contexts(config.tls, ("http/1.1",))
         self._listeners: list[Listener] = []
         self._unix_path = ""
         self._running: set[asyncio.Task[object]] = set()
 
     async def start(self) -> str:
-        """Listen; returns the address as bound. Raises OSError, with the endpoint."""
+        """Listen; returns the address as bound.
+
+        Raises OSError, with the endpoint, and OptionError for what is wrong with `tls`.
+        """
         config = self._config
+        if self._tls is not None:
+            self._tls.load()
         server = web.Server(
             self._handle,
             handler_cancellation=True,
@@ -140,7 +153,10 @@ class Server:
         )
         address, sockets = await self._bind()
         self._web = server
-        self._listeners = [Listener(one, server, None, self._has_room) for one in sockets]
+        self._listeners = [
+            Listener(one, server, self._tls, self._has_room, self._on_reject)
+            for one in sockets
+        ]
         for listener in self._listeners:
             listener.start()
         return address
@@ -228,7 +244,8 @@ class Server:
             )
             raise
         metadata = _metadata(request) if self._config.include_metadata else ()
-        origin = Origin(peer, metadata=metadata)
+        subject = None if self._tls is None or not transport else subject_of(transport)
+        origin = Origin(peer, subject, metadata)
         call = Call(body, origin, lease, None, wait_until)
         del body, lease
         return await self._handler(call)
@@ -337,7 +354,10 @@ class _ParserErrors(logging.Handler):
         if record.exc_info is not None:
             peer = str(record.args[0]) if isinstance(record.args, tuple) else "unknown"
             text = " ".join(str(record.exc_info[1]).split())
-            self._on_reject("decode_error", peer, text[:MAX_LOGGED])
+            if _TLS_CLIENT.search(text):
+                self._on_reject("tls", peer, PLAINTEXT_PORT)
+            else:
+                self._on_reject("decode_error", peer, text[:MAX_LOGGED])
 
 
 def _parser_log(on_reject: Reject) -> logging.Logger:

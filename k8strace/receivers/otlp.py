@@ -24,7 +24,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from k8strace import _fastpath, component
 from k8strace.component import NO_EFFECT, Context, Endpoint, Outlet, Receiver
-from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
+from k8strace.errors import (
+    MalformedPayloadError,
+    OptionError,
+    RefusedError,
+    RejectedError,
+)
 from k8strace.grpc import (
     DEFAULT_MAX_MESSAGE_SIZE,
     REJECT_REASONS,
@@ -44,6 +49,7 @@ from k8strace.metrics import (
 from k8strace.payload import Payload
 from k8strace.receivers import _otlp_http
 from k8strace.receivers._otlp_http import HTTPConfig
+from k8strace.tls.options import ServerTLS
 from k8strace.units import MIB, Duration
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -95,10 +101,14 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
     write_buffer_size: Annotated[int, NO_EFFECT] = 0
     keepalive: Keepalive = Keepalive()
     include_metadata: bool = False
+    tls: ServerTLS | None = None
     engine: Engine = "native"
 
     def __post_init__(self) -> None:
         check_endpoint(self.endpoint, self.transport)
+        if self.tls is not None and self.engine != "native":
+            for name in self.tls.needs_native():
+                raise ValueError(f"`tls`: `{name}` needs `engine: native`")
 
     @property
     def can_be_shared(self) -> bool:
@@ -120,6 +130,7 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
             keepalive=self.keepalive.settings(),
             include_metadata=self.include_metadata,
             sockets=sockets,
+            tls=self.tls,
         )
 
 
@@ -216,12 +227,17 @@ class OTLP(Receiver[Config]):
     async def start(self) -> None:
         try:
             for protocol, server in self._servers.items():
-                self.addresses[protocol] = await server.start()
+                try:
+                    self.addresses[protocol] = await server.start()
+                except OptionError as error:
+                    raise error.below(f"protocols::{protocol}::tls") from error
         except BaseException:
             await self.stop(0)
             raise
         for protocol, address in self.addresses.items():
-            self.log.info("%s on %s", protocol, address)
+            config = getattr(self.config.protocols, protocol)
+            secured = " with TLS" if config.tls is not None else ""
+            self.log.info("%s on %s%s", protocol, address, secured)
 
     async def stop(self, deadline: float) -> None:
         grace = deadline - asyncio.get_running_loop().time()

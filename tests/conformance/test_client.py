@@ -16,8 +16,9 @@ import grpc
 import grpc.aio
 import pytest
 
-from k8strace.grpc import ClientSettings, ClientTLS
+from k8strace.grpc import ClientSettings
 from k8strace.grpc.status import Code, StatusError
+from k8strace.tls.options import ClientTLS
 from tests.support.backend import PATH
 
 TLS = Path(__file__).parent.parent / "data" / "tls"
@@ -284,14 +285,14 @@ async def test_dns_and_balancers(engine: ModuleType, balancer: str) -> None:
 
 
 async def test_tls(engine: ModuleType) -> None:
-    ca = (TLS / "server.pem").read_bytes()
+    ca = str(TLS / "server.pem")
     async with Peer().serve(secure=True) as peer:
-        async with client(engine, peer.target, tls=ClientTLS(ca=ca)) as one:
+        async with client(engine, peer.target, tls=ClientTLS(ca_file=ca)) as one:
             assert await one.call(PATH, (b"\x0a\x00",), timeout=20) == b"answer"
-        override = ClientTLS(ca=ca, server_name_override="localhost")
+        override = ClientTLS(ca_file=ca, server_name_override="localhost")
         async with client(engine, peer.target, tls=override) as one:
             assert await one.call(PATH, (b"\x0a\x00",), timeout=20) == b"answer"
-        for tls in (None, ClientTLS(), ClientTLS(ca=ca, server_name_override="wrong")):
+        for tls in (None, ClientTLS(), ClientTLS(ca_file=ca, server_name_override="wrong")):
             async with client(engine, peer.target, tls=tls) as one:
                 with pytest.raises(StatusError) as caught:
                     await one.call(PATH, (b"\x0a\x00",), timeout=20)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
-import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import grpc
 import grpc.aio
@@ -17,10 +18,11 @@ import zstandard
 from k8strace.config import load
 from k8strace.errors import ConfigError
 from k8strace.grpc import grpcio, native
-from k8strace.grpc.status import Code
+from k8strace.grpc.status import Code, StatusError
+from k8strace.tls.options import ClientTLS, ServerTLS
 from tests.conformance.test_client import TLS, client
 from tests.support.backend import PATH
-from tests.support.engine import ONE_LOOP, OPTIONS, Rig, channel, send
+from tests.support.engine import ONE_LOOP, Rig, channel, send
 from tests.support.http2 import (
     DATA,
     END_HEADERS,
@@ -99,16 +101,56 @@ async def sends_zstd(engine: ModuleType, folder: Path) -> bool:
         return rig.calls[0].message == b"\x0a" * 500
 
 
-async def listens_with_tls(engine: ModuleType, folder: Path) -> bool:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(TLS / "server.pem", TLS / "server.key")
+PAIR: dict[str, Any] = {
+    "cert_file": str(TLS / "server.pem"),
+    "key_file": str(TLS / "server.key"),
+}
+
+
+async def chooses_versions(engine: ModuleType, folder: Path) -> bool:
+    """Of a server; tests/conformance/test_tls.py has clients and cipher suites, too."""
+    options = "tls: {min_version: '1.3', ca_file: x}"
     try:
-        rig = Rig(engine, tls=context)
+        rig = Rig(engine, tls=ServerTLS(**PAIR, min_version="1.3"))
     except ConfigError as error:
+        assert not is_configurable(engine, options, folder)
         return "engine: native" not in str(error)
-    ca = grpc.ssl_channel_credentials((TLS / "server.pem").read_bytes())
-    async with rig, grpc.aio.secure_channel(rig.address, ca, options=OPTIONS) as one:
-        return await send(one, b"\x0a\x00") == b"\x0a\x00"
+    assert is_configurable(engine, options, folder)
+    old = ClientTLS(ca_file=PAIR["cert_file"], max_version="1.2")
+    async with rig, client(native, rig.address, tls=old) as one:
+        with pytest.raises(StatusError):
+            await one.call(PATH, (b"\x0a\x00",), timeout=20)
+    return True
+
+
+async def skips_verification(engine: ModuleType, folder: Path) -> bool:
+    options = "tls: {insecure_skip_verify: true, ca_file: x}"
+    if not is_configurable(engine, options, folder):
+        return False
+    anybody = ClientTLS(insecure_skip_verify=True)
+    async with Rig(native, tls=ServerTLS(**PAIR)) as rig:
+        async with client(engine, rig.address, tls=anybody) as one:
+            answer: bytes = await one.call(PATH, (b"\x0a\x00",), timeout=20)
+            return answer == b"\x0a\x00"
+
+
+async def renews_certificates(engine: ModuleType, folder: Path) -> bool:
+    """That a client does what is configured is in tests/conformance/test_tls.py."""
+    return is_configurable(engine, "tls: {reload_interval: 1s, ca_file: x}", folder)
+
+
+async def counts_failed_handshakes(engine: ModuleType, folder: Path) -> bool:
+    async with Rig(engine, tls=ServerTLS(**PAIR)) as rig:
+        host, _, port = rig.address.rpartition(":")
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(b"GET / HTTP/1.1\r\n\r\n")
+        await asyncio.wait_for(reader.read(), 20)
+        writer.close()
+        # Until a call is over, what came before it has been told, too.
+        known = ClientTLS(ca_file=PAIR["cert_file"])
+        async with client(native, rig.address, tls=known) as one:
+            await one.call(PATH, (b"\x0a\x00",), timeout=20)
+        return rig.reasons == ["tls"]
 
 
 async def listens_on_given_sockets(engine: ModuleType, folder: Path) -> bool:
@@ -174,7 +216,10 @@ async def answers_415(engine: ModuleType, folder: Path) -> bool:
 CHECKS: dict[str, Callable[[ModuleType, Path], Awaitable[bool]]] = {
     "takes zstd": takes_zstd,
     "sends zstd": sends_zstd,
-    "listens with TLS": listens_with_tls,
+    "TLS of chosen versions and cipher suites": chooses_versions,
+    "sends to a backend whose certificate is not verified": skips_verification,
+    "renews the certificates of an exporter": renews_certificates,
+    "counts TLS handshakes that fail": counts_failed_handshakes,
     "listens on sockets that are open already": listens_on_given_sockets,
     "reserves a message's bytes before its body comes": reserves_before_the_body,
     "cuts off a body slower than 64 KiB/s after 2 s": cuts_off_slow_bodies,

@@ -26,7 +26,7 @@ def test_the_defaults_are_the_collectors() -> None:
     assert config.max_request_size_mib == 4
     settings = config.client()
     assert settings.tls is not None
-    assert settings.tls.ca is None
+    assert not settings.tls.has_ca
     assert settings.user_agent == f"k8strace/{__version__}"
     assert settings.keepalive.time is None
 
@@ -98,11 +98,8 @@ def test_all_options_reach_the_client(tmp_path: Path) -> None:
     assert settings.keepalive.timeout == Duration(5)
     assert settings.keepalive.permit_without_stream
     assert settings.tls is not None
-    assert (settings.tls.ca, settings.tls.cert, settings.tls.key) == (
-        b"ca",
-        b"cert",
-        b"key",
-    )
+    assert settings.tls.ca_file == str(tmp_path / "ca")
+    assert settings.tls.key_pem.reveal() == "key"
     assert settings.tls.server_name_override == "name"
 
 
@@ -128,9 +125,16 @@ def test_all_options_reach_the_client(tmp_path: Path) -> None:
         ({"headers": {"two words": "x"}}, "no name of a gRPC header"),
         ({"headers": {"grpc-timeout": "1S"}}, "reserved by gRPC"),
         ({"headers": {"token": "geh\u00e4im"}}, "not printable ASCII"),
-        ({"tls": {"insecure_skip_verify": True}}, "`insecure_skip_verify` is not possible"),
+        (
+            {"tls": {"insecure_skip_verify": True}, "engine": "grpcio"},
+            "`insecure_skip_verify` needs `engine: native`",
+        ),
+        (
+            {"tls": {"reload_interval": "1h"}, "engine": "grpcio"},
+            "`reload_interval` needs `engine: native`",
+        ),
         ({"tls": {"ca_file": "a", "ca_pem": "b"}}, "either `ca_file` or `ca_pem`"),
-        ({"tls": {"cert_file": "a"}}, "both certificate and key"),
+        ({"tls": {"cert_file": "a"}}, "`cert_file` needs `key_file` or `key_pem`"),
         ({"sending_queue": {"storage": "x"}}, "unknown option"),
     ],
 )
@@ -145,7 +149,9 @@ def test_what_cannot_work_is_an_error(values: dict[str, Any], text: str) -> None
 
 async def test_a_certificate_that_is_not_there_is_an_error_at_the_start() -> None:
     rig = Rig(OtlpGrpc, {"endpoint": "localhost:1", "tls": {"ca_file": "/nowhere/ca.pem"}})
-    with pytest.raises(ConfigError, match=r"cannot read /nowhere/ca\.pem: No such file"):
+    with pytest.raises(
+        ConfigError, match=r"tls::ca_file: cannot read /nowhere/ca\.pem: No"
+    ):
         await rig.exporter.start()
     await rig.stop()
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 
 import pytest
 
-from k8strace.grpc import ClientSettings, ClientTLS
+from k8strace.errors import OptionError
+from k8strace.grpc import ClientSettings
 from k8strace.grpc.native_channel import Channel
 from k8strace.grpc.native_target import Target, show
+from k8strace.secret import Secret
+from k8strace.tls.options import ClientTLS
 
 
 @pytest.mark.parametrize(
@@ -45,8 +47,8 @@ def test_authorities_that_are_given() -> None:
 
 
 def test_a_certificate_that_is_none() -> None:
-    target = Target(ClientSettings(target="a:1", tls=ClientTLS(ca=b"rubbish")))
-    with pytest.raises(ssl.SSLError):
+    target = Target(ClientSettings(target="a:1", tls=ClientTLS(ca_pem=Secret("rubbish"))))
+    with pytest.raises(OptionError, match="ca_pem: holds no certificate"):
         target.load()
 
 

@@ -1,0 +1,108 @@
+"""Certificates and keys as bytes: read from where options say, checked, told apart."""
+
+from __future__ import annotations
+
+import re
+import ssl
+from typing import NamedTuple
+
+from k8strace.errors import OptionError
+from k8strace.tls.options import ServerTLS, TLSOptions
+
+CERTIFICATES = re.compile(
+    rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----\s.+?-----END [^\n]*?-----", re.DOTALL
+)
+_KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----")
+_ENCRYPTED = (b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED")
+MAX_BYTES = 4 * 1024 * 1024  # of a file; the largest bundles have a few hundred KiB
+
+
+class Material(NamedTuple):
+    """PEM; empty where the options name none."""
+
+    ca: bytes = b""
+    cert: bytes = b""
+    key: bytes = b""
+    client_ca: bytes = b""
+
+
+def read(options: TLSOptions) -> Material:
+    """Read what `options` name. Raises OptionError."""
+    return Material(
+        ca=b"" if isinstance(options, ServerTLS) else read_one(options, "ca"),
+        cert=read_one(options, "cert"),
+        key=read_one(options, "key"),
+        client_ca=read_one(options, "client_ca"),
+    )
+
+
+def read_one(options: TLSOptions, name: str) -> bytes:
+    """Read one of them, by its name in `Material`. Raises OptionError."""
+    path = getattr(options, f"{name}_file", "")
+    if not path:
+        pem = getattr(options, f"{name}_pem", None)
+        text = pem.reveal().encode() if pem else b""
+    else:
+        try:
+            with open(path, "rb") as file:
+                text = file.read(MAX_BYTES + 1)
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise OptionError(f"{name}_file", f"cannot read {path}: {why}") from error
+        if len(text) > MAX_BYTES:
+            raise OptionError(f"{name}_file", f"{path} is larger than {MAX_BYTES} bytes")
+    if text or path:
+        _check(options, name, text)
+    return text
+
+
+def wrong(options: TLSOptions, name: str, text: str) -> OptionError:
+    """The error of an option's content: it names the file, and never what is in it."""
+    path = getattr(options, f"{name}_file", "")
+    option = f"{name}_file" if path else f"{name}_pem"
+    return OptionError(option, f"{path} {text}" if path else text)
+
+
+def _check(options: TLSOptions, name: str, text: bytes) -> None:
+    wanted = "private key" if name == "key" else "certificate"
+    found = _KEY.search(text) if name == "key" else CERTIFICATES.search(text)
+    if found is None:
+        hint = ""
+        if text[:1] == b"\x30":
+            command = "pkey" if name == "key" else "x509"
+            hint = f"; it seems to be DER: convert it with `openssl {command} -inform DER`"
+        elif name != "key" and _KEY.search(text):
+            hint = "; it holds a private key: are certificate and key exchanged?"
+        elif name == "key" and CERTIFICATES.search(text):
+            hint = "; it holds a certificate: are certificate and key exchanged?"
+        elif not text.strip():
+            hint = "; it is empty"
+        raise wrong(options, name, f"holds no {wanted} in PEM{hint}")
+    if name == "key" and any(mark in text for mark in _ENCRYPTED):
+        raise wrong(
+            options,
+            name,
+            "is encrypted with a passphrase: decrypt it with `openssl pkey -in … -out …`",
+        )
+    if name != "key":
+        certificates(options, name, text)
+
+
+def certificates(options: TLSOptions, name: str, text: bytes) -> str:
+    """The certificates in `text`, each of which OpenSSL can read. Raises OptionError."""
+    pem = b"\n".join(CERTIFICATES.findall(text)).decode("ascii", "replace")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+    except (ssl.SSLError, ValueError) as error:
+        why = error.reason if isinstance(error, ssl.SSLError) else None
+        text_ = f" ({why.lower().replace('_', ' ')})" if why else ""
+        raise wrong(options, name, f"holds a malformed certificate{text_}") from None
+    return pem
+
+
+def system_authorities() -> bytes:
+    """The authorities of OpenSSL's default file; empty where there is none."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.load_default_certs()
+    found = context.get_ca_certs(binary_form=True)
+    return "".join(ssl.DER_cert_to_PEM_cert(one) for one in found).encode()
