@@ -156,6 +156,23 @@ async def test_a_certificate_that_is_not_there_is_an_error_at_the_start() -> Non
     await rig.stop()
 
 
+async def test_a_key_that_is_none_is_in_no_error() -> None:
+    tls = {"cert_pem": "hunter2", "key_pem": "hunter2"}
+    rig = Rig(OtlpGrpc, {"endpoint": "localhost:1", "tls": tls})
+    with pytest.raises(ConfigError) as caught:
+        await rig.exporter.start()
+    assert str(caught.value) == "tls::cert_pem: holds no certificate in PEM"
+    await rig.stop()
+
+
+async def test_what_has_no_effect_on_plaintext_is_named(caplog: Any) -> None:
+    tls = {"insecure": True, "insecure_skip_verify": True, "server_name_override": "a"}
+    rig = Rig(OtlpGrpc, {"endpoint": "localhost:1", "tls": tls})
+    await rig.exporter.start()
+    await rig.stop()
+    assert "`server_name_override`, `insecure_skip_verify`: no effect" in caplog.text
+
+
 async def test_zero_splits_nothing() -> None:
     config = {"endpoint": "backend:4317", "max_request_size_mib": 0}
     assert Rig(OtlpGrpc, config).exporter.max_request_bytes == 0
