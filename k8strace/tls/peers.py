@@ -75,7 +75,7 @@ def speaks_tls(data: bytes | bytearray) -> bool:
 def subject_of(transport: asyncio.BaseTransport) -> str | None:
     """Whom the peer's certificate, which was verified, names; None without one.
 
-    As RFC 4514 writes it; of a certificate without subject its first alternative name.
+    As Go writes it (RFC 4514); of one without subject its first alternative name.
     """
     tls = transport.get_extra_info("ssl_object")
     found: dict[str, Any] | None = None if tls is None else tls.getpeercert()
@@ -95,7 +95,7 @@ def name_in(certificate: dict[str, Any]) -> str | None:
 
 
 def _escaped(value: str) -> str:
-    text = "".join(f"\\{c}" if c in ',+"\\<>;=' else c for c in value)
+    text = "".join(f"\\{c}" if c in ',+"\\<>;' else c for c in value)
     text = text.replace("\0", "\\00")
     if text.startswith(("#", " ")):
         text = f"\\{text}"
@@ -136,7 +136,8 @@ def why_no_server(error: Exception, name: str) -> str:
     if isinstance(error, (ConnectionResetError, ConnectionAbortedError)):
         return (
             "the server broke the connection off during the TLS handshake: does it speak "
-            "TLS at all (else http://), and what `cipher_suites` and versions we have?"
+            "TLS at all (else http://), does it want a certificate of us (`cert_file`), "
+            "has it our versions and `cipher_suites`?"
         )
     if not isinstance(error, ssl.SSLError):
         return str(error)

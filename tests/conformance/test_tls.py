@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -181,6 +182,39 @@ async def test_what_a_client_says_of_a_certificate(
                 assert text in await refused(native, rig.address, tls)
             else:
                 assert await call(native, rig.address, tls) == BODY
+
+
+@asynccontextmanager
+async def openssl_server(authority: Authority, pair: Pair) -> AsyncIterator[str]:
+    """A server that says by alerts what it refuses; it wants clients' certificates."""
+    process = await asyncio.create_subprocess_exec(
+        *("openssl", "s_server", "-accept", "127.0.0.1:0", "-alpn", "h2", "-tls1_3"),
+        *("-cert", pair.cert, "-key", pair.key, "-CAfile", authority.cert),
+        *("-Verify", "3", "-verify_return_error"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    try:
+        assert process.stdout is not None
+        async with asyncio.timeout(30):
+            while not (line := await process.stdout.readline()).startswith(b"ACCEPT "):
+                assert line
+        yield line.split()[1].decode()
+    finally:
+        process.kill()
+        await process.communicate()
+
+
+async def test_what_a_server_says_by_an_alert(
+    authority: Authority, server_pair: Pair, tmp_path: Path
+) -> None:
+    own = self_signed(tmp_path)
+    async with openssl_server(authority, server_pair) as target:
+        text = await refused(native, target, trusting(authority))
+        assert "give `cert_file` and `key_file`" in text
+        text = await refused(native, target, trusting(authority, own))
+        assert "refuses our certificate (unknown ca)" in text
 
 
 async def test_what_is_said_where_only_one_side_has_tls(

@@ -32,10 +32,8 @@ class SecureClient(Client):
     def __init__(self, endpoint: str, authority: Authority, pair: Pair | None) -> None:
         super().__init__(endpoint)
         self._insecure, ca = self._channel, authority.cert.read_bytes()
-        shown = (None, None) if pair is None else (pair.key, pair.cert)
-        credentials = grpc.ssl_channel_credentials(
-            ca, *(one and one.read_bytes() for one in shown)
-        )
+        cert, key = (None, None) if pair is None else [one.read_bytes() for one in pair]
+        credentials = grpc.ssl_channel_credentials(ca, key, cert)
         self._channel = grpc.aio.secure_channel(
             endpoint, credentials, options=[LOCAL_POOL, ("grpc.enable_retries", 0)]
         )
