@@ -12,7 +12,7 @@ import os
 import ssl
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from math import inf
 from time import monotonic
 
@@ -168,14 +168,16 @@ def _limit(context: ssl.SSLContext, options: TLSOptions) -> None:
     ciphers = options.ciphers()
     if options.cipher_suites and not ciphers:
         lowest = "1.3"
-    with warnings.catch_warnings():
-        # Python advises against the versions that the configuration asks for.
-        warnings.simplefilter("ignore", DeprecationWarning)
+    is_old = lowest < "1.2"
+    # Python advises against old versions, and its filters are those of all threads.
+    with warnings.catch_warnings() if is_old else nullcontext():
+        if is_old:
+            warnings.simplefilter("ignore", DeprecationWarning)
         context.minimum_version = VERSIONS[lowest]
         if options.max_version:
             context.maximum_version = VERSIONS[options.max_version]
     # OpenSSL does TLS 1.0 and 1.1 at its lowest level only: their hash is SHA-1.
-    level = ":@SECLEVEL=0" if lowest < "1.2" else ""
+    level = ":@SECLEVEL=0" if is_old else ""
     if ciphers or level:
         context.set_ciphers(":".join(ciphers or ["DEFAULT"]) + level)
 
@@ -224,7 +226,7 @@ def _report(options: TLSOptions, material: Material) -> None:
     else:
         _load_chain(client, options, material)
     _load_chain(server, options, material)
-    found = inspect(server, client, leaf[0].decode(), of_server=of_server)
+    found = inspect(server, client, leaf[0].decode("ascii", "replace"), of_server=of_server)
     where = options.cert_file or "cert_pem"
     for problem in found.problems:
         log.warning("tls: the certificate in %s %s", where, problem)

@@ -55,6 +55,7 @@ async def ok(_: object) -> bytes:
     return b""
 
 
+@pytest.mark.slow
 async def test_a_socket_for_the_apiserver_beside_a_port_for_certificates(
     authority: Authority, server_pair: Pair, client_pair: Pair, tmp_path: Path
 ) -> None:
