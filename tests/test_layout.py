@@ -273,6 +273,7 @@ for name in {modules!r}:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_every_module_imports_alone() -> None:
     """Each in a fork that has seen nothing of k8strace; what is not ours is shared."""
     outside = {

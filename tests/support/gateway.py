@@ -205,7 +205,7 @@ async def run_gateway(*arguments: str) -> tuple[int, str, str]:
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        out, err = await asyncio.wait_for(process.communicate(), 30)
+        out, err = await asyncio.wait_for(process.communicate(), 60)
     except TimeoutError:
         process.kill()
         out, err = await process.communicate()
