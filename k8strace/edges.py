@@ -7,7 +7,12 @@ from collections.abc import Sequence
 
 from k8strace.component import Blocked, Config, Consumer, Promise
 from k8strace.driver import Rest, begin
-from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
+from k8strace.errors import (
+    MalformedPayloadError,
+    PartlyRejectedError,
+    RefusedError,
+    RejectedError,
+)
 from k8strace.metrics import Ledger, Value
 from k8strace.payload import Payload
 
@@ -145,4 +150,11 @@ def _failure(task: asyncio.Task[None]) -> Exception | None:
 
 def _first_refusal(errors: Sequence[Exception]) -> Exception:
     """The error that the sender is told: to retry, where that can help any branch."""
-    return next((e for e in errors if isinstance(e, RefusedError)), errors[0])
+    refusal = next((e for e in errors if isinstance(e, RefusedError)), None)
+    if refusal is not None:
+        return refusal
+    partly = [e for e in errors if isinstance(e, PartlyRejectedError)]
+    if len(partly) < len(errors):
+        return next(e for e in errors if not isinstance(e, PartlyRejectedError))
+    culprits = tuple(one for error in partly for one in error.culprits)
+    return PartlyRejectedError(str(partly[0]), partly[0].reason, culprits)

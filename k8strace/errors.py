@@ -75,3 +75,14 @@ class RejectedError(K8sTraceError):
         super().__init__(message)
         self.reason = reason
         self.about_data = about_data
+
+
+class PartlyRejectedError(RejectedError):
+    """Some requests of a joined payload never; the others are taken.
+
+    `culprits` are those that are not, as the payload's `sources` have them.
+    """
+
+    def __init__(self, message: str, reason: str, culprits: tuple[object, ...]) -> None:
+        super().__init__(message, reason)
+        self.culprits = culprits

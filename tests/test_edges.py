@@ -14,7 +14,12 @@ from k8strace.budget import Budget, Room
 from k8strace.component import Blocked, Promise
 from k8strace.driver import Rest, begin
 from k8strace.edges import Edge, FanOut
-from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
+from k8strace.errors import (
+    MalformedPayloadError,
+    PartlyRejectedError,
+    RefusedError,
+    RejectedError,
+)
 from k8strace.metrics import Ledger, Value
 from tests.support.pipeline import (
     MIB,
@@ -251,6 +256,21 @@ async def test_a_rejection_alone_is_told(drive: Drive, budget: Budget) -> None:
         await drive(fan.outlet(payload(2, budget=budget)))
     assert (fan.source.sent, fan.resent.value) == (0, 0)
     fan.assert_at_rest()
+
+
+@both_drivers
+async def test_what_any_branch_rejects_is_told(drive: Drive, budget: Budget) -> None:
+    fan = Fan()
+    fan.sinks[0].failures = [PartlyRejectedError("bad", "poison", ("first",))]
+    fan.sinks[2].failures = [PartlyRejectedError("worse", "poison", ("third",))]
+    with pytest.raises(PartlyRejectedError, match="bad") as caught:
+        await drive(fan.outlet(payload(2, budget=budget)))
+    assert caught.value.culprits == ("first", "third")
+    fan.sinks[0].failures = [PartlyRejectedError("bad", "poison", ("first",))]
+    fan.sinks[1].failures = [RejectedError("all of it")]
+    with pytest.raises(RejectedError, match="all of it"):
+        await drive(fan.outlet(payload(2, budget=budget)))
+    del caught
 
 
 async def test_cancelled_branches_have_ended_when_the_sender_has(budget: Budget) -> None:

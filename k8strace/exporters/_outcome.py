@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from k8strace.component import Context
-from k8strace.errors import RefusedError, RejectedError
+from k8strace.errors import PartlyRejectedError, RefusedError, RejectedError
 from k8strace.exporters._lines import Lines
 from k8strace.exporters._parcel import Parcel, Ticket
 from k8strace.metrics import EXPORTER_SEND_FAILED_SPANS, SPANS_RESENT
@@ -103,6 +103,11 @@ class Outcomes:
                 self._ledger.drop(share, reason)
             else:
                 ticket.failures.append((share, reason, kept))
+        if isinstance(kept, RejectedError):
+            for ticket, source in zip(parcel.tickets, parcel.sources, strict=False):
+                if ticket.is_joined:
+                    ticket.culprits.append(source)
+        for ticket in shares:
             self._finish_part(ticket)
 
     def _finish_part(self, ticket: Ticket) -> None:
@@ -126,6 +131,10 @@ class Outcomes:
             self._resent.add(ticket.done)
         elif not ticket.answered and not ticket.done:
             ticket.error = failures[0][-1]
+        elif not ticket.answered and ticket.culprits:
+            text, reason = str(failures[0][-1]), failures[0][1]
+            ticket.error = PartlyRejectedError(text, reason, tuple(ticket.culprits))
+            self._ledger.received += ticket.done
         else:
             for share, reason, _ in failures:
                 self._ledger.drop(share, reason)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
 
 from k8strace.errors import RefusedError, RejectedError
-from k8strace.payload import Payload
+from k8strace.payload import Payload, Source
 
 
 class Ticket:
@@ -17,6 +17,9 @@ class Ticket:
     `since` when it came (monotonic seconds). `parts` are the parcels that have some of it
     and aren't settled yet.
 
+    `culprits` are the requests that were refused for good, where it `is_joined` from
+    several.
+
     `parked` says that its spans count as parked; `answered` that its sender was told that
     they are taken, or is gone, so that what fails is lost. Where the sender still waits,
     `done` are the spans that won't come again, `failures` the others, and `error` is what
@@ -24,14 +27,15 @@ class Ticket:
     """
 
     __slots__ = (
-        *("amount", "answered", "done", "error", "failures", "parked", "parts"),
-        *("payload", "since", "size", "spans", "waiter"),
+        *("amount", "answered", "culprits", "done", "error", "failures", "parked", "parts"),
+        *("is_joined", "payload", "since", "size", "spans", "waiter"),
     )
 
     def __init__(
         self, payload: Payload, amount: int = 0, *, is_answered: bool = False
     ) -> None:
         self.payload: Payload | None = payload
+        self.is_joined = len(payload.sources) > 1
         self.spans = payload.spans
         self.size = payload.size
         self.amount = amount
@@ -41,6 +45,7 @@ class Ticket:
         self.answered = is_answered
         self.done = 0
         self.failures: list[tuple[int, str, RefusedError | RejectedError]] = []
+        self.culprits: list[Source] = []
         self.error: RefusedError | RejectedError | None = None
         self.waiter: asyncio.Future[None] | None = None
 
@@ -61,13 +66,22 @@ class Ticket:
 
 
 class Parcel:
-    """A payload on its way; `tickets` has one for each request that it was joined from."""
+    """A payload on its way; `tickets` has one for each request that it was joined from.
 
-    __slots__ = ("payload", "tickets")
+    `sources` are those of the payload, or the one that it is only a part of.
+    """
 
-    def __init__(self, payload: Payload, tickets: list[Ticket]) -> None:
+    __slots__ = ("payload", "sources", "tickets")
+
+    def __init__(
+        self,
+        payload: Payload,
+        tickets: list[Ticket],
+        sources: tuple[Source, ...] | None = None,
+    ) -> None:
         self.payload = payload
         self.tickets = tickets
+        self.sources = payload.sources if sources is None else sources
 
     @staticmethod
     def join(parcels: Sequence[Parcel]) -> Parcel:
@@ -103,7 +117,9 @@ class Parcel:
             return [self]
         if len(self.tickets) == 1:
             parts = payload.split(max_spans, max_bytes)
-            return self._divided([Parcel(part, self.tickets) for part in parts])
+            return self._divided(
+                [Parcel(part, self.tickets, self.sources) for part in parts]
+            )
         groups: list[list[Parcel]] = []
         spans = size = 0
         for request in self._requests():

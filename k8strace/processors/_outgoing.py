@@ -19,7 +19,12 @@ import msgspec
 
 from k8strace.budget import MAX_RETRY_AFTER, MIN_RETRY_AFTER, Room
 from k8strace.component import Context, Outlet
-from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
+from k8strace.errors import (
+    MalformedPayloadError,
+    PartlyRejectedError,
+    RefusedError,
+    RejectedError,
+)
 from k8strace.metrics import BATCH_SEND_SIZE, BATCH_SEND_SIZE_BYTES
 from k8strace.payload import Payload
 
@@ -110,6 +115,16 @@ class Outgoing(ABC):
         except MalformedPayloadError as error:
             raise RejectedError(str(error), "decode_error") from error
 
+    def _count_partly_sent(
+        self, piece: Payload, outcome: list[tuple[int, Failure | None]]
+    ) -> int:
+        """Count what of a rejected piece was taken, as its edge doesn't; say how much."""
+        taken = sum(spans for spans, failure in outcome if failure is None)
+        if taken:
+            self.ledger.send(taken)
+            self._count_sent(piece)
+        return taken
+
     def _count_sent(self, piece: Payload) -> None:
         self._send_size.observe(piece.spans)
         self._send_bytes.observe(piece.size)
@@ -175,7 +190,8 @@ class Keeping(Outgoing):
                 self.log.warning("spans are kept and sent again: %s", str(error))
             return RefusedError(str(error), error.retry_after)
         except RejectedError as error:
-            self._drop(piece.spans, error)
+            taken = self._count_partly_sent(piece, by_request(piece, error))
+            self._drop(piece.spans - taken, error)
         else:
             self._count_sent(piece)
             if self._refused:
@@ -214,25 +230,29 @@ class Answering(Outgoing):
         outcomes: list[tuple[int, Failure | None]] = []
         pieces: list[Payload] = []
         refusal: RefusedError | None = None
+        offered = 0
         try:
             pieces = self._pieces(parcel)
             for piece in pieces:
-                failure: Failure | None = refusal
+                outcome: list[tuple[int, Failure | None]] = [(piece.spans, refusal)]
                 if refusal is None:
                     try:
                         offer = msgspec.structs.replace(piece, wait_until=until)
                         await self.downstream(offer)
                     except RefusedError as error:
-                        failure = refusal = RefusedError(str(error), error.retry_after)
+                        refusal = RefusedError(str(error), error.retry_after)
+                        outcome = [(piece.spans, refusal)]
                     except RejectedError as error:
-                        failure = same(error)
+                        outcome = by_request(piece, error)
+                        self._count_partly_sent(piece, outcome)
                     else:
                         self._count_sent(piece)
-                outcomes.append((piece.spans, failure))
+                outcomes += outcome
+                offered += 1
         except RejectedError as error:
             outcomes = [(parcel.spans, same(error))]
         except GIVEN_UP:
-            rest = pieces[len(outcomes) :]
+            rest = pieces[offered:]
             refusal = self.shutting_down()
             self._settle(parcel, [*outcomes, *((one.spans, refusal) for one in rest)])
             raise
@@ -304,6 +324,17 @@ class Answering(Outgoing):
 def wake(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_result(None)
+
+
+def by_request(piece: Payload, error: RejectedError) -> list[tuple[int, Failure | None]]:
+    """The numbers of spans in the requests of a piece, and what went wrong with each."""
+    if not (isinstance(error, PartlyRejectedError) and piece.sources):
+        return [(piece.spans, same(error))]
+    culprits = {id(one) for one in error.culprits}
+    return [
+        (source.spans, same(error) if id(source) in culprits else None)
+        for source in piece.sources
+    ]
 
 
 def same(error: Failure) -> Failure:

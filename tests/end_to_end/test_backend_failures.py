@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
+import grpc
+import grpc.aio
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
@@ -124,6 +126,38 @@ async def test_partial_success_is_not_counted_as_sent(start: Start) -> None:
             assert samples.sum("otelcol_exporter_sent_spans_total") == 43
             samples.assert_balanced()
             await gateway.wait_for_log("seven are too old")
+
+
+async def test_only_the_sender_of_a_poisoned_request_is_told_of_it(start: Start) -> None:
+    """Where answers wait for the backend's."""
+    poison = request(5)
+    poisoned = set(span_ids(poison))
+
+    async def answer(message: ExportTraceServiceRequest) -> None:
+        if poisoned & set(span_ids(message)):
+            raise StatusError(Code.INVALID_ARGUMENT, "poison")
+
+    async with Backend() as backend:
+        backend.answer = answer
+        processors = {"batch": {"timeout": "10s", "send_batch_size": 50}}
+        queue = {"wait_for_result": True}
+        async with start(
+            backend.endpoint, processors=processors, sending_queue=queue
+        ) as gateway:
+            messages = [poison if number == 3 else request(5) for number in range(10)]
+            async with Client(await gateway.address("grpc")) as client:
+                answers = await asyncio.gather(
+                    *(client.send(message) for message in messages), return_exceptions=True
+                )
+            samples = await gateway.at_rest()
+            samples.assert_balanced()
+            assert samples.sum("k8strace_spans_dropped_total") == 0
+            assert samples.sum("otelcol_exporter_sent_spans_total") == 45
+    (error,) = (one for one in answers if isinstance(one, BaseException))
+    assert error is answers[3]
+    assert isinstance(error, grpc.aio.AioRpcError)
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert backend.spans == 45
 
 
 async def test_one_poisoned_request_among_fifty_costs_only_itself(start: Start) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from k8strace.edges import Edge
-from k8strace.errors import ConfigError, RefusedError, RejectedError
+from k8strace.errors import ConfigError, PartlyRejectedError, RefusedError, RejectedError
 from k8strace.exporters import debug
 from k8strace.exporters._debug_text import detailed, normal
 from k8strace.exporters.debug import Debug
@@ -176,10 +176,13 @@ async def test_one_bad_request_does_not_spoil_those_joined_with_it(tmp_path: Pat
     first, last = payload(2), payload(3)
     chunk = payload(1).chunks[0].replace(b"Get", b"G\xff\xfe")
     bad = Payload((chunk,), 1, len(chunk))
+    joined = Payload.join([first, bad, last])
     async with running(bare(out, verbosity="detailed")) as (exporter, edge):
-        await edge(Payload.join([first, bad, last]))
+        with pytest.raises(PartlyRejectedError) as caught:
+            await edge(joined)
+    assert caught.value.reason == "decode_error"
+    assert caught.value.culprits == (joined.sources[1],)
     assert exporter.ledger.sent == 5
-    assert exporter.ledger.dropped == {"decode_error": 1}
     assert all(detailed(parse(one.chunks)) in out.read_text() for one in (first, last))
 
 

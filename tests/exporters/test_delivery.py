@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from k8strace.errors import RefusedError, RejectedError
+from k8strace.errors import PartlyRejectedError, RefusedError, RejectedError
 from k8strace.exporters._delivery import MAX_GROUPS, PLAUSIBLE_LIMIT
 from k8strace.exporters._sending import Sent, TooLargeError
 from k8strace.payload import Payload
@@ -175,17 +175,46 @@ async def test_a_culprit_among_thousands_is_found_in_few_requests() -> None:
 async def test_a_payload_that_was_joined_before_is_taken_apart(
     queue: dict[str, Any],
 ) -> None:
+    """Who waits is told which request it was; else it is dropped."""
+    waits = bool(queue)
     async with running_as(Picky, sending_queue=queue) as rig:
         requests = [rig.payload(spans) for spans in (1, 2, 3, 4)]
         rig.exporter.poison = set(ids(requests[2]))
         joined = Payload.join(requests)
         requests.clear()
-        await rig.edge(joined)
+        try:
+            await rig.edge(joined)
+            assert not waits
+        except PartlyRejectedError as error:
+            assert waits
+            (culprit,) = error.culprits
+            assert culprit is joined.sources[2]
         del joined
         await rig.settled()
         assert rig.ledger.sent == 7
-        assert rig.ledger.dropped == {"permanent_error": 3}
-        assert rig.ledger.rejected == 0
+        assert rig.ledger.dropped == ({} if waits else {"permanent_error": 3})
+        assert rig.ledger.rejected == (10 if waits else 0)
+
+
+async def test_a_culprit_that_is_cut_itself_is_told_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Some of its spans went out, and yet its sender must not think that all did."""
+    queue = {"wait_for_result": True}
+    async with running_as(Picky, sending_queue=queue) as rig:
+        small, large = rig.payload(1), rig.payload(40)
+        rig.exporter.limit = large.size // 3
+        rig.exporter.poison = set(ids(large)[-1:])
+        joined = Payload.join([small, large])
+        del small, large
+        with pytest.raises(PartlyRejectedError) as caught:
+            await rig.edge(joined)
+        (culprit,) = caught.value.culprits
+        assert culprit is joined.sources[1]
+        del joined, caught
+        await rig.settled()
+        assert 1 < rig.ledger.sent < 41
+        assert rig.ledger.dropped == {}
 
 
 async def test_a_refusal_that_is_not_about_data_is_not_taken_apart() -> None:

@@ -117,6 +117,22 @@ async def test_a_rejection_goes_to_all_senders(drive: Drive) -> None:
     rig.assert_at_rest()
 
 
+@held_modes
+@both_drivers
+async def test_a_sender_whose_request_alone_is_rejected_is_told(
+    drive: Drive, promise: Promise
+) -> None:
+    rig = Rig(promise, send_batch_size=6)
+    rig.sink.verdicts = ["partly"]
+    bad, *good = await outcomes(senders(rig, 1, 2, 3, drive=drive))
+    assert isinstance(bad, RejectedError)
+    assert (str(bad), bad.reason) == ("bad", "poison")
+    assert good == [None, None]
+    assert rig.source.sent == rig.ledger.sent == 5
+    assert (rig.ledger.rejected, rig.ledger.dropped) == (1, {})
+    rig.assert_at_rest()
+
+
 async def test_several_batches_are_on_their_way() -> None:
     rig = Rig(Promise.DELIVERED, timeout=0)
     rig.sink.gate = asyncio.Event()

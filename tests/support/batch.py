@@ -8,7 +8,7 @@ from typing import Any
 from k8strace.budget import Budget
 from k8strace.component import Context, Promise
 from k8strace.edges import Edge
-from k8strace.errors import RefusedError, RejectedError
+from k8strace.errors import PartlyRejectedError, RefusedError, RejectedError
 from k8strace.metrics import Metrics
 from k8strace.payload import Payload
 from k8strace.processors.batch import Batch, Config
@@ -21,7 +21,8 @@ NEVER = Duration(3600)  # a timeout that no test waits for
 class ScriptedSink(Sink):
     """Does with payloads what `verdicts` say in turn, and takes them when none is left.
 
-    "take", "wait" (suspend, then take), "refuse", "reject".
+    "take", "wait" (suspend, then take), "refuse", "reject", "partly" (of several requests
+    the first, with the payload's own sources, is rejected and the others are taken).
     """
 
     def __init__(self, ctx: Context) -> None:
@@ -36,6 +37,13 @@ class ScriptedSink(Sink):
             self.failures.append(RefusedError("not now", 0.001))
         elif verdict == "reject":
             self.failures.append(RejectedError("never"))
+        elif verdict == "partly" and payload.sources:
+            bad, *good = payload.requests()
+            self.payloads += good
+            taken = sum(one.spans for one in good)
+            self.ledger.sent += taken
+            self.ledger.received += taken
+            raise PartlyRejectedError("bad", "poison", bad.sources)
         await super().consume(payload)
 
 
