@@ -7,6 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from aiohttp import web
 
 from k8strace.addresses import join_address, listening_sockets
+from k8strace.grpc.native_listener import Listener
+
+MAX_CONNECTIONS = 64  # out of the descriptors that other listeners leave
+LAST_WORDS = 1.0  # seconds for requests that run when it stops
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
 
@@ -16,26 +20,41 @@ class HTTPServer:
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
-        self._runner: web.ServerRunner | None = None
+        self._server: web.Server | None = None
+        self._listeners: list[Listener] = []
         self.address = ""
 
     async def start(self, host: str, port: int) -> None:
         """Listen; raises OSError that names the address."""
         sockets = await listening_sockets(host, port)
         bound_host, bound_port = sockets[0].getsockname()[:2]
-        server = web.Server(self._answer, access_log=None)
-        runner = web.ServerRunner(server, shutdown_timeout=1.0)
-        await runner.setup()
-        for one in sockets:
-            await web.SockSite(runner, one).start()
-        self._runner = runner
+        self._server = server = web.Server(self._answer, access_log=None)
+        self._listeners = [
+            Listener(one, server, None, self._make_room, _no_tls, reserve=0)
+            for one in sockets
+        ]
+        for listener in self._listeners:
+            listener.start()
         self.address = join_address(bound_host, bound_port)
 
     async def stop(self) -> None:
         """Stop listening; does nothing when it isn't."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            await runner.cleanup()
+        listeners, self._listeners = self._listeners, []
+        server, self._server = self._server, None
+        for listener in listeners:
+            await listener.stop()
+        if server is not None:
+            server.pre_shutdown()
+            await server.shutdown(LAST_WORDS)
+
+    def _make_room(self) -> bool:
+        """Probes must get in whatever hangs on to its connection: the oldest one goes."""
+        server = self._server
+        if server is None:
+            return False
+        if len(server.connections) >= MAX_CONNECTIONS:
+            server.connections[0].force_close()
+        return True
 
     async def _answer(self, request: web.BaseRequest) -> web.Response:
         handler = self._handler(request.path)
@@ -51,3 +70,7 @@ class HTTPServer:
             if path == known or (known.endswith("/") and path.startswith(known)):
                 return handler
         return None
+
+
+def _no_tls(reason: str, peer: str, text: str) -> None:
+    raise AssertionError((reason, peer, text))

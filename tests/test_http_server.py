@@ -1,9 +1,12 @@
 """The small HTTP server listens, answers, and says why it can't."""
 
+import asyncio
+
 import aiohttp
 import pytest
 from aiohttp import web
 
+from k8strace import http_server
 from k8strace.http_server import HTTPServer
 
 
@@ -55,3 +58,20 @@ async def test_a_name_that_does_not_resolve_is_named() -> None:
     server = HTTPServer({"/": hello})
     with pytest.raises(OSError, match=r"cannot listen on no\.such\.name\.invalid:0"):
         await server.start("no.such.name.invalid", 0)
+
+
+async def test_who_hangs_on_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_CONNECTIONS", 4)
+    server = HTTPServer({"/": hello})
+    await server.start("127.0.0.1", 0)
+    host, _, port = server.address.rpartition(":")
+    idle = [await asyncio.open_connection(host, int(port)) for _ in range(9)]
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://{server.address}/") as response:
+            assert (response.status, await response.text()) == (200, "hello")
+    # The oldest have been let go, and the end of the server lets go of the rest.
+    assert await asyncio.wait_for(idle[0][0].read(), 20) == b""
+    await server.stop()
+    for reader, writer in idle:
+        assert await asyncio.wait_for(reader.read(), 20) == b""
+        writer.close()

@@ -35,7 +35,8 @@ class Listener:
     """Listens on a bound socket, which it owns; each connection gets what `make` makes.
 
     `has_room` is asked for each; `connecting` are those that `make` isn't asked for yet.
-    `on_reject` is told of those whose TLS handshake failed.
+    `on_reject` is told of those whose TLS handshake failed. `reserve` are the file
+    descriptors that are left to others.
     """
 
     def __init__(
@@ -45,12 +46,14 @@ class Listener:
         tls: Contexts | None,
         has_room: Callable[[], bool],
         on_reject: Reject,
+        reserve: int = RESERVE,
     ) -> None:
         self._sock = sock
         self._make = make
         self._tls = tls
         self._has_room = has_room
         self._on_reject = on_reject
+        self._reserve = reserve
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._paused: asyncio.TimerHandle | None = None
@@ -97,7 +100,7 @@ class Listener:
                 self._refuse(f"accepting fails: {error.strerror}")
                 return
             # The lowest number that is free is taken: so many files are open, at least.
-            if sock.fileno() >= most_files():
+            if sock.fileno() >= most_files(self._reserve):
                 sock.close()
                 self._refuse("too many files are open (see ulimit -n)")
             elif not self._has_room():
@@ -144,9 +147,9 @@ def _peer_of(sock: socket.socket) -> str:
         return "unknown"
 
 
-def most_files() -> float:
+def most_files(reserve: int = RESERVE) -> float:
     """How many files may be open when a connection is accepted."""
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit == resource.RLIM_INFINITY:
         return float("inf")
-    return limit - min(RESERVE, limit // 4)
+    return limit - min(reserve, limit // 4)
