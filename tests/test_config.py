@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from k8strace.component import NO_EFFECT, Component, ComponentID, Config
 from k8strace.components import COMPONENTS
-from k8strace.config import GatewayConfig, check_id, load, render
+from k8strace.config import GatewayConfig, Loaded, check_id, load, render
 from k8strace.errors import ConfigError
 from k8strace.secret import Secret
 from k8strace.units import Duration
@@ -206,6 +206,36 @@ def test_rendering_hides_secrets() -> None:
     assert backend["headers"] == {"a": "[REDACTED]"}
     assert backend["token"] == "[REDACTED]"
     assert "hunter2" in render(loaded, "unredacted", "json")
+
+
+def test_problems_of_the_start_are_placed(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "receivers: {otlp: }\n"
+        "exporters:\n"
+        "  backend:\n"
+        "    endpoint: a\n"
+        "service: {pipelines: {traces: {receivers: [otlp], exporters: [backend]}}}\n"
+    )
+    loaded = load([str(path)], components=TABLE)
+    assert loaded.placed(
+        [
+            "exporters::backend::endpoint: cannot listen on a: b",
+            "exporters::backend::token: is not given, but wrong",
+            "exporters::backend/other: is not there",
+            "something else: went wrong",
+        ]
+    ) == [
+        f"{path}:4: exporters::backend::endpoint: cannot listen on a: b",
+        f"{path}:3: exporters::backend::token: is not given, but wrong",
+        f"{path}:2: exporters::backend/other: is not there",
+        "something else: went wrong",
+    ]
+    already = [f"{path}:4: exporters::backend: wrong"]
+    assert loaded.placed(already) == already
+    assert Loaded(loaded.config, ()).placed(["exporters::backend: a"]) == [
+        "exporters::backend: a"
+    ]
 
 
 def test_rendering_shows_defaults_and_not_what_is_off() -> None:

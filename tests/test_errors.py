@@ -1,6 +1,12 @@
 """Errors carry what their readers need."""
 
-from k8strace.errors import ConfigError, MalformedPayloadError, RefusedError, RejectedError
+from k8strace.errors import (
+    ConfigError,
+    MalformedPayloadError,
+    OptionError,
+    RefusedError,
+    RejectedError,
+)
 
 
 def test_texts() -> None:
@@ -14,3 +20,9 @@ def test_texts() -> None:
     rejected = RejectedError("no", "auth", about_data=False)
     assert (rejected.reason, rejected.about_data) == ("auth", False)
     assert RejectedError("no").reason == "permanent_error"
+
+
+def test_an_option_is_named_by_its_whole_path() -> None:
+    error = OptionError("key_file", "cannot read a: no").below("tls").below("exporters::a")
+    assert error.problems == ["exporters::a::tls::key_file: cannot read a: no"]
+    assert isinstance(error, ConfigError)
