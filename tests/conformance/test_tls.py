@@ -101,6 +101,33 @@ async def test_unix_sockets(
         assert await call(engine, rig.address, named) == BODY
 
 
+async def test_authorities_of_the_system(
+    engine: ModuleType,
+    server: ModuleType,
+    authority: Authority,
+    server_pair: Pair,
+    client_pair: Pair,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are trusted where no other is given, or beside it where that is said."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.cert))
+    other = str(Authority(tmp_path, "other").cert)
+    pool: dict[str, Any] = {"include_system_ca_certs_pool": True}
+    for options in ({}, pool):
+        mutual = ServerTLS(**server_pair.files, client_ca_file=other, **options)
+        async with Rig(server, tls=mutual) as rig:
+            tls = ClientTLS(**client_pair.files)
+            if options:
+                assert await call(engine, rig.address, tls) == BODY
+            else:
+                await refused(engine, rig.address, tls)
+    async with Rig(server, tls=ServerTLS(**server_pair.files)) as rig:
+        both = ClientTLS(ca_file=other, **pool)
+        assert await call(engine, rig.address, both) == BODY
+        await refused(engine, rig.address, ClientTLS(ca_file=other))
+
+
 async def test_certificates_are_renewed_while_calls_go_on(
     engine: ModuleType,
     server: ModuleType,
@@ -223,6 +250,7 @@ async def test_what_is_said_where_only_one_side_has_tls(
     async with Rig(native) as rig:
         text = await refused(native, rig.address, trusting(authority))
         assert "does it speak TLS" in text or "speaks no TLS" in text
+        await rig.until(lambda: bool(rig.rejects))
         assert rig.reasons[0] == "tls"
         assert "this port is plaintext" in rig.rejects[0][2]
     async with Rig(native, tls=ServerTLS(**server_pair.files)) as rig:
