@@ -100,6 +100,7 @@ setup(
         extension("_fastpath"),
         extension("_http2", "nghttp2"),
         extension("_http2_client", "nghttp2"),
+        extension("_http2_guarded", "nghttp2"),
         extension("_http2_server", "nghttp2"),
         extension("_threads"),
     ],

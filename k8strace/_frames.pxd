@@ -20,6 +20,7 @@ cdef enum Status:  # those that sessions give themselves
     UNIMPLEMENTED = 12
     INTERNAL = 13
     UNAVAILABLE = 14
+    UNAUTHENTICATED = 16
 
 cdef struct Buffer:
     uint8_t *data

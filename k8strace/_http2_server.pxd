@@ -2,7 +2,9 @@
 
 from libc.stdint cimport int32_t, uint8_t
 
+cimport k8strace._nghttp2 as h2
 from k8strace._frames cimport PREFIX_SIZE, Buffer, Head
+from k8strace._http2 cimport Session
 
 cdef enum Stage:
     OPENING  # its headers come
@@ -12,6 +14,7 @@ cdef enum Stage:
     SINKING  # no gRPC: what comes is dropped, up to SINK bytes
     SERVED  # handed out, not answered
     ANSWERED
+    ASKED  # who the caller is; what comes is held, a window at most
 
 cdef enum:
     KNOWN_PATH = 512  # bytes; those of handlers are shorter, and of others no more is kept
@@ -29,6 +32,8 @@ cdef class Request:
     cdef readonly str reason
     cdef readonly str text
     cdef public object task
+    cdef public object subject
+    cdef readonly bytes credential
     cdef bytes message
     cdef object lease
     cdef list pairs
@@ -44,3 +49,37 @@ cdef class Request:
     cdef bytes answer
     cdef Py_ssize_t sent  # of the answer
     cdef bint is_plain  # the answer is no gRPC
+
+
+cdef class ServerSession(Session):
+    cdef dict streams
+    cdef object admit
+    cdef frozenset paths
+    cdef bytes last_path
+    cdef Py_ssize_t max_message
+    cdef Py_ssize_t max_headers
+    cdef bint keeps_metadata
+    cdef Py_ssize_t kept
+    cdef double last_ping
+    cdef double ping_interval
+    cdef bint permits_pings
+    cdef int strikes
+    cdef int32_t last_id
+    cdef list gaps
+
+    cdef int send_answer(
+        self, Request request, bytes body, const char *status, const char *content_type
+    ) except -1
+    cdef int send_headers(self, Request request, const h2.nv *nv, size_t count) except -1
+    cdef int settle(self, Request request) except -1
+    cdef int sending(self, Py_ssize_t size) except -1
+    cdef int reject(self, Request request, str reason, int code, str text) except -1
+    cdef int reject_http(self, Request request) except -1
+    cdef int keep_pair(self, Request request, bytes name, bytes value) except -1
+    cdef int drop_pairs(self, Request request) except -1
+    cdef int opened(self, Request request) except -1
+    cdef int announced(self, Request request) except -1
+    cdef int begin_body(self, Request request) except -1
+    cdef int end(self, Request request) except -1
+    cdef int gone(self, Request request) except -1
+    cdef int pinged(self) except -1

@@ -3,6 +3,8 @@
 from collections.abc import Callable, Iterable
 from typing import Any, final
 
+from typing_extensions import disjoint_base
+
 from k8strace._http2 import Session
 
 STREAM_WINDOW: int
@@ -25,6 +27,7 @@ class Request:
     """A call. `deadline` is in the time that `receive` is told, `size` the message's.
 
     `encoding` is the message's, as `_codec` numbers them: 0 where it isn't compressed.
+    `credential` and `subject` are None in sessions that ask nobody for a name.
     """
 
     stream: int
@@ -34,6 +37,10 @@ class Request:
     size: int
     reason: str | None
     text: str | None
+    credential: bytes | None
+    """What the caller says of itself, until it is judged."""
+    subject: str | None
+    """Who it is, which the judge says."""
     task: Any
     """The driver's, as it likes."""
 
@@ -44,7 +51,7 @@ class Request:
     def take(self) -> tuple[bytes | None, Any]:
         """Message and lease, which the request holds no longer; None when it is over."""
 
-@final
+@disjoint_base
 class ServerSession(Session):
     """One connection of a client.
 

@@ -53,23 +53,7 @@ cdef class Request:
         return message, lease
 
 
-@cython.final
 cdef class ServerSession(Session):
-    cdef dict streams
-    cdef object admit
-    cdef frozenset paths
-    cdef bytes last_path
-    cdef Py_ssize_t max_message
-    cdef Py_ssize_t max_headers
-    cdef bint keeps_metadata
-    cdef Py_ssize_t kept
-    cdef double last_ping
-    cdef double ping_interval
-    cdef bint permits_pings
-    cdef int strikes
-    cdef int32_t last_id
-    cdef list gaps
-
     def __init__(
         self,
         paths,

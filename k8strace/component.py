@@ -228,6 +228,11 @@ class Exporter(Consumer[C_co]):
 
     kind = "exporters"
 
+    @property
+    def needs_origin(self) -> bool:
+        """Whether it reads payloads' origins."""
+        return False
+
     def blocked_by(self, payload: Payload) -> Blocked | None:  # noqa: ARG002
         return None
 

@@ -17,6 +17,7 @@ import yaml
 
 from k8strace.component import ComponentID, Config
 from k8strace.components import COMPONENTS, Table
+from k8strace.config_auth import mistake, references
 from k8strace.config_options import Option, options
 from k8strace.config_source import resolve
 from k8strace.config_structs import Decoder, decode, encode, nearest
@@ -160,7 +161,7 @@ class _Loader:
         self.left_out: list[str] = []
         self._components = components
         self._traces_only = traces_only
-        self._declared: dict[str, set[ComponentID]] = {kind: set() for kind in _KINDS}
+        self._declared: dict[str, dict[ComponentID, Node]] = {kind: {} for kind in _KINDS}
 
     def config(self, root: Node) -> GatewayConfig | None:
         sections = self._map(root, "")
@@ -189,6 +190,8 @@ class _Loader:
             path = "service::extensions"
             self._references("extensions", extensions, service, path)
         self._check_references(pipelines, broken)
+        if "extensions" not in broken:
+            self._check_authenticators(configs, named)
         if self.decoder.problems or options_ is None:
             return None
         return GatewayConfig(
@@ -293,7 +296,7 @@ class _Loader:
             if id_ in self._declared[kind]:
                 self._problem(child, path, f"duplicate id {str(id_)!r}")
                 continue
-            self._declared[kind].add(id_)
+            self._declared[kind][id_] = child
             component = types.get(id_.type)
             if component is not None:
                 config = self.decoder.struct(component.config_type, child, path)
@@ -342,6 +345,21 @@ class _Loader:
                     self._problem(node, path, f"must have at least one {_SINGULAR[kind]}")
                 if kind not in broken:
                     self._references(kind, ids, node, path)
+
+    def _check_authenticators(
+        self,
+        configs: dict[str, dict[ComponentID, Config]],
+        named: dict[str, set[ComponentID]],
+    ) -> None:
+        declared, extensions = self._declared["extensions"], configs["extensions"]
+        for kind in ("receivers", "exporters", "extensions"):
+            for id_, config in configs[kind].items():
+                running = named["extensions"] if id_ in named[kind] else None
+                node = self._declared[kind][id_]
+                for one in references(config, node, f"{kind}::{id_}"):
+                    text = mistake(one, declared, extensions, running)
+                    if text is not None:
+                        self._problem(one.node, one.path, text)
 
     def _references(
         self, kind: str, ids: Iterable[ComponentID], holder: Node, path: str

@@ -46,6 +46,10 @@ class MalformedPayloadError(K8sTraceError, ValueError):
         self.offset = offset
 
 
+class UnauthenticatedError(K8sTraceError):
+    """Nobody we know: the caller has not shown who it is. The text has nothing secret."""
+
+
 class RefusedError(K8sTraceError):
     """Not now: nothing was taken, the same payload may come again after `retry_after` s.
 

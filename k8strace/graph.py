@@ -77,7 +77,8 @@ class Graph:
                 consumers = [processor]
             self.processors[name] = chain
             self.promises[name] = min(one.promise for one in consumers)
-            problems += _without_origin(name, chain)
+            exporters = [self.exporters[one] for one in pipeline.exporters]
+            problems += _without_origin(name, [*chain, *exporters])
             for id_ in pipeline.receivers:
                 heads.setdefault(id_, []).extend(consumers)
         for id_, consumers in heads.items():
@@ -203,19 +204,23 @@ class Graph:
         }
 
 
-def _without_origin(pipeline: ComponentID, chain: Sequence[Processor[Any]]) -> list[str]:
-    """The processors of a pipeline that need an origin which is joined away by then."""
+def _without_origin(
+    pipeline: ComponentID, chain: Sequence[Processor[Any] | Exporter[Any]]
+) -> list[str]:
+    """What in a pipeline needs an origin which is joined away by then."""
     problems = []
-    joiner = None
-    for processor in chain:
-        if joiner is not None and processor.needs_origin:
+    joiner: Processor[Any] | None = None
+    for one in chain:
+        label = one.context.label
+        if joiner is not None and one.needs_origin:
+            is_last = isinstance(one, Exporter)
+            todo = f"take {joiner.context.label} out" if is_last else f"put {label} first"
             problems.append(
-                f"service::pipelines::{pipeline}: {processor.context.label} needs each "
-                f"request's origin, but {joiner.context.label} in front of it joins "
-                f"requests: put {processor.context.label} first"
+                f"service::pipelines::{pipeline}: {label} needs each request's origin, but "
+                f"{joiner.context.label} in front of it joins requests: {todo}"
             )
-        if processor.joins:
-            joiner = processor
+        if isinstance(one, Processor) and one.joins:
+            joiner = one
     return problems
 
 

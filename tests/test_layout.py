@@ -60,6 +60,7 @@ TIERS = (
     set(SOURCES) - set(MODULES) - {"k8strace._wire"},  # C that is shared by cimport
     {"k8strace._fastpath", "k8strace._http2", "k8strace._codec", "k8strace.memory"},
     {"k8strace._http2_server", "k8strace._http2_client"},
+    {"k8strace._http2_guarded"},
     {
         "k8strace.budget",
         "k8strace._counters",
@@ -70,6 +71,7 @@ TIERS = (
     {"k8strace.payload"},
     {
         "k8strace.component",
+        "k8strace.auth",
         "k8strace.edges",
         "k8strace.grpc",
         "k8strace.http_server",

@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from k8strace import __version__
+from k8strace.auth import ClientAuth, client_authenticator
 from k8strace.component import NO_EFFECT, Context
 from k8strace.component import Config as ComponentConfig
 from k8strace.errors import OptionError, RefusedError, RejectedError
@@ -57,6 +58,7 @@ class Config(SendingConfig, frozen=True, kw_only=True):
     compression: Literal["gzip", "zstd", "none", ""] = "gzip"
     tls: ClientTLS = ClientTLS()
     headers: dict[str, str] = msgspec.field(default_factory=dict)
+    auth: ClientAuth | None = None
     wait_for_ready: bool = False
     balancer_name: Literal["round_robin", "pick_first"] = "round_robin"
     authority: str = ""
@@ -119,6 +121,11 @@ class Config(SendingConfig, frozen=True, kw_only=True):
             return True
         return not (tls.insecure or self.endpoint.startswith("http://"))
 
+    @property
+    def is_private(self) -> bool:
+        """Whether nobody can overhear what is sent: by TLS, or within this machine."""
+        return self.uses_tls or self.target().startswith("unix")
+
     def client(self) -> ClientSettings:
         keepalive = self.keepalive
         return ClientSettings(
@@ -150,6 +157,16 @@ class OtlpGrpc(SendingExporter[Config]):
         self._metadata = tuple(
             (name.lower(), value) for name, value in config.headers.items()
         )
+        self._auth = client_authenticator(config.auth, context)
+        if self._auth is not None and self._auth.needs_tls and not config.is_private:
+            raise ValueError(
+                "auth::authenticator would send its secret unencrypted to "
+                f"{config.endpoint}: use TLS, without `insecure` and http://"
+            )
+
+    @property
+    def needs_origin(self) -> bool:
+        return self._auth is not None and self._auth.needs_origin
 
     @property
     def destination(self) -> str:
@@ -179,12 +196,15 @@ class OtlpGrpc(SendingExporter[Config]):
         client = self._client
         if client is None:
             raise RefusedError(f"{self.context.label} is not started")
+        metadata = self._metadata
+        if self._auth is not None:
+            metadata = await self._auth.metadata(metadata, payload.origin)
         try:
             answer = await client.call(
                 EXPORT,
                 payload.chunks,
                 timeout=self.config.timeout or None,
-                metadata=self._metadata,
+                metadata=metadata,
             )
         except StatusError as error:
             raise _refusal(error) from error

@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 
 import msgspec
 
+from k8strace import auth
 from k8strace.budget import Budget, Lease
 from k8strace.payload import Origin
 from k8strace.tls.options import ClientTLS, ServerTLS
@@ -27,7 +28,7 @@ MAX_HOLD = 2.0  # seconds for which an answer may be held while there is no room
 SLOW_AFTER = 2.0  # seconds; from then on a body has to come at SLOW_RATE
 SLOW_RATE = 64 * 1024  # bytes a second
 
-Metadata = tuple[tuple[str, str], ...]
+Metadata = auth.Metadata
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -75,6 +76,8 @@ REJECT_REASONS = (
     "unsupported",  # an encoding or a content type that we don't take
     "unknown_method",
     "tls",  # a connection that was none: its handshake failed, or it was of the wrong kind
+    "unauthenticated",
+    "auth_unavailable",  # nobody could say who its caller is
 )
 
 
@@ -97,7 +100,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     `sockets`, where given, are listened on instead of `endpoint`: they are bound already,
     by somebody who keeps the path of a Unix socket. Starting takes them over, and stopping
     closes them. With `tls` a client has to choose h2 by ALPN, and its certificate's subject
-    is that of its calls' origin.
+    is that of its calls' origin. `authenticator` says whose requests are taken, before
+    anything of a message is read; what its header has is not in the metadata, and who it
+    names is the subject instead of the certificate's.
     """
 
     endpoint: str
@@ -109,6 +114,7 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     reuse_port: bool = False
     sockets: tuple[socket.socket, ...] = ()
     tls: ServerTLS | None = None
+    authenticator: auth.ServerAuthenticator | None = None
 
 
 class Server(Protocol):

@@ -25,8 +25,14 @@ import grpc.aio
 
 from k8strace._codec import GZIP
 from k8strace.addresses import join_address, listen_address
+from k8strace.auth import Gate
 from k8strace.budget import Budget
-from k8strace.errors import ConfigError, K8sTraceError
+from k8strace.errors import (
+    ConfigError,
+    K8sTraceError,
+    RefusedError,
+    UnauthenticatedError,
+)
 from k8strace.grpc import (
     SLOW_AFTER,
     SLOW_RATE,
@@ -94,6 +100,8 @@ class Server:
         self._settings = settings
         self._budget = budget
         self._on_reject = on_reject
+        auth = settings.authenticator
+        self._gate = None if auth is None else Gate(auth)
         self._limit = settings.max_message_size
         self._read_timeout = SLOW_AFTER + self._limit / SLOW_RATE
         self._methods = _Methods(
@@ -178,13 +186,31 @@ class Server:
     async def _answer(self, handler: Handler, context: Any) -> bytes:
         peer = peer_of_grpc(context.peer())
         try:
-            call = await self._admit(context, peer)
+            subject = None
+            if self._gate is not None:
+                subject = await self._authenticate(self._gate, context, peer)
+            call = await self._admit(context, peer, subject)
         except (asyncio.CancelledError, grpc.aio.BaseError):
             self._on_reject("incomplete", peer, _NO_MESSAGE)
             raise
         return await handler(call)
 
-    async def _admit(self, context: Any, peer: str) -> Call:
+    async def _authenticate(self, gate: Gate, context: Any, peer: str) -> str | None:
+        """Who calls; raises UnauthenticatedError or RefusedError."""
+        remaining = context.time_remaining()
+        now = asyncio.get_running_loop().time()
+        try:
+            return await gate.admit(
+                _first(context, gate.header), None if remaining is None else now + remaining
+            )
+        except UnauthenticatedError as error:
+            self._on_reject("unauthenticated", peer, str(error))
+            raise
+        except RefusedError as error:
+            self._on_reject("auth_unavailable", peer, str(error))
+            raise
+
+    async def _admit(self, context: Any, peer: str, subject: str | None) -> Call:
         """The call, when its message is here and has its room."""
         budget = self._budget
         now = asyncio.get_running_loop().time()
@@ -206,8 +232,11 @@ class Server:
             except StatusError as error:
                 self._on_reject(REJECT_REASONS[error.code], peer, error.message)
                 raise
-        metadata = _metadata(context) if self._settings.include_metadata else ()
-        subject = None if self._tls is None else _subject(context)
+        metadata: Metadata = ()
+        if self._settings.include_metadata:
+            metadata = _metadata(context, None if self._gate is None else self._gate.header)
+        if subject is None and self._tls is not None:
+            subject = _subject(context)
         origin = Origin(peer, subject, metadata)
         return Call(message, origin, lease, deadline, wait_until)
 
@@ -274,12 +303,20 @@ async def _abort(context: Any, failure: _Failure) -> bytes:
     raise AssertionError("abort returned")
 
 
-def _metadata(context: Any) -> Metadata:
+def _metadata(context: Any, without: str | None) -> Metadata:
     return tuple(
         (key, value)
         for key, value in context.invocation_metadata() or ()
-        if isinstance(value, str)
+        if isinstance(value, str) and key != without
     )
+
+
+def _first(context: Any, name: str) -> bytes | None:
+    """What the first header of this name has."""
+    for key, value in context.invocation_metadata() or ():
+        if key == name:
+            return value if isinstance(value, bytes) else str(value).encode()
+    return None
 
 
 def _server_options(settings: ServerSettings) -> Options:

@@ -143,17 +143,15 @@ class Connection(asyncio.BufferedProtocol):
         self._begun = self._heard = self._active = self._wrote = now
         age = keepalive.max_connection_age
         self._old_at = now + age * uniform(0.9, 1.1) if age else None
-        self._session = ServerSession(
-            shared.handlers,
-            self._lease,
-            now,
-            max_message=settings.max_message_size,
-            max_streams=settings.max_concurrent_streams or MAX_STREAMS,
-            max_headers=MAX_HEADERS,
-            metadata=settings.include_metadata,
-            ping_interval=keepalive.min_time or MIN_PING_INTERVAL,
-            permits_pings=keepalive.permit_without_stream,
-        )
+        options = {
+            "max_message": settings.max_message_size,
+            "max_streams": settings.max_concurrent_streams or MAX_STREAMS,
+            "max_headers": MAX_HEADERS,
+            "metadata": settings.include_metadata,
+            "ping_interval": keepalive.min_time or MIN_PING_INTERVAL,
+            "permits_pings": keepalive.permit_without_stream,
+        }
+        self._session = self._begin(now, options)
         shared.connections.add(self)
         if not speaks_http2(transport):
             shared.on_reject("tls", self._peer, NO_HTTP2)
@@ -162,6 +160,9 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
         if shared.is_draining:
             self.drain(0)
+
+    def _begin(self, now: float, options: dict[str, Any]) -> ServerSession:
+        return ServerSession(self._shared.handlers, self._lease, now, **options)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         session, self._session = self._session, None
@@ -339,7 +340,9 @@ class Connection(asyncio.BufferedProtocol):
         deadline = request.deadline
         wait_until = hold_until(self._heard, deadline)
         metadata = request.metadata
-        origin = Origin(self._peer, self._subject, metadata) if metadata else self._origin
+        origin = self._origin
+        if metadata:
+            origin = Origin(self._peer, origin.subject, metadata)
         call = Call(message, origin, lease, deadline, wait_until)
         is_packed = request.encoding or message.startswith(MAGIC)
         del message, lease

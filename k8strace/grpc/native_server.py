@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 
 from k8strace.addresses import listen_address
+from k8strace.auth import Gate
 from k8strace.budget import Budget
 from k8strace.grpc import Call, Handler, Reject, ServerSettings
 from k8strace.grpc.endpoints import (
@@ -21,6 +22,7 @@ from k8strace.grpc.endpoints import (
     unix_path,
 )
 from k8strace.grpc.native_connection import Connection, Shared
+from k8strace.grpc.native_guard import GuardedConnection
 from k8strace.grpc.native_listener import Listener
 from k8strace.grpc.status import Code, StatusError
 from k8strace.tls.contexts import Contexts
@@ -57,7 +59,10 @@ class Server:
             self._tls.load()
         socks = list(self.shared.settings.sockets) or await self._bind()
         address = bound_address(self.shared.settings.endpoint, socks[0])
-        make = partial(Connection, self.shared, loop)
+        make: Callable[[], Connection] = partial(Connection, self.shared, loop)
+        if self.shared.settings.authenticator is not None:
+            gate = Gate(self.shared.settings.authenticator)
+            make = partial(GuardedConnection, self.shared, loop, gate, {HEALTH.encode()})
         reject = self.shared.on_reject
         for sock in socks:
             self._listeners.append(Listener(sock, make, self._tls, self._has_room, reject))

@@ -15,6 +15,7 @@ from k8strace.errors import (
     MalformedPayloadError,
     RefusedError,
     RejectedError,
+    UnauthenticatedError,
 )
 
 MAX_MESSAGE = 4096  # characters of a status message that are sent
@@ -140,6 +141,8 @@ def status_of(error: BaseException) -> StatusError:
         return error
     if isinstance(error, MalformedPayloadError):
         return StatusError(Code.INVALID_ARGUMENT, str(error))
+    if isinstance(error, UnauthenticatedError):
+        return StatusError(Code.UNAUTHENTICATED, str(error))
     if isinstance(error, RejectedError):
         internal = error.reason == "internal_error"
         code = Code.INTERNAL if internal else Code.INVALID_ARGUMENT

@@ -23,9 +23,10 @@ from msgspec import Meta
 
 from k8strace._codec import IDENTITY
 from k8strace.addresses import join_address, listen_address, listening_sockets
+from k8strace.auth import Gate, HTTPServerAuth, ServerAuthenticator
 from k8strace.budget import Budget, Lease
 from k8strace.component import Config
-from k8strace.errors import K8sTraceError
+from k8strace.errors import K8sTraceError, RefusedError, UnauthenticatedError
 from k8strace.grpc import (
     DEFAULT_MAX_MESSAGE_SIZE,
     SLOW_AFTER,
@@ -79,6 +80,7 @@ class HTTPConfig(Config, frozen=True, kw_only=True):
     max_request_body_size: Annotated[int, Meta(ge=0)] = 0
     include_metadata: bool = False
     tls: ServerTLS | None = None
+    auth: HTTPServerAuth | None = None
     keep_alives_enabled: bool = True
     idle_timeout: Duration = Duration(0)
 
@@ -120,8 +122,10 @@ class Server:
         budget: Budget,
         on_reject: Reject,
         sockets: tuple[socket, ...] = (),
+        authenticator: ServerAuthenticator | None = None,
     ) -> None:
         self._config = config
+        self._gate = None if authenticator is None else Gate(authenticator)
         self._handler = handler
         self._budget = budget
         self._on_reject = on_reject
@@ -221,6 +225,8 @@ class Server:
             error.__traceback__ = None
         if response.status == HTTPStatus.METHOD_NOT_ALLOWED:
             response.headers[hdrs.ALLOW] = hdrs.METH_POST
+        if response.status == HTTPStatus.UNAUTHORIZED and self._gate is not None:
+            response.headers[hdrs.WWW_AUTHENTICATE] = self._gate.challenge
         if not self._config.keep_alives_enabled:
             response.force_close()
         return response
@@ -229,6 +235,8 @@ class Server:
         transport = request.transport
         peer = peer_of_socket(transport.get_extra_info("peername") if transport else None)
         wait_until = hold_until(asyncio.get_running_loop().time(), None)
+        gate = self._gate
+        subject = None if gate is None else await self._authenticate(gate, request, peer)
         try:
             encoding = self._check(request)
             body, lease = await self._read(request, peer, wait_until)
@@ -243,12 +251,36 @@ class Server:
                 "incomplete", peer, "the connection ended before its body was here"
             )
             raise
-        metadata = _metadata(request) if self._config.include_metadata else ()
-        subject = None if self._tls is None or not transport else subject_of(transport)
+        metadata: Metadata = ()
+        if self._config.include_metadata:
+            metadata = _metadata(request, None if gate is None else gate.header)
+        if subject is None and self._tls is not None and transport:
+            subject = subject_of(transport)
         origin = Origin(peer, subject, metadata)
         call = Call(body, origin, lease, None, wait_until)
         del body, lease
         return await self._handler(call)
+
+    async def _authenticate(
+        self, gate: Gate, request: web.BaseRequest, peer: str
+    ) -> str | None:
+        """Who calls; raises UnauthenticatedError or RefusedError."""
+        value = request.headers.get(gate.header)
+        auth = self._config.auth
+        if value is None and auth is not None and gate.header in auth.request_params:
+            value = request.query.get(gate.header)
+        try:
+            return await gate.admit((value or "").encode("utf-8", "surrogateescape"))
+        except UnauthenticatedError as error:
+            self._on_reject("unauthenticated", peer, str(error))
+            raise
+        except RefusedError as error:
+            self._on_reject("auth_unavailable", peer, str(error))
+            raise
+        except asyncio.CancelledError:
+            text = "the connection ended before its caller was authenticated"
+            self._on_reject("incomplete", peer, text)
+            raise
 
     def _check(self, request: web.BaseRequest) -> int:
         """The body's encoding. Raises _HTTPError for what is no OTLP request."""
@@ -389,5 +421,6 @@ def _failure(status: StatusError) -> web.Response:
     )
 
 
-def _metadata(request: web.BaseRequest) -> Metadata:
-    return tuple((key.lower(), value) for key, value in request.headers.items())
+def _metadata(request: web.BaseRequest, without: str | None) -> Metadata:
+    pairs = ((key.lower(), value) for key, value in request.headers.items())
+    return tuple(pair for pair in pairs if pair[0] != without)

@@ -23,6 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from k8strace import _fastpath, component
+from k8strace.auth import ServerAuth, ServerAuthenticator, server_authenticator
 from k8strace.component import NO_EFFECT, Context, Endpoint, Outlet, Receiver
 from k8strace.errors import (
     MalformedPayloadError,
@@ -102,6 +103,7 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
     keepalive: Keepalive = Keepalive()
     include_metadata: bool = False
     tls: ServerTLS | None = None
+    auth: ServerAuth | None = None
     engine: Engine = "native"
 
     def __post_init__(self) -> None:
@@ -115,7 +117,11 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
         """Whether several processes can listen there."""
         return self.transport == "tcp" or self.engine == "native"
 
-    def settings(self, sockets: tuple[socket, ...] = ()) -> ServerSettings:
+    def settings(
+        self,
+        sockets: tuple[socket, ...] = (),
+        authenticator: ServerAuthenticator | None = None,
+    ) -> ServerSettings:
         endpoint, reuse_port = self.endpoint, False
         if sockets and self.engine == "grpcio":
             # Core takes no sockets: it shares the port that these keep for it.
@@ -131,6 +137,7 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
             include_metadata=self.include_metadata,
             sockets=sockets,
             tls=self.tls,
+            authenticator=authenticator,
         )
 
 
@@ -199,7 +206,9 @@ class OTLP(Receiver[Config]):
         if grpc is not None:
             export = partial(self._export, self._counts["grpc"])
             self._servers["grpc"] = server_factory(grpc.engine)(
-                grpc.settings(sockets.get("grpc", ())),
+                grpc.settings(
+                    sockets.get("grpc", ()), server_authenticator(grpc.auth, context)
+                ),
                 {EXPORT: export},
                 context.budget,
                 self._reject,
@@ -207,7 +216,12 @@ class OTLP(Receiver[Config]):
         if http is not None:
             export = partial(self._export, self._counts["http"])
             self._servers["http"] = _otlp_http.Server(
-                http, export, context.budget, self._reject, sockets.get("http", ())
+                http,
+                export,
+                context.budget,
+                self._reject,
+                sockets.get("http", ()),
+                server_authenticator(http.auth, context),
             )
         if context.worker.workers > 1 and grpc and not grpc.can_be_shared:
             raise ValueError(

@@ -6,8 +6,11 @@ at once); what follows is what the peer sends.
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from k8strace._http2 import ProtocolError
 from k8strace._http2_client import Call, ClientSession
+from k8strace._http2_guarded import ASKS, GuardedSession
 from k8strace._http2_server import (
     CANCELLED,
     REJECTED,
@@ -27,7 +30,9 @@ OUTPUT_BASE = 64 * 1024  # bytes that a session may say without having been aske
 OUTPUT_FACTOR = 200  # and for each byte that it gets: an error's text, a frame's answer
 
 # Choices for a server.
-PREFIXED, ROOM, METADATA, ANSWERS, PINGS, SLOW, SILENT = (1 << bit for bit in range(7))
+PREFIXED, ROOM, METADATA, ANSWERS, PINGS, SLOW, SILENT, GUARDED = (
+    1 << bit for bit in range(8)
+)
 # For a client: the number of calls, in three bits.
 CALLS, CANCELS, LARGE, GATHERED = 7, 8, 16, 32
 
@@ -55,25 +60,28 @@ def server_session(data: bytes) -> None:
     held = [0]
     whole: list[Request] = []
     waiting: list[Request] = []
+    asking: list[Request] = []
 
     def admit(size: int) -> Lease | None:
         assert 0 <= size <= MAX_MESSAGE
         return Lease(size, held) if choices & ROOM else None
 
-    session = ServerSession(
-        [PATH],
-        admit,
-        0.0,
-        max_message=MAX_MESSAGE,
-        max_streams=MAX_STREAMS,
-        max_headers=MAX_HEADERS,
-        metadata=bool(choices & METADATA),
-        ping_interval=10.0 if choices & PINGS else 0.0,
+    options: dict[str, Any] = {
+        "max_message": MAX_MESSAGE,
+        "max_streams": MAX_STREAMS,
+        "max_headers": MAX_HEADERS,
+        "metadata": bool(choices & METADATA),
+        "ping_interval": 10.0 if choices & PINGS else 0.0,
+    }
+    session = (
+        GuardedSession([PATH], admit, 0.0, header=b"user-agent", judge=judge, **options)
+        if choices & GUARDED
+        else ServerSession([PATH], admit, 0.0, **options)
     )
 
     def take(events: list[tuple[int, Request]]) -> None:
         for kind, request in events:
-            assert kind in (WHOLE, WAITS, REJECTED, CANCELLED)
+            assert kind in (WHOLE, WAITS, REJECTED, CANCELLED, ASKS)
             assert (request.reason is None) == (request.text is None)
             assert sum(map(len, sum(request.metadata, ()))) <= MAX_HEADERS
             if kind == WHOLE:
@@ -83,6 +91,9 @@ def server_session(data: bytes) -> None:
             elif kind == WAITS:
                 assert request not in waiting
                 waiting.append(request)
+            elif kind == ASKS:
+                assert request not in asking
+                asking.append(request)
             elif kind == REJECTED:
                 assert request.reason
 
@@ -93,6 +104,9 @@ def server_session(data: bytes) -> None:
             given += len(piece)
             now += 0.5
             take(session.receive(piece, len(piece), now))
+            while asking and not choices & SLOW:
+                assert isinstance(session, GuardedSession)
+                take(session.allowed(asking.pop(), now))
             while waiting and not choices & SLOW:
                 request = waiting.pop()
                 take(session.admitted(request, Lease(request.size, held), now))
@@ -111,7 +125,17 @@ def server_session(data: bytes) -> None:
     assert session.requests == []
     whole.clear()
     waiting.clear()
+    asking.clear()
     assert held == [0], "a lease is kept"
+
+
+def judge(request: Request) -> Literal[True] | str | None:
+    """Some are known and some are asked about, by how long their credential is."""
+    credential = request.credential
+    if credential is None:
+        return "nobody"
+    assert len(credential) <= MAX_HEADERS
+    return True if len(credential) % 2 else None
 
 
 def answer(session: ServerSession, request: Request, well: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from k8strace.auth import Authenticator
 from k8strace.budget import Budget
 from k8strace.edges import Edge
 from k8strace.metrics import (
@@ -13,6 +14,7 @@ from k8strace.metrics import (
     REQUESTS_REJECTED,
 )
 from k8strace.receivers.otlp import OTLP
+from tests.support.auth import named_by
 from tests.support.pipeline import MIB, Sink, assert_at_rest, configured, context
 
 FREE = {"endpoint": "127.0.0.1:0"}
@@ -27,6 +29,7 @@ class Receiving:
         http: dict[str, Any] | None = None,
         *,
         budget: Budget | None = None,
+        authenticator: Authenticator[Any] | None = None,
         **options: Any,
     ) -> None:
         protocols = {
@@ -36,6 +39,8 @@ class Receiving:
         }
         self.budget = budget or Budget(64 * MIB)
         self.context = context("receivers", "otlp", budget=self.budget)
+        if authenticator is not None:
+            self.context = named_by(authenticator, self.context)
         self.ledger = self.context.ledger
         self.sink = Sink()
         self.frames_are_logged = False  # pytest keeps them, and with them the payload

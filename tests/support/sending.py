@@ -9,11 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, TypeVar
 
+from k8strace.auth import Authenticator
 from k8strace.budget import Budget
 from k8strace.component import Context
 from k8strace.exporters._sending import SendingConfig, SendingExporter, Sent
 from k8strace.metrics import Ledger, Metrics
 from k8strace.payload import Payload
+from tests.support.auth import named_by
 from tests.support.pipeline import (
     MIB,
     assert_at_rest,
@@ -103,12 +105,19 @@ E = TypeVar("E", bound=SendingExporter[Any])
 class Rig(Generic[E]):
     """An exporter, the way into it, and what surrounds it."""
 
-    def __init__(self, exporter: type[E], values: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        exporter: type[E],
+        values: dict[str, Any],
+        authenticator: Authenticator[Any] | None = None,
+    ) -> None:
         self.metrics = Metrics()
         self.budget = Budget(64 * MIB)
         self.context = context(
             "exporters", exporter.type_name, metrics=self.metrics, budget=self.budget
         )
+        if authenticator is not None:
+            self.context = named_by(authenticator, self.context)
         self.exporter = exporter(configured(exporter, values), self.context)
         self.edge, self.source = edge_to(self.exporter)
         self.ledger: Ledger = self.exporter.ledger
@@ -146,13 +155,15 @@ class Rig(Generic[E]):
 
 
 @asynccontextmanager
-async def running_as(exporter: type[E], **values: Any) -> AsyncIterator[Rig[E]]:
+async def running_as(
+    exporter: type[E], authenticator: Authenticator[Any] | None = None, /, **values: Any
+) -> AsyncIterator[Rig[E]]:
     """A started rig; at its end all is settled and every byte was given back.
 
     Without the garbage collector: bytes must go back when the last payload goes.
     """
     values.setdefault("retry_on_failure", FAST_RETRY)
-    rig = Rig(exporter, values)
+    rig = Rig(exporter, values, authenticator)
     gc.collect()
     gc.disable()
     try:

@@ -1,0 +1,94 @@
+"""`auth` names extensions that are there, run, and can do what they are asked for."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from k8strace.config import load
+from k8strace.errors import ConfigError
+
+HEAD = """
+extensions:
+  bearertokenauth: {token: hunter2}
+  bearertokenauth/other: {token: hunter2}
+  health_check:
+"""
+
+
+def problems(text: str) -> list[str]:
+    with pytest.raises(ConfigError) as caught:
+        load([f"yaml:{HEAD}{text}"])
+    return caught.value.problems
+
+
+def pipeline(extensions: str = "bearertokenauth") -> str:
+    return (
+        f"service: {{extensions: [{extensions}],"
+        " pipelines: {traces: {receivers: [otlp], exporters: [otlp]}}}\n"
+    )
+
+
+def test_what_is_right() -> None:
+    load(
+        [
+            f"""yaml:{HEAD}
+receivers:
+  otlp:
+    protocols:
+      grpc: {{auth: {{authenticator: bearertokenauth}}}}
+      http:
+        auth: {{authenticator: bearertokenauth/other, request_params: [authorization]}}
+  otlp/unused: {{protocols: {{grpc: {{auth: {{authenticator: bearertokenauth/other}}}}}}}}
+exporters:
+  otlp: {{endpoint: "a:1", auth: {{authenticator: bearertokenauth}}}}
+{pipeline("bearertokenauth, bearertokenauth/other")}"""
+        ]
+    )
+
+
+def test_mistakes_have_their_lines() -> None:
+    found = problems(
+        """
+receivers:
+  otlp:
+    protocols:
+      grpc:
+        auth:
+          authenticator: bearer-tokenauth
+      http: {auth: {authenticator: health_check}}
+  otlp/unused: {protocols: {grpc: {auth: {authenticator: bearertokenauth/other}}}}
+exporters:
+  otlp:
+    endpoint: a:1
+    auth: {authenticator: bearertokenauth/other}
+  otlp/none:
+    endpoint: a:1
+    auth: {}
+"""
+        + pipeline()
+    )
+    assert [one.split(": ", 1)[1] for one in found] == [
+        "receivers::otlp::protocols::grpc::auth::authenticator: references extension "
+        '"bearer-tokenauth" which is not configured; did you mean bearertokenauth?',
+        "receivers::otlp::protocols::http::auth::authenticator: "
+        'extension "health_check" cannot authenticate the callers of a server',
+        "exporters::otlp::auth::authenticator: "
+        'references extension "bearertokenauth/other": add it to service::extensions',
+        "exporters::otlp/none::auth::authenticator: is missing",
+    ]
+    lines = [re.search(r":(\d+): ", one) for one in found]
+    assert [one and one[1] for one in lines] == ["12", "13", "18", "21"]
+
+
+def test_of_an_extension_that_is_wrong_one_mistake_is_reported() -> None:
+    (problem,) = problems(
+        """
+  bearertokenauth/bad: {token: [x]}
+receivers: {otlp: {protocols: {grpc: {auth: {authenticator: bearertokenauth/bad}}}}}
+exporters: {otlp: {endpoint: "a:1"}}
+"""
+        + pipeline("bearertokenauth/bad")
+    )
+    assert "bearertokenauth/bad::token" in problem
