@@ -60,6 +60,7 @@ def extension(name: str, *libraries: str) -> Extension:
 
 
 NEEDED = {
+    "crypt.h": "libcrypt-dev",
     "nghttp2/nghttp2.h": "libnghttp2-dev",
     "isa-l/igzip_lib.h": "libisal-dev",
     "zstd.h": "libzstd-dev",
@@ -96,6 +97,7 @@ setup(
         extension("_codec", "isal", "zstd"),
         extension("budget"),
         extension("_counters"),
+        extension("_crypt", "crypt"),
         extension("driver"),
         extension("_fastpath"),
         extension("_http2", "nghttp2"),

@@ -14,6 +14,7 @@ from k8strace.exporters.debug import Debug
 from k8strace.exporters.file import File
 from k8strace.exporters.nop import Nop
 from k8strace.exporters.otlp_grpc import OtlpGrpc
+from k8strace.extensions.basicauth import BasicAuth
 from k8strace.extensions.bearertokenauth import BearerTokenAuth
 from k8strace.extensions.health_check import HealthCheck
 from k8strace.processors.batch import Batch
@@ -50,4 +51,5 @@ COMPONENTS = _table(
     (Nop, ()),
     (HealthCheck, ()),
     (BearerTokenAuth, ()),
+    (BasicAuth, ()),
 )

@@ -58,7 +58,13 @@ TIERS = (
     },
     {"k8strace._wire", "k8strace._threads"},
     set(SOURCES) - set(MODULES) - {"k8strace._wire"},  # C that is shared by cimport
-    {"k8strace._fastpath", "k8strace._http2", "k8strace._codec", "k8strace.memory"},
+    {
+        "k8strace._crypt",
+        "k8strace._fastpath",
+        "k8strace._http2",
+        "k8strace._codec",
+        "k8strace.memory",
+    },
     {"k8strace._http2_server", "k8strace._http2_client"},
     {"k8strace._http2_guarded"},
     {

@@ -232,13 +232,18 @@ def test_missing_packages_are_named_with_the_command(machine: Path) -> None:
     (machine / "make").unlink()
     done = system_packages(machine)
     assert done.returncode == 1
-    packages = "make gcc libc6-dev libnghttp2-dev libisal-dev libzstd-dev"
+    packages = "make gcc libc6-dev libcrypt-dev libnghttp2-dev libisal-dev libzstd-dev"
     command = f"sudo apt-get update && sudo apt-get install --yes {packages}"
     assert command in done.stderr
     assert not (machine / "apt.log").exists()
 
 
-LIBRARIES = {"nghttp2": "libnghttp2-dev", "isal": "libisal-dev", "zstd": "libzstd-dev"}
+LIBRARIES = {
+    "crypt": "libcrypt-dev",
+    "nghttp2": "libnghttp2-dev",
+    "isal": "libisal-dev",
+    "zstd": "libzstd-dev",
+}
 
 
 @pytest.mark.parametrize("library", LIBRARIES)

@@ -1,0 +1,149 @@
+"""basicauth: users with their passwords, and the one that a client is."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import b64decode, b64encode
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from k8strace.auth import Gate, Verdict
+from k8strace.errors import ConfigError, UnauthenticatedError
+from k8strace.extensions import _files
+from k8strace.extensions.basicauth import BasicAuth
+from tests.extensions.test_htpasswd import BCRYPT
+from tests.support.auth import extension
+
+INLINE = "ann:" + BCRYPT.decode() + "\nbob:{SHA}HuhCyGIAJrL+zUp5dPKQqqAYENE=\ncy:plain"
+
+
+def basic(user: str, password: str, scheme: str = "Basic") -> bytes:
+    return f"{scheme} {b64encode(f'{user}:{password}'.encode()).decode()}".encode()
+
+
+def server(**htpasswd: Any) -> BasicAuth:
+    one = extension(BasicAuth, htpasswd=htpasswd)
+    assert isinstance(one, BasicAuth)
+    return one
+
+
+async def test_who_has_the_password() -> None:
+    one = server(inline=INLINE)
+    await one.start()
+    gate = Gate(one.server())
+    assert one.config.sides == ("server",)
+    assert one.recall(basic("ann", "pw")) is None
+    assert await gate.admit(basic("ann", "pw")) == "ann"
+    assert one.recall(basic("ann", "pw")) == Verdict("ann")
+    assert await gate.admit(basic("ann", "pw", "bAsIc")) == "ann"
+    assert one.recall(basic("cy", "plain")) == Verdict("cy")
+    for wrong in (
+        basic("ann", "pW"),
+        basic("ann", "pw\0"),
+        basic("ann", ""),
+        basic("cy", "Plain"),
+        basic("dan", "pw"),
+        basic("ann", "x" * 5000),
+        basic("änn", "pw"),
+    ):
+        with pytest.raises(UnauthenticatedError, match="user or password is wrong"):
+            await gate.admit(wrong)
+    await one.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("credential", "text"),
+    [
+        (b"Bearer x", "not Basic"),
+        (b"Basic", "not base64"),
+        (b"Basic !!!", "not base64"),
+        (b"Basic \xff\xfe", "not base64"),
+        (b"Basic " + b64encode(b"ann"), "not base64"),
+    ],
+)
+def test_what_is_malformed_is_nobody_at_once(credential: bytes, text: str) -> None:
+    verdict = server(inline=INLINE).recall(credential)
+    assert verdict is not None
+    assert text in str(verdict.denial)
+
+
+async def test_a_password_that_is_wrong_is_hashed_once() -> None:
+    one = server(inline=INLINE)
+    wrong = basic("ann", "wrong")
+    verdicts = await asyncio.gather(*(one.ask(wrong) for _ in range(20)))
+    assert {verdict.denial for verdict in verdicts} == {"user or password is wrong"}
+    assert one.recall(wrong) is verdicts[0]
+    await one.stop(0)
+
+
+async def test_a_file_under_the_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_files, "CHECK_EVERY", 0.0)
+    path = tmp_path / "users"
+    path.write_text(f"ann:{BCRYPT.decode()}\ncy:other")
+    one = server(file=str(path), inline="cy:plain")
+    await one.start()
+    assert one.recall(basic("cy", "plain")) == Verdict("cy")
+    assert await one.ask(basic("ann", "pw")) == Verdict("ann")
+    assert one.recall(basic("ann", "pw")) == Verdict("ann")
+    path.write_text("dan:plain")
+    verdict = one.recall(basic("ann", "pw"))
+    assert verdict is not None
+    assert verdict.denial
+    assert one.recall(basic("dan", "plain")) == Verdict("dan")
+    # It was asked about before the file changed.
+    assert (await one.ask(basic("ann", "pw"))).denial
+    await one.stop(0)
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [(None, "No such file"), ("ann", "line 1 is not user:hash")]
+)
+async def test_a_file_that_is_wrong(tmp_path: Path, content: str | None, text: str) -> None:
+    path = tmp_path / "users"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError, match=text):
+        await server(file=str(path)).start()
+
+
+def client(**ours: Any) -> BasicAuth:
+    one = extension(BasicAuth, client_auth=ours)
+    assert isinstance(one, BasicAuth)
+    return one
+
+
+async def shown(one: BasicAuth) -> str:
+    metadata = await one.client().metadata((("authorization", "x"),), None)
+    ((name, value),) = metadata
+    assert name == "authorization"
+    assert value.startswith("Basic ")
+    return b64decode(value.removeprefix("Basic ")).decode()
+
+
+async def test_a_client() -> None:
+    one = client(username="ann", password="p:w")
+    assert one.config.sides == ("client",)
+    assert await shown(one) == "ann:p:w"
+    assert await one.metadata((), None) is await one.metadata((), None)
+    assert "p:w" not in repr(one.config)
+
+
+async def test_a_client_with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_files, "CHECK_EVERY", 0.0)
+    user, password = tmp_path / "user", tmp_path / "password"
+    user.write_text("ann\n")
+    password.write_text("one\n")
+    one = client(username="x", username_file=str(user), password_file=str(password))
+    await one.start()
+    assert await shown(one) == "ann:one"
+    password.write_text("two")
+    assert await shown(one) == "ann:two"
+    user.write_text("a:b")
+    assert await shown(one) == "ann:two"
+    user.unlink()
+    with pytest.raises(ConfigError, match="cannot read"):
+        await client(username_file=str(user)).start()
