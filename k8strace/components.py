@@ -17,6 +17,7 @@ from k8strace.exporters.otlp_grpc import OtlpGrpc
 from k8strace.extensions.basicauth import BasicAuth
 from k8strace.extensions.bearertokenauth import BearerTokenAuth
 from k8strace.extensions.health_check import HealthCheck
+from k8strace.extensions.k8s_token_review import TokenReview
 from k8strace.processors.batch import Batch
 from k8strace.processors.memory_limiter import MemoryLimiter
 from k8strace.processors.probabilistic_sampler import ProbabilisticSampler
@@ -52,4 +53,5 @@ COMPONENTS = _table(
     (HealthCheck, ()),
     (BearerTokenAuth, ()),
     (BasicAuth, ()),
+    (TokenReview, ()),
 )

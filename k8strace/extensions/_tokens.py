@@ -1,0 +1,54 @@
+"""Bearer tokens, as they come in a header, and what a JWT says before it is believed."""
+
+from __future__ import annotations
+
+from base64 import urlsafe_b64decode
+from binascii import Error as Base64Error
+from typing import Any
+
+import msgspec
+
+MAX_TOKEN = 16 * 1024  # bytes; headers are not larger
+
+
+def bearer(credential: bytes) -> str | None:
+    """The token of `Bearer TOKEN`; None where it is not that."""
+    scheme, _, token = credential.partition(b" ")
+    if scheme.lower() != b"bearer" or not 0 < len(token) <= MAX_TOKEN:
+        return None
+    if not token.isascii() or b" " in token:
+        return None
+    text = token.decode("ascii")
+    return text if text.isprintable() else None
+
+
+def json_part(part: str) -> dict[str, Any]:
+    """The object that a part of a JWT is. Raises ValueError for what is none."""
+    try:
+        return msgspec.json.decode(decoded(part), type=dict[str, Any])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError("a part is no JSON object") from error
+
+
+def decoded(part: str) -> bytes:
+    """The bytes of base64url without padding. Raises ValueError for what is none."""
+    if not part or "=" in part or "+" in part or "/" in part:
+        raise ValueError("a part is no base64url")
+    try:
+        return urlsafe_b64decode(part.encode("ascii") + b"=" * (-len(part) % 4))
+    except (Base64Error, UnicodeEncodeError) as error:
+        raise ValueError("a part is no base64url") from error
+
+
+def expiry(token: str) -> float | None:
+    """When a JWT says that it expires (seconds since the epoch); unverified."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        found = json_part(parts[1]).get("exp")
+    except ValueError:
+        return None
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        return None
+    return float(found)
