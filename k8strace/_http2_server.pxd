@@ -32,7 +32,7 @@ cdef class Request:
     cdef readonly str reason
     cdef readonly str text
     cdef public object task
-    cdef public object subject
+    cdef public object caller
     cdef readonly bytes credential
     cdef bytes message
     cdef object lease

@@ -27,7 +27,7 @@ class Request:
     """A call. `deadline` is in the time that `receive` is told, `size` the message's.
 
     `encoding` is the message's, as `_codec` numbers them: 0 where it isn't compressed.
-    `credential` and `subject` are None in sessions that ask nobody for a name.
+    `credential` and `caller` are None in sessions that ask nobody for a name.
     """
 
     stream: int
@@ -39,8 +39,8 @@ class Request:
     text: str | None
     credential: bytes | None
     """What the caller says of itself, until it is judged."""
-    subject: str | None
-    """Who it is, which the judge says."""
+    caller: Any
+    """Who it is, as the judge likes."""
     task: Any
     """The driver's, as it likes."""
 

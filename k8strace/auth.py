@@ -54,11 +54,16 @@ class ClientAuth(Config, frozen=True, kw_only=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """A caller that may: `subject` is its name, where it has one. Or one that may not:
-    `denial` says why, without what it showed."""
+    """A caller that may: `subject` is its name, where it has one, in `groups`. Or one that
+    may not: `denial` says why, without what it showed."""
 
     subject: str | None = None
     denial: str | None = None
+    groups: tuple[str, ...] = ()
+
+
+NOBODY = Verdict()
+"""A caller that was not asked who it is."""
 
 
 class ServerAuthenticator(Protocol):
@@ -83,8 +88,11 @@ class ClientAuthenticator(Protocol):
     `needs_origin`: what it says depends on whose request is passed on.
     """
 
-    needs_tls: bool
-    needs_origin: bool
+    @property
+    def needs_tls(self) -> bool: ...
+
+    @property
+    def needs_origin(self) -> bool: ...
 
     async def metadata(self, headers: Metadata, origin: Origin | None) -> Metadata:
         """A request's metadata, made of `headers`; the same tuple where nothing changes.
@@ -179,11 +187,11 @@ class Gate:
 
     async def admit(
         self, credential: bytes | None, deadline: float | None = None
-    ) -> str | None:
-        """The caller's name; raises UnauthenticatedError or RefusedError."""
+    ) -> Verdict:
+        """Who the caller is; raises UnauthenticatedError or RefusedError."""
         verdict = self.recall(credential)
         if verdict is None:
             verdict = await self.ask(credential or b"", deadline)
         if verdict.denial is not None:
             raise UnauthenticatedError(verdict.denial)
-        return verdict.subject
+        return verdict

@@ -16,6 +16,7 @@ from k8strace.exporters.nop import Nop
 from k8strace.exporters.otlp_grpc import OtlpGrpc
 from k8strace.extensions.basicauth import BasicAuth
 from k8strace.extensions.bearertokenauth import BearerTokenAuth
+from k8strace.extensions.headers_setter import HeadersSetter
 from k8strace.extensions.health_check import HealthCheck
 from k8strace.extensions.k8s_token_review import TokenReview
 from k8strace.processors.batch import Batch
@@ -54,4 +55,5 @@ COMPONENTS = _table(
     (BearerTokenAuth, ()),
     (BasicAuth, ()),
     (TokenReview, ()),
+    (HeadersSetter, ()),
 )

@@ -11,7 +11,7 @@ Rules, the collector's where it has one:
 - Null is a struct with its defaults (`grpc:`), the default of a list or map or of an option
   that may be unset, and otherwise the zero value of its type.
 - A string option takes the text of any scalar as it was written. Nothing else is converted.
-- The values of secrets (of the type `Secret`, and all in `headers`) are in no error.
+- The values of secrets (of the type `Secret`, and all in a map `headers`) are in no error.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ class Decoder:
                 text = known or f"unknown option{nearest(name, fields)}"
                 self.problem(child.mark, below, text)
                 continue
-            hidden = secret or name == "headers"
+            hidden = secret or _has_headers(field)
             value = self.value(field.type, child, below, field_default(field, base), hidden)
             if value is FAILED:
                 wrong.add(name)
@@ -358,7 +358,7 @@ def encode(value: Any, redact: bool, secret: bool = False) -> Any:
             extra = read_annotation(field.type).extra
             if extra.get("no_effect") and one == field_default(field, None):
                 continue
-            hidden = secret or field.encode_name == "headers"
+            hidden = secret or _has_headers(field)
             result[field.encode_name] = encode(one, redact, hidden)
         return result
     if isinstance(value, Mapping):
@@ -421,6 +421,12 @@ def field_default(field: msgspec.structs.FieldInfo, base: Any) -> Any:
     if field.default is not NODEFAULT:
         return field.default
     return None if field.default_factory is NODEFAULT else field.default_factory()
+
+
+def _has_headers(field: msgspec.structs.FieldInfo) -> bool:
+    """Whether the option is a map of headers, which may have credentials."""
+    inner = read_annotation(field.type).inner
+    return field.encode_name == "headers" and typing.get_origin(inner) in _MAPS
 
 
 def _alternatives(inner: Any) -> tuple[Any, ...]:

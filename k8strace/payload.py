@@ -16,12 +16,14 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
     """Where a request came from.
 
     `peer` is the address ("10.0.0.7:51812", "unix:"), `subject` the authenticated caller,
-    `metadata` the request's metadata where a receiver has `include_metadata`.
+    `groups` what it belongs to, `metadata` the request's metadata where a receiver has
+    `include_metadata`.
     """
 
     peer: str
     subject: str | None = None
     metadata: tuple[tuple[str, str], ...] = ()
+    groups: tuple[str, ...] = ()
 
 
 class Source(msgspec.Struct, frozen=True, gc=False):

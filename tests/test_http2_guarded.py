@@ -57,7 +57,7 @@ class Guarded(Side):
 
     def _judge(self, request: Request) -> Literal[True] | str | None:
         self.judged.append(request.credential)
-        request.subject = "ann"
+        request.caller = "ann"
         return self.verdict
 
     def allowed(self, request: Request) -> list[tuple[int, Request]]:
@@ -81,7 +81,7 @@ def test_who_may_is_served() -> None:
     assert side.judged == [b"Bearer ann"]
     ((kind, request),) = side.receive(data(message(b"hello")))
     assert kind == WHOLE
-    assert request.subject == "ann"
+    assert request.caller == "ann"
     assert request.credential is None
     assert request.metadata == (("x-tenant", "blue"),)
     assert request.take() == (b"hello", "lease")

@@ -164,6 +164,16 @@ class OtlpGrpc(SendingExporter[Config]):
                 f"{config.endpoint}: use TLS, without `insecure` and http://"
             )
 
+        if (
+            self.needs_origin
+            and config.sending_queue.enabled
+            and config.sending_queue.batch
+        ):
+            raise ValueError(
+                "auth::authenticator needs each request's origin, but sending_queue::batch "
+                "joins requests: leave it out"
+            )
+
     @property
     def needs_origin(self) -> bool:
         return self._auth is not None and self._auth.needs_origin

@@ -75,6 +75,7 @@ class Config(AuthConfig, frozen=True, kw_only=True):
 
 class _User(msgspec.Struct):
     username: str = ""
+    groups: tuple[str, ...] = ()
 
 
 class _Status(msgspec.Struct):
@@ -174,7 +175,8 @@ class TokenReview(Authenticator[Config]):
             seconds: float = self.config.cache_ttl
             if (expires := expiry(token)) is not None:
                 seconds = min(seconds, expires - time())
-            return Found(Verdict(subject=status.user.username), seconds)
+            user = status.user
+            return Found(Verdict(user.username, groups=user.groups), seconds)
         return Found(Verdict(denial=text), self.config.denied_cache_ttl)
 
 

@@ -25,7 +25,7 @@ import grpc.aio
 
 from k8strace._codec import GZIP
 from k8strace.addresses import join_address, listen_address
-from k8strace.auth import Gate
+from k8strace.auth import NOBODY, Gate, Verdict
 from k8strace.budget import Budget
 from k8strace.errors import (
     ConfigError,
@@ -186,16 +186,16 @@ class Server:
     async def _answer(self, handler: Handler, context: Any) -> bytes:
         peer = peer_of_grpc(context.peer())
         try:
-            subject = None
+            caller = NOBODY
             if self._gate is not None:
-                subject = await self._authenticate(self._gate, context, peer)
-            call = await self._admit(context, peer, subject)
+                caller = await self._authenticate(self._gate, context, peer)
+            call = await self._admit(context, peer, caller)
         except (asyncio.CancelledError, grpc.aio.BaseError):
             self._on_reject("incomplete", peer, _NO_MESSAGE)
             raise
         return await handler(call)
 
-    async def _authenticate(self, gate: Gate, context: Any, peer: str) -> str | None:
+    async def _authenticate(self, gate: Gate, context: Any, peer: str) -> Verdict:
         """Who calls; raises UnauthenticatedError or RefusedError."""
         remaining = context.time_remaining()
         now = asyncio.get_running_loop().time()
@@ -210,7 +210,7 @@ class Server:
             self._on_reject("auth_unavailable", peer, str(error))
             raise
 
-    async def _admit(self, context: Any, peer: str, subject: str | None) -> Call:
+    async def _admit(self, context: Any, peer: str, caller: Verdict) -> Call:
         """The call, when its message is here and has its room."""
         budget = self._budget
         now = asyncio.get_running_loop().time()
@@ -235,9 +235,10 @@ class Server:
         metadata: Metadata = ()
         if self._settings.include_metadata:
             metadata = _metadata(context, None if self._gate is None else self._gate.header)
+        subject = caller.subject
         if subject is None and self._tls is not None:
             subject = _subject(context)
-        origin = Origin(peer, subject, metadata)
+        origin = Origin(peer, subject, metadata, caller.groups)
         return Call(message, origin, lease, deadline, wait_until)
 
     async def _read(self, context: Any, peer: str) -> bytes:

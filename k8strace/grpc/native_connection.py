@@ -342,7 +342,7 @@ class Connection(asyncio.BufferedProtocol):
         metadata = request.metadata
         origin = self._origin
         if metadata:
-            origin = Origin(self._peer, origin.subject, metadata)
+            origin = Origin(self._peer, origin.subject, metadata, origin.groups)
         call = Call(message, origin, lease, deadline, wait_until)
         is_packed = request.encoding or message.startswith(MAGIC)
         del message, lease

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from k8strace._http2_guarded import ASKS, GuardedSession
 from k8strace._http2_server import Request, ServerSession
-from k8strace.auth import Gate
+from k8strace.auth import NOBODY, Gate, Verdict
 from k8strace.errors import RefusedError, UnauthenticatedError
 from k8strace.grpc.native_connection import Connection, Shared, fail
 from k8strace.payload import Origin
@@ -49,7 +49,7 @@ class GuardedConnection(Connection):
         verdict = self._gate.recall(request.credential)
         if verdict is None:
             return None
-        request.subject = verdict.subject
+        request.caller = verdict
         return True if verdict.denial is None else verdict.denial
 
     def _handle(self, session: ServerSession, events: list[tuple[int, Request]]) -> None:
@@ -62,9 +62,11 @@ class GuardedConnection(Connection):
                 super()._handle(session, [event])
 
     def _serve(self, session: ServerSession, request: Request) -> None:
-        subject = request.subject or self._subject
-        if subject != self._origin.subject:
-            self._origin = Origin(self._peer, subject)
+        caller: Verdict = request.caller or NOBODY
+        subject = caller.subject or self._subject
+        origin = self._origin
+        if subject != origin.subject or caller.groups != origin.groups:
+            self._origin = Origin(self._peer, subject, groups=caller.groups)
         super()._serve(session, request)
 
     def _asked(self, task: asyncio.Task[None]) -> None:
@@ -75,7 +77,7 @@ class GuardedConnection(Connection):
         reason = "unauthenticated"
         error: UnauthenticatedError | RefusedError | None = None
         try:
-            request.subject = await self._gate.admit(request.credential, request.deadline)
+            request.caller = await self._gate.admit(request.credential, request.deadline)
         except UnauthenticatedError as denied:
             error = denied
         except RefusedError as refused:

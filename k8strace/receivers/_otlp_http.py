@@ -23,7 +23,7 @@ from msgspec import Meta
 
 from k8strace._codec import IDENTITY
 from k8strace.addresses import join_address, listen_address, listening_sockets
-from k8strace.auth import Gate, HTTPServerAuth, ServerAuthenticator
+from k8strace.auth import NOBODY, Gate, HTTPServerAuth, ServerAuthenticator, Verdict
 from k8strace.budget import Budget, Lease
 from k8strace.component import Config
 from k8strace.errors import K8sTraceError, RefusedError, UnauthenticatedError
@@ -236,7 +236,9 @@ class Server:
         peer = peer_of_socket(transport.get_extra_info("peername") if transport else None)
         wait_until = hold_until(asyncio.get_running_loop().time(), None)
         gate = self._gate
-        subject = None if gate is None else await self._authenticate(gate, request, peer)
+        caller = NOBODY
+        if gate is not None:
+            caller = await self._authenticate(gate, request, peer)
         try:
             encoding = self._check(request)
             body, lease = await self._read(request, peer, wait_until)
@@ -254,16 +256,17 @@ class Server:
         metadata: Metadata = ()
         if self._config.include_metadata:
             metadata = _metadata(request, None if gate is None else gate.header)
+        subject = caller.subject
         if subject is None and self._tls is not None and transport:
             subject = subject_of(transport)
-        origin = Origin(peer, subject, metadata)
+        origin = Origin(peer, subject, metadata, caller.groups)
         call = Call(body, origin, lease, None, wait_until)
         del body, lease
         return await self._handler(call)
 
     async def _authenticate(
         self, gate: Gate, request: web.BaseRequest, peer: str
-    ) -> str | None:
+    ) -> Verdict:
         """Who calls; raises UnauthenticatedError or RefusedError."""
         value = request.headers.get(gate.header)
         auth = self._config.auth

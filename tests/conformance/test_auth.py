@@ -24,7 +24,7 @@ BOB = (("authorization", "Bearer bob"),)
 
 
 def doorman() -> Doorman:
-    return Doorman(ann=Verdict("ann"), nameless=Verdict())
+    return Doorman(ann=Verdict("ann", groups=("a", "b")), nameless=Verdict())
 
 
 async def test_who_is_known_is_served_under_its_name(engine: ModuleType) -> None:
@@ -35,6 +35,7 @@ async def test_who_is_known_is_served_under_its_name(engine: ModuleType) -> None
         await send(one, b"\x0ahello", metadata=nameless)
         origins = [call.origin for call in rig.calls]
         assert [origin.subject for origin in origins] == ["ann", "ann", None]
+        assert [len(origin.groups) for origin in origins] == [2, 2, 0]
         assert {origin.metadata for origin in origins} == {()}
         assert rig.rejects == []
         await rig.at_rest()
@@ -45,7 +46,7 @@ async def test_what_it_showed_is_not_in_the_metadata(engine: ModuleType) -> None
         async with channel(rig) as one:
             await send(one, b"\x0a", metadata=(*ANN, ("x-tenant", "blue")))
         (call,) = rig.calls
-        assert call.origin.subject == "ann"
+        assert (call.origin.subject, call.origin.groups) == ("ann", ("a", "b"))
         metadata = dict(call.origin.metadata)
         assert metadata["x-tenant"] == "blue"
         assert "authorization" not in metadata

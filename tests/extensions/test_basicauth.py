@@ -35,9 +35,9 @@ async def test_who_has_the_password() -> None:
     gate = Gate(one.server())
     assert one.config.sides == ("server",)
     assert one.recall(basic("ann", "pw")) is None
-    assert await gate.admit(basic("ann", "pw")) == "ann"
+    assert await gate.admit(basic("ann", "pw")) == Verdict("ann")
     assert one.recall(basic("ann", "pw")) == Verdict("ann")
-    assert await gate.admit(basic("ann", "pw", "bAsIc")) == "ann"
+    assert await gate.admit(basic("ann", "pw", "bAsIc")) == Verdict("ann")
     assert one.recall(basic("cy", "plain")) == Verdict("cy")
     for wrong in (
         basic("ann", "pW"),

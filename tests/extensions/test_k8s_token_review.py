@@ -30,6 +30,9 @@ from tests.support.requests import request
 ANN = "system:serviceaccount:kube-system:ann"
 
 
+KNOWN = Verdict(ANN, groups=("a",))
+
+
 class APIServer:
     """Knows the tokens in `known`, for the audience "traces"; with `status` it fails."""
 
@@ -75,8 +78,8 @@ async def test_a_token_is_asked_about_once(tmp_path: Path) -> None:
     files = {"ca_file": CA, "token_file": str(own)}
     async with reviewing(APIServer(), tls=True, **files) as (one, peer):
         assert one.recall(b"Bearer ann") is None
-        assert await one.ask(b"Bearer ann") == Verdict(ANN)
-        assert one.recall(b"Bearer ann") == Verdict(ANN)
+        assert await one.ask(b"Bearer ann") == KNOWN
+        assert one.recall(b"Bearer ann") == KNOWN
         denied = await one.ask(b"Bearer eve")
         assert denied.denial == (
             "the API server doesn't know the token: invalid bearer token …"
@@ -100,7 +103,7 @@ async def test_what_is_no_token_is_not_sent(credential: bytes) -> None:
 async def test_audiences() -> None:
     api = APIServer()
     async with reviewing(api, audiences=["other", "traces"]) as (one, _):
-        assert await one.ask(b"Bearer ann") == Verdict(ANN)
+        assert await one.ask(b"Bearer ann") == KNOWN
     async with reviewing(api, audiences=["other"]) as (one, _):
         assert "doesn't know" in str((await one.ask(b"Bearer ann")).denial)
     api.is_old = True
@@ -114,7 +117,7 @@ async def test_a_verdict_holds_no_longer_than_its_token() -> None:
     )
     async with reviewing(APIServer()) as (one, _):
         old = f"Bearer ann.{claims}.x".encode()
-        assert await one.ask(old) == Verdict(ANN)
+        assert await one.ask(old) == KNOWN
         assert one.recall(old) is None
 
 
@@ -148,7 +151,7 @@ async def test_an_api_server_of_no_use(
         assert text in caplog.text
         assert "ann" not in caplog.text
         api.status = 0
-        assert await one.ask(b"Bearer ann") == Verdict(ANN)
+        assert await one.ask(b"Bearer ann") == KNOWN
 
 
 async def test_an_answer_that_says_nothing() -> None:
@@ -213,6 +216,6 @@ async def test_in_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         (tmp_path / "token").write_text("ours")
         one = extension(TokenReview)
         await one.start()
-        assert await one.ask(b"Bearer ann") == Verdict(ANN)
+        assert await one.ask(b"Bearer ann") == KNOWN
         assert peer.got[0].headers["authorization"] == "Bearer ours"
         await one.stop(0)
