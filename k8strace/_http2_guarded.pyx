@@ -28,7 +28,6 @@ cdef class GuardedSession(ServerSession):
         if request.stage != ASKED:
             return []
         request.stage = PREFIX
-        request.since = now
         request.credential = None
         early = request.held
         request.held = Buffer(NULL, 0, 0)
@@ -36,6 +35,7 @@ cdef class GuardedSession(ServerSession):
             self.take_data(<void *>request, early.data, early.size)
         finally:
             release(&early)
+        request.since = now  # what was held came in no time
         if request.has_ended:
             self.end(request)
         return self.take_events()

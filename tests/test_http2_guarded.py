@@ -126,7 +126,7 @@ def test_what_comes_while_it_is_asked_about_is_not_lost(
     if ended:
         side.receive(data(body[cut:]))
     assert side.admitted == []
-    assert side.session.late(1000.0, 1.0, 1.0) == []
+    assert side.session.late(1000.0, 1.0, 1.0, 1.0) == []
     assert side.events == [(ASKS, request)]
     side.lease = "lease" if room else None
     side.allowed(request)
@@ -149,6 +149,7 @@ def test_no_more_than_a_window_is_taken_while_it_is_asked_about() -> None:
     ((_, request),) = side.events
     side.allowed(request)
     assert side.admitted == [1 << 20]
+    assert side.session.late(2.0, 1.5, 1.5, 1e9) == []
     assert [one for one in side.output(WINDOW_UPDATE) if one.stream == 1]
     side.receive(
         *(data(whole[at : at + 16384], 0) for at in range(STREAM_WINDOW, len(whole), 16384))
