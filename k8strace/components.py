@@ -19,6 +19,7 @@ from k8strace.extensions.bearertokenauth import BearerTokenAuth
 from k8strace.extensions.headers_setter import HeadersSetter
 from k8strace.extensions.health_check import HealthCheck
 from k8strace.extensions.k8s_token_review import TokenReview
+from k8strace.extensions.oidc import OIDC
 from k8strace.processors.batch import Batch
 from k8strace.processors.memory_limiter import MemoryLimiter
 from k8strace.processors.probabilistic_sampler import ProbabilisticSampler
@@ -56,4 +57,5 @@ COMPONENTS = _table(
     (BasicAuth, ()),
     (TokenReview, ()),
     (HeadersSetter, ()),
+    (OIDC, ()),
 )

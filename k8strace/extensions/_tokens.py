@@ -26,7 +26,7 @@ def json_part(part: str) -> dict[str, Any]:
     """The object that a part of a JWT is. Raises ValueError for what is none."""
     try:
         return msgspec.json.decode(decoded(part), type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ValueError("a part is no JSON object") from error
 
 

@@ -47,7 +47,12 @@ def test_when_it_expires() -> None:
         assert expiry(token) is None
 
 
-@pytest.mark.parametrize("bad", ["", "!", part("{}") + "=", "a+b", "a/b", part("[1]"), "e"])
+DEEP = part('{"a": ' + "[" * 10_000 + "]" * 10_000 + "}")
+
+
+@pytest.mark.parametrize(
+    "bad", ["", "!", part("{}") + "=", "a+b", "a/b", part("[1]"), "e", DEEP], ids=len
+)
 def test_parts_that_are_none(bad: str) -> None:
     with pytest.raises(ValueError, match="a part is no"):
         json_part(bad)
