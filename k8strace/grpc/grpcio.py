@@ -54,6 +54,12 @@ from k8strace.grpc.endpoints import (
     show_unix,
     unix_path,
 )
+from k8strace.grpc.grpcio_tls import (
+    channel_credentials,
+    contexts,
+    server_credentials,
+    subject_of_call,
+)
 from k8strace.grpc.status import (
     REJECT_REASONS,
     Code,
@@ -62,9 +68,6 @@ from k8strace.grpc.status import (
     status_of,
 )
 from k8strace.payload import Origin
-from k8strace.tls.contexts import Contexts
-from k8strace.tls.material import system_authorities
-from k8strace.tls.options import TLSOptions
 from k8strace.units import Duration
 
 log = logging.getLogger(__name__)
@@ -96,7 +99,7 @@ class Server:
             raise ConfigError(
                 ["engine grpcio cannot listen on given sockets: set `engine: native`"]
             )
-        self._tls = None if settings.tls is None else _contexts(settings.tls)
+        self._tls = None if settings.tls is None else contexts(settings.tls)
         self._settings = settings
         self._budget = budget
         self._on_reject = on_reject
@@ -124,7 +127,7 @@ class Server:
                 await check_free(host, port)
             where = join_address(host, port)
             target = join_address(host or "::", port)
-        credentials = None if self._tls is None else _server_credentials(self._tls)
+        credentials = None if self._tls is None else server_credentials(self._tls)
         server = grpc.aio.server(
             handlers=(self._methods,), options=_server_options(settings)
         )
@@ -237,7 +240,7 @@ class Server:
             metadata = _metadata(context, None if self._gate is None else self._gate.header)
         subject = caller.subject
         if subject is None and self._tls is not None:
-            subject = _subject(context)
+            subject = subject_of_call(context)
         origin = Origin(peer, subject, metadata, caller.groups)
         return Call(message, origin, lease, deadline, wait_until)
 
@@ -361,7 +364,7 @@ class Client:
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
-        self._tls = None if settings.tls is None else _contexts(settings.tls)
+        self._tls = None if settings.tls is None else contexts(settings.tls)
         self._compression = (
             grpc.Compression.Gzip
             if settings.compression == "gzip"
@@ -377,7 +380,7 @@ class Client:
             self._channel = grpc.aio.insecure_channel(settings.target, options=options)
             return
         self._channel = grpc.aio.secure_channel(
-            settings.target, _channel_credentials(self._tls), options=options
+            settings.target, channel_credentials(self._tls), options=options
         )
 
     async def stop(self) -> None:
@@ -428,66 +431,6 @@ class Client:
                 raise
             raise StatusError(Code.UNAVAILABLE, f"{target}: stopped") from None
         return answer
-
-
-def _contexts(tls: TLSOptions) -> Contexts:
-    """Raises ConfigError for options that core has no way to."""
-    if names := tls.needs_native():
-        options = ", ".join(f"`{name}`" for name in names)
-        raise ConfigError([f"tls: {options}: engine grpcio can't: set `engine: native`"])
-    return Contexts(tls)
-
-
-def _channel_credentials(contexts: Contexts) -> grpc.ChannelCredentials:
-    """Raises OptionError for files that are none."""
-    contexts.load()
-    material, tls = contexts.material, contexts.options
-    authorities = material.ca
-    # Without any core would take those that it brings along.
-    if not authorities or tls.include_system_ca_certs_pool:
-        authorities += b"\n" + system_authorities()
-    return grpc.ssl_channel_credentials(
-        authorities.strip() or None, material.key or None, material.cert or None
-    )
-
-
-def _server_credentials(contexts: Contexts) -> grpc.ServerCredentials:
-    """Credentials that are asked for anew at each handshake where files may change.
-
-    Core asks on a thread of its own. Raises OptionError for files that are none.
-    """
-    contexts.load()
-    known = contexts.material
-
-    def content() -> tuple[list[tuple[bytes, bytes]], bytes | None]:
-        authorities = known.client_ca
-        if authorities and contexts.options.include_system_ca_certs_pool:
-            authorities += b"\n" + system_authorities()
-        return [(known.key, known.cert)], authorities or None
-
-    if not contexts.may_change:
-        return grpc.ssl_server_credentials(*content(), bool(known.client_ca))
-
-    def changed() -> grpc.ServerCertificateConfiguration | None:
-        nonlocal known
-        contexts.current()
-        if contexts.material == known:
-            return None
-        known = contexts.material
-        return grpc.ssl_server_certificate_configuration(*content())
-
-    first = grpc.ssl_server_certificate_configuration(*content())
-    fetcher: Any = changed
-    return grpc.dynamic_ssl_server_credentials(first, fetcher, bool(known.client_ca))
-
-
-def _subject(context: Any) -> str | None:
-    """Whom the client's certificate names, which was verified."""
-    found = context.auth_context()
-    for key in ("x509_subject", "x509_subject_alternative_name"):
-        for value in found.get(key, ()):
-            return str(value.decode("utf-8", "replace"))
-    return None
 
 
 def _status_error(target: str, error: grpc.aio.AioRpcError) -> StatusError:
