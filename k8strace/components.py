@@ -19,6 +19,7 @@ from k8strace.extensions.bearertokenauth import BearerTokenAuth
 from k8strace.extensions.headers_setter import HeadersSetter
 from k8strace.extensions.health_check import HealthCheck
 from k8strace.extensions.k8s_token_review import TokenReview
+from k8strace.extensions.oauth2client import OAuth2Client
 from k8strace.extensions.oidc import OIDC
 from k8strace.processors.batch import Batch
 from k8strace.processors.memory_limiter import MemoryLimiter
@@ -58,4 +59,5 @@ COMPONENTS = _table(
     (TokenReview, ()),
     (HeadersSetter, ()),
     (OIDC, ()),
+    (OAuth2Client, ()),
 )

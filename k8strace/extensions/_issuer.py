@@ -13,7 +13,7 @@ import msgspec
 from k8strace.errors import RefusedError
 from k8strace.extensions._files import WatchedFile
 from k8strace.extensions._jwt import Key, read_keys
-from k8strace.extensions._remote import Log, Remote, check_url, trusting
+from k8strace.extensions._remote import Log, Remote, check_url, current, trusting
 
 KEYS_FOR = 3600.0  # seconds for which keys are good
 ASK_EVERY = 30.0  # seconds between two times that keys are asked for, whatever tokens say
@@ -33,7 +33,7 @@ class Issuer:
         self.url = url
         self._ca = WatchedFile(ca_path, trusting, log) if ca_path else None
         self._file = WatchedFile(keys_file, parse_keys, log) if keys_file else None
-        self._remote = Remote(f"the issuer {url}", log, TIMEOUT, self._ca)
+        self._remote = Remote(f"the issuer {url}", log, TIMEOUT, current(self._ca))
         self._keys: Sequence[Key] = ()
         self._asked = -math.inf
         self._got = -math.inf

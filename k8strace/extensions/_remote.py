@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import math
 import ssl
+from collections.abc import Callable
 from time import monotonic
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -38,8 +39,11 @@ class Answer(NamedTuple):
     retry_after: float | None
 
 
-def check_url(url: str) -> None:
-    """Raises ValueError unless secrets can be sent: by https, or within this machine."""
+def check_url(url: str, *, insecure: bool = False) -> None:
+    """Raises ValueError unless secrets can be sent: by https, or within this machine.
+
+    `insecure` allows more than that.
+    """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -49,7 +53,7 @@ def check_url(url: str) -> None:
         raise ValueError(f"{url!r} is no URL that begins with https://")
     if parts.username is not None:
         raise ValueError("a URL must have no user or password in it")
-    if parts.scheme == "http" and not _is_here(host):
+    if parts.scheme == "http" and not insecure and not _is_here(host):
         raise ValueError(f"{url!r} would be asked unencrypted: write https://")
 
 
@@ -71,10 +75,16 @@ def trusting(pem: bytes) -> ssl.SSLContext:
         raise ValueError("has no certificates in PEM in it") from error
 
 
-class Remote:
-    """A server, called `name` in errors. `ca` are the authorities that it is trusted by.
+def current(
+    file: WatchedFile[ssl.SSLContext] | None,
+) -> Callable[[], ssl.SSLContext] | None:
+    """What gives the context that a file has now, where there is a file."""
+    return None if file is None else lambda: file.value
 
-    Without them these are the system's.
+
+class Remote:
+    """A server, called `name` in errors. `tls` has the context of now, without which it is
+    trusted by the system's authorities; `server_name` is who it has to be, if not its host.
     """
 
     def __init__(
@@ -82,12 +92,14 @@ class Remote:
         name: str,
         log: Log,
         timeout: float,
-        ca: WatchedFile[ssl.SSLContext] | ssl.SSLContext | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
+        server_name: str = "",
     ) -> None:
         self._name = name
         self._log = log
         self._timeout = timeout
-        self._ca = ca
+        self._tls = tls
+        self._server_name = server_name or None
         self._session: aiohttp.ClientSession | None = None
         self._logged = -math.inf
 
@@ -103,7 +115,6 @@ class Remote:
         session = self._session
         if session is None:
             session = self._session = aiohttp.ClientSession()
-        ca = self._ca.value if isinstance(self._ca, WatchedFile) else self._ca
         try:
             async with asyncio.timeout(self._timeout or None):
                 async with session.request(
@@ -111,7 +122,8 @@ class Remote:
                     url,
                     headers=headers,
                     data=data,
-                    ssl=True if ca is None else ca,
+                    ssl=True if self._tls is None else self._tls(),
+                    server_hostname=self._server_name,
                     allow_redirects=False,
                 ) as got:
                     body = await _read(got)

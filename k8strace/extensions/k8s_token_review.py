@@ -25,7 +25,7 @@ from k8strace.component import Context
 from k8strace.errors import ConfigError
 from k8strace.extensions._files import WatchedFile
 from k8strace.extensions._headers import is_value
-from k8strace.extensions._remote import Answer, Remote, check_url, trusting
+from k8strace.extensions._remote import Answer, Remote, check_url, current, trusting
 from k8strace.extensions._tokens import bearer, expiry
 from k8strace.extensions._verdicts import Found, Verdicts
 from k8strace.units import Duration
@@ -104,7 +104,7 @@ class TokenReview(Authenticator[Config]):
         self._token = WatchedFile(token, _own_token, self.log) if token else None
         self._url = ""
         self._remote = Remote(
-            "the Kubernetes API server", self.log, config.timeout, self._ca
+            "the Kubernetes API server", self.log, config.timeout, current(self._ca)
         )
         self._verdicts = Verdicts(self._review, config.max_concurrent_reviews)
 

@@ -75,7 +75,7 @@ async def test_an_answer() -> None:
 
 async def test_over_tls() -> None:
     async with HTTPPeer(ok, tls=True) as peer:
-        good = Remote("the peer", LOG, 20.0, trusting(PEM))
+        good = Remote("the peer", LOG, 20.0, lambda: trusting(PEM))
         assert (await good.ask("GET", peer.url)).status == 200
         bad = Remote("the peer", LOG, 20.0)
         with pytest.raises(RefusedError, match="the peer cannot be asked"):
