@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from k8strace.config import load
+from k8strace.config import load, render
 from k8strace.errors import ConfigError
 
 HEAD = """
@@ -92,3 +92,26 @@ exporters: {otlp: {endpoint: "a:1"}}
         + pipeline("bearertokenauth/bad")
     )
     assert "bearertokenauth/bad::token" in problem
+
+
+def test_secrets_are_not_printed() -> None:
+    config = load(
+        [
+            f"""yaml:{HEAD}
+  basicauth: {{htpasswd: {{inline: "a:hunter2"}}}}
+  basicauth/client: {{client_auth: {{username: a, password: hunter2}}}}
+  headers_setter: {{headers: [{{key: a, value: hunter2}}]}}
+  oauth2client:
+    client_id: a
+    client_secret: hunter2
+    token_url: https://a
+    endpoint_params: {{assertion: hunter2}}
+receivers: {{otlp: {{protocols: {{grpc: }}}}}}
+exporters: {{otlp: {{endpoint: "a:1"}}}}
+{pipeline()}"""
+        ]
+    )
+    shown = render(config)
+    assert "hunter2" not in shown + repr(config)
+    assert shown.count("[REDACTED]") == 7
+    assert render(config, "unredacted").count("hunter2") == 7
