@@ -20,7 +20,7 @@ from typing import Any, cast
 from k8strace._codec import GZIP
 from k8strace._http2 import ProtocolError
 from k8strace._http2_server import CANCELLED, REJECTED, WAITS, WHOLE, Request, ServerSession
-from k8strace.budget import Budget, Lease
+from k8strace.budget import Budget
 from k8strace.driver import Done, Rest, begin
 from k8strace.grpc import (
     SLOW_AFTER,
@@ -37,6 +37,7 @@ from k8strace.grpc.endpoints import (
     peer_of_socket,
     speaks_http2,
 )
+from k8strace.grpc.native_announced import LARGE, Announced, Leases
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
 from k8strace.payload import Origin
 from k8strace.tls.peers import NO_HTTP2, PLAINTEXT_PORT, speaks_tls, subject_of
@@ -47,7 +48,6 @@ READ_SIZE = 256 * 1024  # bytes; one buffer serves all connections, one after th
 MAX_STREAMS = 256  # of a connection at a time; nghttp2 remembers as many closed ones
 MAX_HEADERS = 16 * 1024  # bytes; gRPC's own servers take as much
 MAX_WAITING = 256  # messages that wait for room, each with a window's bytes
-LARGE = 64 * 1024  # bytes; smaller messages don't count as announced
 MIN_PING_INTERVAL = 300.0  # seconds; from here on defaults are those of gRPC's servers
 PING_AFTER = 7200.0
 PING_TIMEOUT = 20.0
@@ -55,23 +55,8 @@ HANDSHAKE_TIMEOUT = 20.0
 # A client may compress after its headers are sent, as grpc-go does: seconds of its CPU.
 BEGIN_TIMEOUT = 20.0
 STALL_TIMEOUT = 60.0  # seconds in which a client has to take something of what it gets
+LINGER = 2.0  # seconds in which a client has to close what has come to its end
 NOTICE = 1.0  # seconds for an answer to the ping that goes with a GOAWAY
-
-
-Leases = Lease | tuple[Lease, Lease]
-
-
-class Announced(Budget):
-    """The room for messages that are to come, of which no peer ever has more than half."""
-
-    __slots__ = ()
-
-    def share(self, peer: str) -> int:  # noqa: ARG002
-        return self.limit // 2
-
-    def amount(self, size: int) -> int:
-        """What a message counts; the largest has to fit, too."""
-        return min(size, self.limit // 2)
 
 
 class Shared:
@@ -128,6 +113,7 @@ class Connection(asyncio.BufferedProtocol):
         self._drained_at: float | None = None
         self._goaway_at: float | None = None
         self._pinged_at: float | None = None
+        self._closed_at: float | None = None
         self._pongs = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -177,7 +163,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         session = self._session
-        if session is None:
+        if session is None or self._closed_at is not None:
             return
         self._heard = now = self._loop.time()
         try:
@@ -265,6 +251,7 @@ class Connection(asyncio.BufferedProtocol):
             (self._is_paused and now - self._wrote > STALL_TIMEOUT)
             or (not session.is_up and now - self._begun > HANDSHAKE_TIMEOUT)
             or (self._ends_at is not None and now >= self._ends_at)
+            or (self._closed_at is not None and now - self._closed_at > LINGER)
             or self._is_dead(session, now)
         ):
             self._transport.abort()
@@ -296,15 +283,7 @@ class Connection(asyncio.BufferedProtocol):
         session.goaway()
 
     def _lease(self, size: int) -> Leases | None:
-        """Room for a message, and where it is large, for its coming."""
-        if size <= LARGE:
-            return self._budget.lease(size, self._host)
-        announced = self._shared.announced
-        coming = announced.lease(announced.amount(size), self._host)
-        if coming is None:
-            return None
-        lease = self._budget.lease(size, self._host)
-        return None if lease is None else (lease, coming)
+        return self._shared.announced.reserve(self._budget, size, self._host)
 
     def _handle(self, session: ServerSession, events: list[tuple[int, Request]]) -> None:
         for kind, request in events:
@@ -466,7 +445,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         session = self._session
-        if session is None:
+        if session is None or self._closed_at is not None:
             return
         try:
             while not self._is_paused and (data := session.output()):
@@ -478,9 +457,18 @@ class Connection(asyncio.BufferedProtocol):
             self._close()
 
     def _close(self) -> None:
+        """Let the client close: what it sends to a socket that is closed resets the
+        connection, and then it doesn't get what was sent before."""
+        transport = self._transport
         # Closed twice, asyncio's TLS forgets its connection, which then cannot be aborted.
-        if not self._transport.is_closing():
-            self._transport.close()
+        if self._closed_at is not None or transport.is_closing():
+            return
+        self._closed_at = self._loop.time()
+        if transport.can_write_eof():
+            transport.write_eof()
+            transport.resume_reading()
+        else:
+            transport.close()
 
     def _broken(self, error: BaseException) -> None:
         if isinstance(error, ProtocolError):

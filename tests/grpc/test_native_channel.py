@@ -156,7 +156,8 @@ async def test_a_server_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
             del caught  # which has the frames, and they the message
             return code
 
-        # The first one connects, and fills the connection. Slices of it are all that is held.
+        # The first one connects, and fills the connection. Slices of it are all that is
+        # held.
         assert await send(messages[0], timeout=1) == Code.DEADLINE_EXCEEDED
         codes = await asyncio.gather(*(send(body) for body in messages[1:]))
         assert set(codes) == {Code.DEADLINE_EXCEEDED}

@@ -110,7 +110,31 @@ async def test_idle_connections_are_let_go() -> None:
         await raw.send(frame(PING, 1, 0, ping.body))
         assert (await raw.frame(GOAWAY)).body[:4] == bytes(4)
         assert await raw.reader.read() == b""
-        assert not rig.server.shared.connections
+        shared = rig.server.shared
+        # What comes now is of no use, and does no harm: the client has yet to close.
+        await raw.send(frame(PING, 0, 0, bytes(8)))
+        assert len(shared.connections) == 1
+        raw.writer.close()
+        async with asyncio.timeout(20):
+            while shared.connections:
+                shared.changed.clear()
+                await shared.changed.wait()
+
+
+async def test_who_never_closes_is_closed_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native_connection, "LINGER", 0.05)
+    keepalive = ServerKeepalive(max_connection_idle=Duration(0.05))
+    async with Rig(native, keepalive=keepalive) as rig, Raw(rig.address) as raw:
+        ping = await raw.frame(PING)
+        await raw.send(frame(PING, 1, 0, ping.body))
+        assert await raw.reader.read() != b""
+        shared = rig.server.shared
+        async with asyncio.timeout(20):
+            while shared.connections:
+                shared.changed.clear()
+                await shared.changed.wait()
 
 
 async def test_keepalive_pings_and_gives_up_on_who_is_silent() -> None:

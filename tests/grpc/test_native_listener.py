@@ -50,7 +50,7 @@ async def test_who_is_too_many_is_closed_at_once(
         assert not await is_refused(kept)
         if what == "files":
             used = its_writer.get_extra_info("socket").fileno()
-            monkeypatch.setattr(native_listener, "most_files", lambda: used)
+            monkeypatch.setattr(native_listener, "most_files", lambda _: used)
         for _ in range(3):
             reader, writer = await connect(rig)
             assert await is_refused(reader)

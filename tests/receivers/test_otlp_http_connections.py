@@ -32,7 +32,7 @@ async def test_who_is_too_many_is_closed_at_once(
 
         assert await send() == HTTPStatus.OK
         if what == "files":
-            monkeypatch.setattr(native_listener, "most_files", lambda: 0)
+            monkeypatch.setattr(native_listener, "most_files", lambda _: 0)
         else:
             monkeypatch.setattr(_otlp_http, "MAX_CONNECTIONS", 1)
         for _ in range(3):
