@@ -104,6 +104,7 @@ setup(
         extension("_http2_client", "nghttp2"),
         extension("_http2_guarded", "nghttp2"),
         extension("_http2_server", "nghttp2"),
+        extension("_store", "isal"),
         extension("_threads"),
     ],
     # Times of files are compared, not options: without force a change of BUILD is lost.

@@ -16,6 +16,7 @@ cdef struct Done:
 
 cdef class Port:
     cdef Done done
+    cdef int pool
     cdef readonly int running
     # Have a thread do `job`; `owner` keeps its memory, `token` is what `finished` gives.
     cdef int submit(self, Job *job, owner, token) except -1

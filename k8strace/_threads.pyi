@@ -1,18 +1,20 @@
 """C threads that never take the GIL, and ports through which they report.
 
-Compiled code submits jobs to a port, and a thread does them. There are THREADS at the most
-in a process; a job that finds none idle starts one. A forked child has none of its parent's
-and starts its own.
+Compiled code submits jobs to a port, and a thread does them: one of THREADS at the most in
+a process, or where it will wait for the disk one of DISK_THREADS. A job that finds none
+idle starts one. A forked child has none of its parent's and starts its own.
 """
 
-from typing import Any, final
+from typing import Any, Self, final
 
 THREADS: int
+DISK_THREADS: int
 
 @final
 class Port:
     """The way back from the threads, to one event loop. Raises OSError without one."""
 
+    def __new__(cls, for_disk: bool = False) -> Self: ...
     running: int
     """Jobs that `finished` has not told of."""
 

@@ -40,8 +40,11 @@ cdef extern from "<pthread.h>" nogil:
 
 cdef enum:
     MOST = 2  # of threads: what they do is large and rare, and the loop needs a core, too
+    MOST_ON_DISK = 4  # they wait more than they work, and nobody's computing waits for them
+    POOLS = 2
 
 THREADS = <int>MOST
+DISK_THREADS = <int>MOST_ON_DISK
 
 cdef struct Pool:
     pthread_mutex_t lock
@@ -49,17 +52,19 @@ cdef struct Pool:
     Job *first
     Job *last
     int queued
+    int most
     int started
     int idle
     bint is_closing
-    pthread_t[MOST] threads
+    pthread_t[MOST_ON_DISK] threads
 
-cdef Pool *pool = NULL
+cdef (Pool *)[POOLS] pools  # for computing, and for the disk
 
 
 @cython.final
 cdef class Port:
-    def __cinit__(self):
+    def __cinit__(self, bint for_disk=False):
+        self.pool = 1 if for_disk else 0
         self.done.event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.done.event < 0:
             PyErr_SetFromErrno(OSError)
@@ -72,6 +77,7 @@ cdef class Port:
         return self.done.event
 
     def finished(self):
+        cdef Pool *pool = pools[self.pool]
         cdef uint64_t count
         cdef Job *job = NULL
         tokens = []
@@ -93,15 +99,16 @@ cdef class Port:
         return tokens
 
     cdef int submit(self, Job *job, owner, token) except -1:
+        cdef Pool *pool = pools[self.pool]
         held = (self, owner, token)
         if pool == NULL:
-            make_pool()
+            pool = make_pool(self.pool)
         job.held = <PyObject *>held
         job.done = &self.done
         job.next = NULL
         pthread_mutex_lock(&pool.lock)
-        if pool.queued >= pool.idle and pool.started < MOST:
-            start()
+        if pool.queued >= pool.idle and pool.started < pool.most:
+            start(pool)
         if pool.started == 0:
             pthread_mutex_unlock(&pool.lock)
             raise MemoryError("no thread can be started")
@@ -119,13 +126,23 @@ cdef class Port:
 
 
 def started():
-    return 0 if pool == NULL else pool.started
+    return sum([pools[i].started for i in range(POOLS) if pools[i] != NULL])
 
 
 def close():
+    cdef int i
+    for i in range(POOLS):
+        if pools[i] != NULL:
+            close_pool(pools[i])
+
+
+def forget():
+    for i in range(POOLS):
+        pools[i] = NULL  # its lock may be held by a thread that is not here
+
+
+cdef void close_pool(Pool *pool) noexcept:
     cdef int number
-    if pool == NULL:
-        return
     with nogil:
         pthread_mutex_lock(&pool.lock)
         pool.is_closing = True
@@ -137,24 +154,19 @@ def close():
     pool.is_closing = False
 
 
-def forget():
-    global pool
-    pool = NULL  # its lock may be held by a thread that is not here
-
-
-cdef int make_pool() except -1:
-    global pool
+cdef Pool *make_pool(int which) except NULL:
     cdef Pool *made = <Pool *>calloc(1, sizeof(Pool))
     if made == NULL:
         raise MemoryError
     if pthread_mutex_init(&made.lock, NULL) or pthread_cond_init(&made.wanted, NULL):
         free(made)
         raise MemoryError
-    pool = made
-    return 0
+    made.most = MOST_ON_DISK if which else MOST
+    pools[which] = made
+    return made
 
 
-cdef void start() noexcept:
+cdef void start(Pool *pool) noexcept:
     """One thread more, if it can be had. Signals are for Python's own."""
     cdef sigset_t everything, before
     sigfillset(&everything)

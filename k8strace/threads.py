@@ -15,6 +15,7 @@ from k8strace import _threads
 from k8strace._threads import Port
 
 AT_A_TIME = 2 * _threads.THREADS
+DISK_AT_A_TIME = 2 * _threads.DISK_THREADS
 """Jobs of a loop that threads have or will have next; more would only hold memory."""
 
 
@@ -27,9 +28,9 @@ class Job(Protocol):
 class _Way:
     """The way to the threads from an event loop, and back."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.port = Port()
-        self.turns = asyncio.Semaphore(AT_A_TIME)
+    def __init__(self, loop: asyncio.AbstractEventLoop, for_disk: bool) -> None:
+        self.port = Port(for_disk)
+        self.turns = asyncio.Semaphore(DISK_AT_A_TIME if for_disk else AT_A_TIME)
         loop.add_reader(self.port.fileno(), self.deliver)
 
     def deliver(self) -> None:
@@ -39,17 +40,17 @@ class _Way:
                 done.set_result(None)
 
 
-_ways: dict[asyncio.AbstractEventLoop, _Way] = {}
+_ways: dict[tuple[asyncio.AbstractEventLoop, bool], _Way] = {}
 
 
-async def run(job: Job, *holds: Any) -> None:
-    """Return when a thread has done `job`.
+async def run(job: Job, *holds: Any, for_disk: bool = False) -> None:
+    """Return when a thread has done `job`; `for_disk` says that it will wait for one.
 
     Once it is submitted, job and `holds` are kept until then, also where the caller is
     cancelled before.
     """
     loop = asyncio.get_running_loop()
-    way = _ways.get(loop) or _open(loop)
+    way = _ways.get((loop, for_disk)) or _open(loop, for_disk)
     await way.turns.acquire()
     done: asyncio.Future[None] = loop.create_future()
     try:
@@ -66,14 +67,14 @@ def close() -> None:
     _threads.close()
 
 
-def _open(loop: asyncio.AbstractEventLoop) -> _Way:
+def _open(loop: asyncio.AbstractEventLoop, for_disk: bool) -> _Way:
     """A way for `loop`; those of loops that are closed are given up."""
-    for other, way in tuple(_ways.items()):
-        if other.is_closed():
+    for key, way in tuple(_ways.items()):
+        if key[0].is_closed():
             way.port.finished()
             if not way.port.running:
-                del _ways[other]
-    way = _ways[loop] = _Way(loop)
+                del _ways[key]
+    way = _ways[loop, for_disk] = _Way(loop, for_disk)
     return way
 
 

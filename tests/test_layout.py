@@ -64,6 +64,7 @@ TIERS = (
         "k8strace._fastpath",
         "k8strace._http2",
         "k8strace._codec",
+        "k8strace._store",
         "k8strace.memory",
     },
     {"k8strace._http2_server", "k8strace._http2_client"},
@@ -75,7 +76,8 @@ TIERS = (
         "k8strace.driver",
         "k8strace.threads",
     },
-    {"k8strace.payload"},
+    {"k8strace.payload", "k8strace.segments"},
+    {"k8strace.store"},
     {
         "k8strace.component",
         "k8strace.auth",

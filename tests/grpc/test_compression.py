@@ -151,7 +151,7 @@ async def test_cancelled_while_a_thread_works(encoding: int) -> None:
     """What the thread uses stays until it has ended, and with it the lease."""
     body = os.urandom(16 * MIB)
     data = await packed(encoding, body)
-    port = threads._ways[asyncio.get_running_loop()].port
+    port = threads._ways[asyncio.get_running_loop(), False].port
     budget = Budget(128 * MIB)
     running_when_freed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     budget.follow(lambda _: running_when_freed.set_result(port.running))

@@ -1,0 +1,445 @@
+"""A durable line of records: put at one end, read at the other, gone when they are done.
+
+Records stand in segments, files of a fixed size that belong to one process: it holds the
+lock on each. They are named by the time they were begun at, so that names are in order.
+
+1. A record counts as stored when the group that it was written with is on the disk. There
+   is one group at a time; what comes meanwhile is the next one.
+2. A record that is done is marked in its place. A segment of which all are done is removed.
+   Neither needs space.
+3. What is in no memory is read back. A record that fails its checksum is set aside, in a
+   file of its own, and is done with; the next one follows.
+4. Nothing that waits for the disk is done on the event loop, but at start and after damage.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from operator import attrgetter
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+from k8strace import threads
+from k8strace._store import (
+    FIRST_RECORD,
+    LOST,
+    RECORD,
+    Append,
+    Scan,
+    Settle,
+    record_size,
+)
+from k8strace.segments import (
+    SUFFIX,
+    UNFINISHED,
+    Folder,
+    Place,
+    Segment,
+    Totals,
+    claim,
+    open_segment,
+    remove_unfinished,
+    sync_folder,
+)
+
+SEGMENT_SIZE = 16 * 1024 * 1024
+"""Bytes that a segment takes, however little is stored; larger if a record needs that."""
+
+READ_SIZE = 1024 * 1024  # bytes that are read at once
+
+
+class Stored(NamedTuple):
+    """A record that was read. Of one that is not `intact` there is no `meta` and no `body`;
+    0 spans where nobody can say how many it had. `time` is in seconds since 1970."""
+
+    place: Place
+    intact: bool
+    time: float
+    spans: int
+    size: int
+    meta: bytes = b""
+    body: bytes = b""
+
+
+class Committed(Protocol):
+    """Told what became of a record: its place, or why it is not stored.
+
+    `is_next` says that all before it was read or kept; returns whether its record is kept
+    in memory, so that it isn't to be read.
+    """
+
+    def __call__(self, stored: Place | OSError, is_next: bool) -> bool: ...
+
+
+class _Waiting(NamedTuple):
+    row: tuple[bytes, tuple[bytes, ...], int]
+    size: int
+    committed: Committed
+
+
+class Store:
+    """The records below `base`, of one of several workers that share it.
+
+    A worker's segments are in the folder of its slot; those in folders of slots that there
+    are no more are divided among the workers. `on_commit` is told how many seconds each
+    commit took.
+    """
+
+    def __init__(
+        self,
+        base: Path,
+        log: logging.LoggerAdapter[logging.Logger],
+        *,
+        slot: int = 0,
+        workers: int = 1,
+        segment_size: int = SEGMENT_SIZE,
+        on_commit: Callable[[float], None] = lambda _: None,
+    ) -> None:
+        self.base = base
+        self.foreign = 0
+        """Segments that another process holds, which has been told to end."""
+        self._log = log
+        self._slot = slot
+        self._workers = workers
+        self._segment_size = segment_size
+        self._on_commit = on_commit
+        self._folders: dict[Path, Folder] = {}
+        self._segments: dict[Path, Segment] = {}
+        self._unread: list[Segment] = []  # the oldest first
+        self._current: Segment | None = None
+        self._next_id = 1
+        self._last_number = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._marks: list[Place] = []
+        self._over: list[Segment] = []
+        self._committer: asyncio.Task[None] | None = None
+        self._settler: asyncio.Task[None] | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes on the disk."""
+        return sum(segment.size for segment in self._segments.values())
+
+    @property
+    def records(self) -> int:
+        """Records that are not done."""
+        return sum(segment.live for segment in self._segments.values())
+
+    @property
+    def has_unread(self) -> bool:
+        return self._first_unread() is not None
+
+    async def open(self) -> Totals:
+        """Find what is stored. Raises OSError that names the file."""
+        own = self.base / str(self._slot)
+        for folder in (self.base, own):
+            if not folder.exists():
+                folder.mkdir(0o750, exist_ok=True)
+                sync_folder(folder.parent)
+        self._folder(own)
+        return await self.adopt()
+
+    async def adopt(self) -> Totals:
+        """Take over what no process holds any more; `foreign` is what is left then."""
+        found = Totals()
+        self.foreign = 0
+        for folder in [self._folder(path) for path in self._paths()]:
+            for name in sorted(os.listdir(folder.path)):
+                if name.endswith(SUFFIX + UNFINISHED):
+                    remove_unfinished(folder.path / name)
+                elif name.endswith(SUFFIX) and folder.path / name not in self._segments:
+                    counted = await self._adopt(folder, name)
+                    found = Totals(*map(sum, zip(found, counted, strict=True)))
+        self._unread.sort(key=attrgetter("number"))
+        return found
+
+    def put(
+        self, meta: bytes, chunks: tuple[bytes, ...], spans: int, committed: Committed
+    ) -> None:
+        """Store a record; `committed` is called when it is, or cannot be."""
+        size = record_size(len(meta), sum(map(len, chunks)))
+        self._waiting.append(_Waiting((meta, chunks, spans), size, committed))
+        if self._committer is None:
+            loop = asyncio.get_running_loop()
+            self._committer = loop.create_task(self._commit())
+
+    def finish(self, place: Place) -> None:
+        """Say that a record is done: it is never handed out again."""
+        segment = place.segment
+        segment.live -= 1
+        if place.mark:
+            self._marks.append(place)
+        self._look_at(segment)
+        self._settle_soon()
+
+    async def read(self, most: int = READ_SIZE) -> list[Stored]:
+        """The next records, about `most` bytes of them; empty when there are none."""
+        while (segment := self._first_unread()) is not None:
+            scan = Scan(
+                segment.fd,
+                segment.used,
+                segment.salt,
+                segment.read_to,
+                segment.last_id,
+                most,
+            )
+            segment.is_used += 1
+            try:
+                await threads.run(scan, for_disk=True)
+            finally:
+                segment.is_used -= 1
+            if scan.error:
+                self._log.error(
+                    "cannot read %s, what is in it stays there: %s",
+                    *(segment.path, os.strerror(scan.error)),
+                )
+                segment.read_to = segment.used
+                continue
+            segment.read_to, segment.last_id = scan.offset, scan.last_id
+            records = [self._stored(segment, *row) for row in scan.found()]
+            self._look_at(segment)
+            self._settle_soon()
+            if records:
+                return records
+        return []
+
+    async def flush(self) -> None:
+        """Return when nothing waits to be stored."""
+        while self._committer is not None:
+            await asyncio.wait((self._committer,))
+
+    async def close(self) -> None:
+        """Bring everything to the disk, and let go of it."""
+        await self.flush()
+        current, self._current = self._current, None
+        if current is not None:
+            self._seal(current)
+            with suppress(OSError):
+                current.cut_to(current.used)
+        while self._settler is not None:
+            await asyncio.wait((self._settler,))
+        rest, self._segments = list(self._segments.values()), {}
+        self._unread.clear()
+        closing = [(one.fd, one.folder.fd, None) for one in rest]
+        await threads.run(Settle([], closing, syncs=True), for_disk=True)
+        for folder in self._folders.values():
+            os.close(folder.fd)
+            if folder.path.name != str(self._slot):
+                with suppress(OSError):  # it isn't empty
+                    folder.path.rmdir()
+        self._folders.clear()
+
+    def _first_unread(self) -> Segment | None:
+        while self._unread and self._unread[0].is_read and self._unread[0].is_sealed:
+            del self._unread[0]
+        return next((one for one in self._unread if not one.is_read), None)
+
+    def _paths(self) -> list[Path]:
+        """The folders of this worker: its slot's, and some of slots that are no more."""
+        found = [self.base / str(self._slot)]
+        for path in sorted(self.base.iterdir()):
+            slot = int(path.name) if path.name.isdigit() else -1
+            if slot >= self._workers and slot % self._workers == self._slot:
+                found.append(path)
+        return found
+
+    def _folder(self, path: Path) -> Folder:
+        if path not in self._folders:
+            self._folders[path] = Folder(path)
+        return self._folders[path]
+
+    async def _adopt(self, folder: Folder, name: str) -> Totals:
+        """Count what a segment holds, if it can be had."""
+        path = folder.path / name
+        fd = claim(path)
+        if fd is None:
+            self.foreign += path.exists()
+            return Totals()
+        try:
+            segment = open_segment(folder, name, fd)
+            if segment is None:
+                os.close(fd)
+                if not path.exists() and any(folder.path.glob(f"{name}*")):
+                    self._log.error("%s is no segment of a store: it is set aside", path)
+                return Totals()
+            scan = await _scanned(segment)
+            if scan.torn_at is not None:
+                self._log.info(
+                    "%s ends in a request that was being written when its process ended",
+                    path,
+                )
+                segment.cut_to(scan.torn_at)
+        except BaseException:
+            os.close(fd)
+            raise
+        totals = Totals(*scan.totals)
+        segment.used = segment.size
+        segment.live = totals.records
+        segment.is_sealed = True
+        self._segments[path] = segment
+        self._last_number = max(self._last_number, segment.number)
+        if totals.records:
+            self._unread.append(segment)
+        else:
+            segment.read_to = segment.used
+            self._look_at(segment)
+            self._settle_soon()
+        return totals
+
+    async def _commit(self) -> None:
+        try:
+            while self._waiting:
+                await self._commit_group()
+        except Exception:
+            self._log.exception("committing failed")
+            while self._waiting:
+                error = OSError(errno.EIO, "an internal error")
+                self._waiting.popleft().committed(error, False)
+        finally:
+            self._committer = None
+
+    async def _commit_group(self) -> None:
+        """Store as much of what waits as goes into one segment."""
+        first, former = self._waiting[0], self._current
+        segment = former
+        if segment is None or segment.used + first.size > segment.size:
+            segment = self._begun(max(self._segment_size, FIRST_RECORD + first.size))
+        group: list[_Waiting] = []
+        end = segment.used
+        while self._waiting and end + self._waiting[0].size <= segment.size:
+            group.append(self._waiting.popleft())
+            end += group[-1].size
+        rows = [one.row for one in group]
+        append = Append(
+            rows, self._next_id, time.time_ns(), segment.salt, segment.fd, segment.used
+        )
+        if segment is not former:
+            append.begin(
+                segment.folder.fd,
+                segment.name.encode(),
+                segment.number,
+                segment.size,
+                *((former.fd, former.used) if former is not None else (-1, 0)),
+            )
+        self._next_id += len(group)
+        segment.is_used += 1
+        try:
+            await threads.run(append, for_disk=True)
+        finally:
+            segment.is_used -= 1
+        if append.error:
+            if segment is former:
+                self._seal(segment)
+                self._current = None
+            error = OSError(append.error, os.strerror(append.error), str(segment.path))
+            for one in group:
+                one.committed(error, False)
+            return
+        if segment is not former:
+            if former is not None:
+                self._seal(former)
+            segment.fd = append.fd
+            self._current = self._segments[segment.path] = segment
+            self._unread.append(segment)
+        self._on_commit(append.seconds)
+        self._hand_out(segment, group, append.places, end)
+
+    def _hand_out(
+        self,
+        segment: Segment,
+        group: list[_Waiting],
+        places: list[tuple[int, int]],
+        end: int,
+    ) -> None:
+        is_next = not self.has_unread
+        segment.used = end
+        segment.live += len(group)
+        for one, (offset, mark) in zip(group, places, strict=True):
+            is_next = one.committed(Place(segment, offset, mark), is_next) and is_next
+            if is_next:
+                segment.read_to = offset + one.size
+
+    def _begun(self, size: int) -> Segment:
+        """A segment that is not there yet."""
+        number = max(self._last_number + 1, time.time_ns())
+        self._last_number = number
+        salt = int.from_bytes(os.urandom(4), "little")
+        folder = self._folder(self.base / str(self._slot))
+        return Segment(folder, f"{number:016x}{SUFFIX}", -1, number, salt, size)
+
+    def _seal(self, segment: Segment) -> None:
+        segment.is_sealed = True
+        segment.size = segment.used
+        self._look_at(segment)
+        self._settle_soon()
+
+    def _look_at(self, segment: Segment) -> None:
+        """Have a segment removed of which nothing is left to do."""
+        if segment.is_over and self._segments.pop(segment.path, None) is not None:
+            self._over.append(segment)
+
+    def _settle_soon(self) -> None:
+        if self._settler is None and (self._marks or self._over):
+            self._settler = asyncio.get_running_loop().create_task(self._settle())
+
+    async def _settle(self) -> None:
+        try:
+            while self._marks or self._over:
+                over, self._over = self._over, []
+                gone = set(over)
+                marks = [one for one in self._marks if one.segment not in gone]
+                self._marks = []
+                settle = Settle(
+                    [(one.segment.fd, one.offset, one.mark) for one in marks],
+                    [(one.fd, one.folder.fd, one.name.encode()) for one in over],
+                )
+                await threads.run(settle, for_disk=True)
+                if settle.error:
+                    self._log.error(
+                        "cannot note in %s what is done, it will come again: %s",
+                        *(self.base, os.strerror(settle.error)),
+                    )
+        finally:
+            self._settler = None
+
+    def _stored(
+        self,
+        segment: Segment,
+        what: int,
+        offset: int,
+        total: int,
+        mark: int,
+        stored_at: int,
+        spans: int,
+        size: int,
+        meta: bytes,
+        body: bytes,
+    ) -> Stored:
+        place = Place(segment, offset, mark)
+        if what != RECORD:
+            try:
+                aside = segment.set_aside(offset, total, wipe=what == LOST)
+                where = f"they are set aside as {aside.name}"
+            except OSError as error:
+                where = f"they cannot be set aside: {error.strerror}"
+            self._log.error(
+                "%d bytes at %d in %s fail their checksum; %s",
+                *(total, offset, segment.path, where),
+            )
+        return Stored(place, what == RECORD, stored_at / 1e9, spans, size, meta, body)
+
+
+async def _scanned(segment: Segment) -> Scan:
+    """Count what a segment holds. Raises OSError."""
+    scan = Scan(segment.fd, segment.size, segment.salt)
+    await threads.run(scan, for_disk=True)
+    if scan.error:
+        raise OSError(scan.error, os.strerror(scan.error), str(segment.path))
+    return scan

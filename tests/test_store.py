@@ -1,0 +1,267 @@
+"""The store: what was put is read again, in order, until it is done, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+
+from k8strace.store import Store
+from tests.support.stores import (
+    DONE_AT,
+    abandon,
+    files,
+    flip,
+    put,
+    read_all,
+    records_in,
+    store,
+)
+
+
+async def test_records_come_back_as_they_were_put(tmp_path: Path) -> None:
+    one = store(tmp_path / "s")
+    assert await one.open() == (0, 0, 0)
+    assert files(tmp_path) == []
+    await put(one, b"spans", b"", b" and more", meta=b"meta", spans=7)
+    await put(one)
+    found = await read_all(one)
+    assert [(r.meta, r.body, r.spans, r.size) for r in found] == [
+        (b"meta", b"spans and more", 7, 14),
+        (b"", b"", 1, 0),
+    ]
+    assert all(record.intact for record in found)
+    assert one.records == 2
+    await one.close()
+
+
+async def test_what_is_not_done_is_there_after_a_clean_close(tmp_path: Path) -> None:
+    one = store(tmp_path)
+    await one.open()
+    places = [await put(one, b"%d" % number, spans=number) for number in range(5)]
+    for number in (0, 3):
+        one.finish(places[number])
+    await one.close()
+    assert [path.stat().st_size < 8 * 1024 for path in files(tmp_path)] == [True]
+    again = store(tmp_path)
+    assert await again.open() == (3, 1 + 2 + 4, 3)
+    found = await read_all(again)
+    assert [record.body for record in found] == [b"1", b"2", b"4"]
+    for record in found:
+        again.finish(record.place)
+    await again.close()
+    assert files(tmp_path) == []
+
+
+async def test_segments_are_filled_one_after_the_other_and_removed(tmp_path: Path) -> None:
+    one = store(tmp_path)
+    await one.open()
+    places = [await put(one, bytes(5000)) for _ in range(6)]
+    assert [path.stat().st_size > 8 * 1024 for path in files(tmp_path)] == [True] * 3
+    assert one.size == sum(path.stat().st_size for path in files(tmp_path))
+    found = await read_all(one)
+    for record in found[:3]:
+        one.finish(record.place)
+    await one.close()
+    assert len(files(tmp_path)) == 2
+    assert len(places) == 6
+
+
+async def test_a_record_larger_than_a_segment(tmp_path: Path) -> None:
+    one = store(tmp_path)
+    await one.open()
+    large = os.urandom(3_000_000)
+    await put(one, b"before")
+    await put(one, large)
+    await put(one, b"behind")
+    await one.close()
+    again = store(tmp_path)
+    assert (await again.open()).size == len(large) + 12
+    assert [record.body for record in await read_all(again)] == [
+        b"before",
+        large,
+        b"behind",
+    ]
+    await again.close()
+
+
+async def test_what_is_kept_is_not_read(tmp_path: Path) -> None:
+    one = store(tmp_path)
+    await one.open()
+    await put(one, b"kept", keep=True)
+    assert not one.has_unread
+    await put(one, b"left", keep=False)
+    await put(one, b"behind it", keep=True)
+    assert [record.body for record in await read_all(one)] == [b"left", b"behind it"]
+    await put(one, b"kept again", keep=True)
+    assert not one.has_unread
+    await one.close()
+
+
+async def test_many_at_once_are_committed_together(tmp_path: Path) -> None:
+    commits: list[float] = []
+    one = Store(tmp_path, store(tmp_path)._log, on_commit=commits.append)
+    await one.open()
+    await asyncio.gather(*(put(one, b"%d" % number) for number in range(2000)))
+    assert len(commits) < 10
+    assert [int(record.body) for record in await read_all(one)] == list(range(2000))
+    await one.close()
+
+
+async def test_another_store_has_nothing_that_is_in_use(tmp_path: Path) -> None:
+    one, other = store(tmp_path), store(tmp_path)
+    await one.open()
+    await put(one, b"mine")
+    assert (await other.open()).records == 0
+    assert other.foreign == 1
+    await put(other, b"other's")
+    await one.close()
+    assert await other.adopt() == (1, 1, 4)
+    assert other.foreign == 0
+    assert [record.body for record in await read_all(other)] == [b"mine", b"other's"]
+    await other.close()
+
+
+async def test_slots_that_are_no_more_are_adopted(tmp_path: Path) -> None:
+    for slot in range(5):
+        one = store(tmp_path, slot=slot, workers=5)
+        await one.open()
+        await put(one, b"%d" % slot)
+        await one.close()
+    first, second = (store(tmp_path, slot=slot, workers=2) for slot in (0, 1))
+    await first.open()
+    await second.open()
+    assert [record.body for record in await read_all(first)] == [b"0", b"2", b"4"]
+    found = await read_all(second)
+    assert [record.body for record in found] == [b"1", b"3"]
+    for record in found:
+        second.finish(record.place)
+    await first.close()
+    await second.close()
+    assert not (tmp_path / "3").exists()
+    assert (tmp_path / "4").exists()
+
+
+async def test_a_flipped_bit_costs_one_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = store(tmp_path)
+    await one.open()
+    for number in range(4):
+        await put(one, b"%d" % number * 10, spans=5)
+    abandon(one)
+    (path,) = files(tmp_path)
+    places = list(records_in(path))
+    flip(path, places[1][0] + 50)  # the spans
+    flip(path, places[2][0] + 17)  # the id in the header
+    again = store(tmp_path)
+    assert await again.open() == (4, 15, 30)
+    found = await read_all(again)
+    assert [(record.body, record.spans) for record in found] == [
+        (b"0" * 10, 5),
+        (b"", 5),
+        (b"", 0),
+        (b"3" * 10, 5),
+    ]
+    assert [record.intact for record in found] == [True, False, False, True]
+    assert caplog.text.count("fail their checksum; they are set aside as") == 2
+    aside = sorted(path for path in files(tmp_path) if path.name.endswith(".damaged"))
+    assert [path.stat().st_size for path in aside] == [size for _, size in places[1:3]]
+    for record in found:
+        again.finish(record.place)
+    await again.close()
+    assert files(tmp_path) == aside
+
+
+async def test_a_flipped_mark_is_none(tmp_path: Path) -> None:
+    one = store(tmp_path)
+    await one.open()
+    await put(one, b"spans")
+    abandon(one)
+    (path,) = files(tmp_path)
+    ((offset, _),) = records_in(path)
+    flip(path, offset + DONE_AT)
+    again = store(tmp_path)
+    await again.open()
+    assert [record.body for record in await read_all(again)] == [b"spans"]
+    await again.close()
+
+
+async def test_a_segment_without_a_head_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = store(tmp_path)
+    await one.open()
+    await put(one, b"lost")
+    await one.close()
+    (path,) = files(tmp_path)
+    flip(path, 3)
+    again = store(tmp_path)
+    assert (await again.open()).records == 1  # the head is there twice
+    await again.close()
+    flip(path, 2048 + 3)
+    again = store(tmp_path)
+    assert (await again.open()).records == 0
+    await again.close()
+    assert "is no segment of a store: it is set aside" in caplog.text
+    assert [one.name.endswith(".segment.damaged") for one in files(tmp_path)] == [True]
+
+
+async def test_what_was_being_begun_is_removed(tmp_path: Path) -> None:
+    folder = tmp_path / "0"
+    folder.mkdir()
+    (folder / "0000000000000001.segment.new").write_bytes(b"half a head")
+    (folder / "0000000000000002.segment").write_bytes(bytes(100))
+    one = store(tmp_path)
+    assert (await one.open()).records == 0
+    await one.close()
+    assert files(tmp_path) == []
+
+
+async def test_what_cannot_be_written_is_told_and_the_rest_goes_on(tmp_path: Path) -> None:
+    one = store(tmp_path)
+    await one.open()
+    first = await put(one, bytes(9000))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (12 * 1024, before[1]))
+        with pytest.raises(OSError, match="File too large"):
+            await put(one, bytes(9000))  # needs another segment
+        with pytest.raises(OSError, match="File too large"):
+            await put(one, bytes(2000))  # would fit into this one
+        one.finish(first)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    await put(one, b"after")
+    abandon(one)
+    again = store(tmp_path)
+    await again.open()
+    assert [record.body for record in await read_all(again)] == [b"after"]
+    await again.close()
+
+
+async def test_what_cannot_be_read_stays(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = store(tmp_path)
+    await one.open()
+    await put(one, b"unreadable")
+    (segment,) = one._segments.values()
+    folder = os.open(tmp_path, os.O_RDONLY)
+    kept = os.dup(segment.fd)
+    os.dup2(folder, segment.fd)
+    assert await read_all(one) == []
+    assert "what is in it stays there: Is a directory" in caplog.text
+    os.dup2(kept, segment.fd)
+    os.close(kept)
+    os.close(folder)
+    await one.close()
+    again = store(tmp_path)
+    assert (await again.open()).records == 1
+    await again.close()
