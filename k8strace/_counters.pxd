@@ -12,8 +12,10 @@ cdef struct Spans:
     int64_t sampled_out
     int64_t rejected
     int64_t refused
+    int64_t stored
     int64_t parked
     int64_t holds_answers
+    int64_t parks_on_disk
 
 
 @cython.final

@@ -49,7 +49,8 @@ class Ledger:
 
     `received + recovered` equals the sum of everything else and `in_flight`, which is
     what the component has not settled yet: never negative, zero at rest. `holds_answers`
-    says that the senders of what is parked have no answer yet.
+    says that the senders of what is parked have no answer yet, `parks_on_disk` that what is
+    parked outlives the process. `stored` was left on disk at an end, to be recovered.
 
     `receive`, `send` and `park` add, and are what the hot path uses.
     """
@@ -61,8 +62,10 @@ class Ledger:
     sampled_out: int
     rejected: int
     refused: int
+    stored: int
     parked: int
     holds_answers: bool
+    parks_on_disk: bool
 
     def receive(self, spans: int) -> None: ...
     def send(self, spans: int) -> None: ...

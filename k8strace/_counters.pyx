@@ -194,6 +194,14 @@ cdef class Ledger:
         self.spans.refused = spans
 
     @property
+    def stored(self):
+        return self.spans.stored
+
+    @stored.setter
+    def stored(self, int64_t spans):
+        self.spans.stored = spans
+
+    @property
     def parked(self):
         return self.spans.parked
 
@@ -208,6 +216,14 @@ cdef class Ledger:
     @holds_answers.setter
     def holds_answers(self, bint holds):
         self.spans.holds_answers = holds
+
+    @property
+    def parks_on_disk(self):
+        return self.spans.parks_on_disk != 0
+
+    @parks_on_disk.setter
+    def parks_on_disk(self, bint parks):
+        self.spans.parks_on_disk = parks
 
     @property
     def dropped(self):
@@ -235,7 +251,7 @@ cdef class Ledger:
     def in_flight(self):
         cdef Spans *spans = self.spans
         cdef int64_t settled = spans.sent + spans.filtered + spans.sampled_out
-        settled += spans.rejected + spans.refused + spans.parked
+        settled += spans.rejected + spans.refused + spans.stored + spans.parked
         for count in self.reasons.values():
             settled += (<Value>count).count[0]
         return spans.received + spans.recovered - settled

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from enum import IntEnum
+from pathlib import Path
 from socket import socket
 from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -74,13 +75,15 @@ class Endpoint(NamedTuple):
 class Worker(msgspec.Struct, frozen=True):
     """Which one of several processes this is that share the load.
 
-    `is_first` says that none served in its slot before it; `sockets` are those that it
-    listens on, bound already: by receiver, and by the names of `Receiver.endpoints`.
+    `is_first` says that none served in its slot before it, `is_supervised` that another
+    process holds what all of them share; `sockets` are those that it listens on, bound
+    already: by receiver, and by the names of `Receiver.endpoints`.
     """
 
     slot: int = 0
     workers: int = 1
     is_first: bool = True
+    is_supervised: bool = False
     sockets: Mapping[str, Mapping[str, tuple[socket, ...]]] = {}
 
 
@@ -248,3 +251,30 @@ class Extension(Component[C_co]):
 
     def ready(self, is_ready: bool) -> None:
         """Told True when everything is started, False when draining begins."""
+
+
+class Storage(Extension[C_co]):
+    """An extension in whose directory exporters keep what waits to be sent.
+
+    What it holds there for all processes of a gateway, it holds from `hold` to `release`:
+    in its own process, or where there are several in their supervisor.
+    """
+
+    def place(self, exporter: ComponentID) -> Path:
+        """The folder of an exporter, which is named by that: it is no orphan."""
+        raise NotImplementedError
+
+    async def hold(self) -> None:
+        """Lock the directory, and say which folders no exporter has named. May be repeated.
+
+        Raises OSError that says what is wrong with it, or who has it.
+        """
+        raise NotImplementedError
+
+    def release(self) -> None:
+        """Let go of the directory; nothing to let go of is fine."""
+        raise NotImplementedError
+
+    def drop_orphans(self, metrics: Metrics) -> None:
+        """Delete, while it is held, the folders that no exporter has named."""
+        raise NotImplementedError

@@ -16,6 +16,7 @@ from k8strace.exporters.nop import Nop
 from k8strace.exporters.otlp_grpc import OtlpGrpc
 from k8strace.extensions.basicauth import BasicAuth
 from k8strace.extensions.bearertokenauth import BearerTokenAuth
+from k8strace.extensions.file_storage import FileStorage
 from k8strace.extensions.headers_setter import HeadersSetter
 from k8strace.extensions.health_check import HealthCheck
 from k8strace.extensions.k8s_token_review import TokenReview
@@ -54,6 +55,7 @@ COMPONENTS = _table(
     (File, ()),
     (Nop, ()),
     (HealthCheck, ()),
+    (FileStorage, ()),
     (BearerTokenAuth, ()),
     (BasicAuth, ()),
     (TokenReview, ()),

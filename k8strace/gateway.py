@@ -54,6 +54,7 @@ _APPLIES = {
         ("config", "set", "traces_only", "workers"), (_RUN, "validate", "print-config")
     ),
     "shutdown_timeout": (_RUN, "validate"),
+    "drop_orphans": (_RUN,),
     "worker": (_RUN,),
     **dict.fromkeys(("mode", "format"), ("print-config",)),
 }
@@ -107,6 +108,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="N",
         help="share the load among N processes; sets service.workers (default: 1)",
     )
+    result.add_argument(
+        "--drop-orphans",
+        action="store_const",
+        const=True,
+        help="at the start, delete what is stored for exporters that are not configured "
+        "any more; without it that is named, and kept",
+    )
     # A supervisor starts its workers with this; the number is of a descriptor.
     result.add_argument("--worker", type=int, help=argparse.SUPPRESS)
     result.add_argument(
@@ -156,7 +164,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals.catch()
         loaded = configuration()
         run = Supervisor if loaded.config.service.workers > 1 else Gateway
-        return uvloop.run(run(configuration, timeout, signals).run(loaded))
+        gateway = run(
+            configuration, timeout, signals, drop_orphans=bool(options.drop_orphans)
+        )
+        return uvloop.run(gateway.run(loaded))
     except ConfigError as error:
         problems = error.problems if loaded is None else loaded.placed(error.problems)
         sys.stderr.write("".join(f"error: {problem}\n" for problem in problems))

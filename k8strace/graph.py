@@ -24,6 +24,7 @@ from k8strace.component import (
     Processor,
     Promise,
     Receiver,
+    Storage,
     Worker,
 )
 from k8strace.components import COMPONENTS
@@ -159,7 +160,7 @@ class Graph:
             where = f"{component.kind}::{component.context.label}"
             if isinstance(error, OptionError):
                 raise error.below(where) from error
-            raise ConfigError([f"{where}: {_reason(error)}"]) from error
+            raise ConfigError([f"{where}: {reason(error)}"]) from error
         except BaseException:
             await self.stop(asyncio.get_running_loop().time())
             raise
@@ -169,6 +170,10 @@ class Graph:
         """Tell the extensions whether spans are taken."""
         for extension in self.extensions.values():
             extension.ready(is_ready)
+
+    def storages(self) -> list[Storage[Any]]:
+        """The extensions that keep what waits on disk."""
+        return [one for one in self.extensions.values() if isinstance(one, Storage)]
 
     async def stop(self, deadline: float) -> None:
         """Drain from the front until the loop's time `deadline`, then give all back.
@@ -224,7 +229,7 @@ def _without_origin(
     return problems
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
     """The text of an error without the number that Python puts into an OSError's."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror

@@ -165,7 +165,7 @@ PROCESS_RSS = Series("otelcol_process_memory_rss_bytes", "Resident memory of the
 SPANS = Series(
     "k8strace_spans",
     "Spans by what a component did with them: in + recovered = out + filtered + "
-    "sampled_out + rejected + refused + dropped + parked + in_flight.",
+    "sampled_out + rejected + refused + dropped + stored + parked + in_flight.",
     ("kind", "component", "pipeline", "outcome"),
 )
 SPANS_DROPPED = Series(
@@ -201,6 +201,36 @@ QUEUE_OLDEST = Series(
     "Age of the oldest payload that the sending queue holds.",
     ("exporter",),
     largest=True,
+)
+STORE_RECORDS = Series(
+    "k8strace_store_records", "Requests on disk that are not done.", ("exporter",)
+)
+STORE_BYTES = Series(
+    "k8strace_store_bytes", "Bytes that a queue on disk takes there.", ("exporter",)
+)
+STORE_COMMIT_SECONDS = Series(
+    "k8strace_store_commit_seconds",
+    "Seconds that it took to bring a group of requests to the disk.",
+    ("exporter",),
+    (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+STORE_COMMITTED_RECORDS = Series(
+    "k8strace_store_committed_records", "Requests brought to the disk.", ("exporter",)
+)
+STORE_FAILED_RECORDS = Series(
+    "k8strace_store_failed_records",
+    "Requests that could not be brought to the disk: their senders are told to retry.",
+    ("exporter",),
+)
+STORE_CORRUPT_RECORDS = Series(
+    "k8strace_store_corrupt_records",
+    "Requests on disk that failed their checksum and were set aside.",
+    ("exporter",),
+)
+STORE_RECOVERED_SPANS = Series(
+    "k8strace_store_recovered_spans",
+    "Spans found on disk at a start, or where a worker had left them.",
+    ("exporter",),
 )
 RETRIES = Series("k8strace_exporter_retries", "Sends that were tried again.", ("exporter",))
 BUDGET_USED = Series("k8strace_budget_used_bytes", "Payload bytes held in memory.")
@@ -415,8 +445,8 @@ def settle(block: Block) -> int:
     """Bring to an end, in its accounting, what a process that died had under way.
 
     Spans without an answer count as refused, for their senders try again. Those that were
-    acknowledged and parked are lost: they are dropped, and their number is returned. The
-    process's gauges are gone.
+    acknowledged and parked are stored, or lost: then they are dropped, and their number is
+    returned. The process's gauges are gone.
     """
     lost = 0
     for kind, key, _ in block.entries():
@@ -428,7 +458,9 @@ def settle(block: Block) -> int:
         # Negative where it died between the two halves of a settlement.
         parked = max(ledger.parked + min(ledger.in_flight, 0), 0)
         ledger.parked = 0
-        if parked and not ledger.holds_answers:
+        if ledger.parks_on_disk:
+            ledger.stored += parked
+        elif parked and not ledger.holds_answers:
             ledger.drop(parked, WORKER_DIED)
             lost += parked
         rest = ledger.in_flight
@@ -439,10 +471,10 @@ def settle(block: Block) -> int:
 
 WORKER_DIED = "worker_died"
 _COMING = ("in", "recovered")
-_OUTCOMES = (*_COMING, "out", "filtered", "sampled_out", "rejected", "refused")
+_OUTCOMES = (*_COMING, "out", "filtered", "sampled_out", "rejected", "refused", "stored")
 _LEDGER = (
     *("in", "recovered", "out", "filtered", "sampled_out", "rejected", "refused"),
-    *("parked", "holds_answers"),
+    *("stored", "parked", "holds_answers", "parks_on_disk"),
 )
 
 __all__ = ["Histogram", "Ledger", "Metrics", "Series", "Value", "settle"]

@@ -12,7 +12,7 @@ from k8strace.budget import Lease
 JOIN_BELOW = 16 * 1024  # runs of smaller chunks become one chunk when payloads are joined
 
 
-class Origin(msgspec.Struct, frozen=True, gc=False):
+class Origin(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """Where a request came from.
 
     `peer` is the address ("10.0.0.7:51812", "unix:"), `subject` the authenticated caller,
@@ -26,7 +26,7 @@ class Origin(msgspec.Struct, frozen=True, gc=False):
     groups: tuple[str, ...] = ()
 
 
-class Source(msgspec.Struct, frozen=True, gc=False):
+class Source(msgspec.Struct, frozen=True, gc=False, array_like=True):
     """A request that a joined payload was made of: its spans, its bytes, its sender."""
 
     spans: int

@@ -73,12 +73,15 @@ class Gateway:
         signals: Signals,
         metrics: Metrics | None = None,
         worker: Worker | None = None,
+        *,
+        drop_orphans: bool = False,
     ) -> None:
         self.signals = signals
         self.metrics = metrics or Metrics()
         self._configuration = configuration
         self._shutdown_timeout = shutdown_timeout
         self._worker = worker
+        self._drops_orphans = drop_orphans  # of the first start
 
     async def run(self, loaded: Loaded) -> int:
         """Start, serve until SIGTERM or SIGINT, drain; returns the exit status.
@@ -137,6 +140,10 @@ class Gateway:
         except BaseException:
             await outside.stop()
             raise
+        if self._drops_orphans:
+            for storage in graph.storages():
+                storage.drop_orphans(self.metrics)
+        self._drops_orphans = False
         if outside.address:
             log.info("metrics on http://%s/metrics", outside.address)
         set_aside()

@@ -24,7 +24,7 @@ from k8strace import __version__
 from k8strace.component import ComponentID
 from k8strace.config import GatewayConfig, Loaded
 from k8strace.errors import ConfigError
-from k8strace.graph import Graph
+from k8strace.graph import Graph, reason
 from k8strace.listeners import Listeners
 from k8strace.metrics import WORKER_RESTARTS, WORKERS, Metrics, settle
 from k8strace.service import promises, report
@@ -49,6 +49,7 @@ class Plan:
         self.loaded = loaded
         self.workers = config.service.workers
         self.promises = promises(graph)
+        self.storages = graph.storages()
         self.endpoints = {
             str(id_): receiver.endpoints() for id_, receiver in graph.receivers.items()
         }
@@ -58,6 +59,21 @@ class Plan:
         self.front = _with(config, ours, pipelines={}, workers=1)
         theirs = [id_ for id_ in service.extensions if id_ not in ours]
         self.worker = _with(config, theirs)
+
+    async def hold(self) -> None:
+        """Lock the directories that the workers share. Raises ConfigError."""
+        try:
+            for storage in self.storages:
+                await storage.hold()
+        except OSError as error:
+            self.release()
+            where = f"extensions::{storage.context.label}"
+            raise ConfigError([f"{where}: {reason(error)}"]) from error
+
+    def release(self) -> None:
+        """Undo `hold`; nothing to undo is fine."""
+        for storage in self.storages:
+            storage.release()
 
 
 def _with(
@@ -116,11 +132,14 @@ class Supervisor:
         configuration: Callable[[], Loaded],
         shutdown_timeout: float,
         signals: Signals,
+        *,
+        drop_orphans: bool = False,
     ) -> None:
         self.signals = signals
         self.metrics = Metrics()
         self._configuration = configuration
         self._shutdown_timeout = shutdown_timeout
+        self._drops_orphans = drop_orphans
         self._listeners = Listeners()
         self._slots: dict[int, WorkerProcess] = {}  # the last one started in each
         self._processes: set[WorkerProcess] = set()  # all that run
@@ -146,6 +165,10 @@ class Supervisor:
             self.metrics.gauge(WORKERS, partial(self._count, state), state)
         try:
             self._plan = Plan(loaded)
+            await self._plan.hold()
+            if self._drops_orphans:
+                for storage in self._plan.storages:
+                    storage.drop_orphans(self.metrics)
             await self._listeners.open(self._plan.endpoints, self._plan.workers)
             self._front = Front(self._plan.front, self.metrics)
             await self._front.start()
@@ -154,6 +177,7 @@ class Supervisor:
             finally:
                 await self._drain()
                 await self._front.stop()
+                self._plan.release()
         finally:
             self._listeners.close()
         log.info("stopped")
@@ -246,6 +270,7 @@ class Supervisor:
         plan, former = None, self._plan
         try:
             plan = Plan(self._configuration())
+            await plan.hold()
             await self._listeners.open(plan.endpoints, plan.workers)
             log.info("reloading: %d workers start beside the running ones", plan.workers)
             new = await self._launch_all(plan)
@@ -255,6 +280,8 @@ class Supervisor:
             report(error, "the new configuration is wrong, or doesn't start")
             new = []
         if not new or plan is None:
+            if plan is not None:
+                plan.release()
             self._listeners.keep(former.endpoints, former.workers)
             for process in self._processes.difference(self._slots.values()):
                 process.drain()
@@ -262,6 +289,7 @@ class Supervisor:
             return
         for process in self._slots.values():
             self._retire(process)
+        former.release()
         self._plan, self._slots = plan, {one.slot: one for one in new}
         self._listeners.keep(plan.endpoints, plan.workers)
         set_up_logs(plan.loaded.config.service.telemetry.logs)

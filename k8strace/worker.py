@@ -92,6 +92,7 @@ async def _run(handover: Handover, signals: Signals, metrics: Metrics) -> int:
         slot=handover.slot,
         workers=handover.config.service.workers,
         is_first=handover.is_first,
+        is_supervised=True,
         sockets=sockets,
     )
     gateway = _Gateway(handover, signals, metrics, worker, control)

@@ -22,9 +22,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption(
-        "--soak", type=int, default=1, help="times what tests/conformance/test_soak.py does"
-    )
+    parser.addoption("--soak", type=int, default=1, help="times what tests of endurance do")
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ def test_entries_say_what_they_are() -> None:
         (GAUGE, ("b",), ()),
         (READING, ("c",), (1.5,)),
         (HISTOGRAM, ("d",), (0, 1, 3.0)),
-        (LEDGER, ("exporters", "nop", ""), (0,) * 9),
+        (LEDGER, ("exporters", "nop", ""), (0,) * 11),
         (DROPPED, ("exporters", "nop", "", "why"), (4,)),
     ]
     gauge.set(0)

@@ -75,14 +75,19 @@ class Delivery:
         self._limits = limits
         self._cuts = any(limits)
         self._hurried = False
+        self._retries_at_the_end = True
         self._pauses: set[asyncio.Future[None]] = set()
         metrics, label = context.metrics, context.label
         self._retries = metrics.counter(RETRIES, label)
         self._sizes = metrics.histogram(EXPORTER_BATCH_SEND_SIZE, label)
 
-    def hurry(self) -> None:
-        """From now on nobody waits long: who ends this soon has only so much time."""
+    def hurry(self, *, retries: bool = True) -> None:
+        """From now on nobody waits long: who ends this soon has only so much time.
+
+        Without `retries` what is refused is given up at once.
+        """
         self._hurried = True
+        self._retries_at_the_end = retries
         self._outcomes.hurried = True
         for pause in self._pauses:
             _wake(pause)
@@ -135,7 +140,7 @@ class Delivery:
                     course.backoff = Backoff(self._retry, course.start)
                 longest = HURRIED_PAUSE if self._hurried else inf
                 delay = course.backoff.delay(now, error.retry_after, longest)
-                if delay is None:
+                if delay is None or (self._hurried and not self._retries_at_the_end):
                     raise
                 self._lines.write(
                     "retry",

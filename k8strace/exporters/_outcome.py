@@ -76,6 +76,9 @@ class Outcomes:
     def fail(self, parcel: Parcel, error: RefusedError | RejectedError) -> None:
         """Settle what was given up, for `error`."""
         payload = parcel.payload
+        if self.hurried and isinstance(error, RefusedError) and parcel.is_stored:
+            self._leave(parcel)
+            return
         if isinstance(error, RejectedError):
             reason, why = error.reason, "refused for good"
             kept: RefusedError | RejectedError = RejectedError(
@@ -110,10 +113,18 @@ class Outcomes:
         for ticket in shares:
             self._finish_part(ticket)
 
+    def _leave(self, parcel: Parcel) -> None:
+        """Leave on disk, for another time, what was not taken before the end."""
+        for ticket in parcel.owners():
+            ticket.stays = True
+            self._finish_part(ticket)
+
     def _finish_part(self, ticket: Ticket) -> None:
         ticket.parts -= 1
         if ticket.parts:
             return
+        if ticket.stays:
+            self._resent.add(ticket.done)
         self._conclude(ticket)
         self._settled(ticket)
         if ticket.waiter is not None and not ticket.waiter.done():

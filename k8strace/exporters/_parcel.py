@@ -8,6 +8,7 @@ from time import monotonic
 
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.payload import Payload, Source
+from k8strace.segments import Place
 
 
 class Ticket:
@@ -16,6 +17,9 @@ class Ticket:
     `payload` is set while it waits in the queue, `amount` is the room it holds there and
     `since` when it came (monotonic seconds). `parts` are the parcels that have some of it
     and aren't settled yet.
+
+    `place` is where it is stored, if it is; `stays` says that it is left there, to be sent
+    another time.
 
     `culprits` are the requests that were refused for good, where it `is_joined` from
     several.
@@ -28,7 +32,7 @@ class Ticket:
 
     __slots__ = (
         *("amount", "answered", "culprits", "done", "error", "failures", "parked", "parts"),
-        *("is_joined", "payload", "since", "size", "spans", "waiter"),
+        *("is_joined", "payload", "place", "since", "size", "spans", "stays", "waiter"),
     )
 
     def __init__(
@@ -43,6 +47,8 @@ class Ticket:
         self.parts = 1
         self.parked = is_answered
         self.answered = is_answered
+        self.place: Place | None = None
+        self.stays = False
         self.done = 0
         self.failures: list[tuple[int, str, RefusedError | RejectedError]] = []
         self.culprits: list[Source] = []
@@ -82,6 +88,11 @@ class Parcel:
         self.payload = payload
         self.tickets = tickets
         self.sources = payload.sources if sources is None else sources
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether what isn't sent now can be sent after the end of the process."""
+        return self.tickets[0].place is not None
 
     @staticmethod
     def join(parcels: Sequence[Parcel]) -> Parcel:

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from k8strace.budget import Budget, Room
-from k8strace.component import Config
+from k8strace.component import ComponentID, Config
 from k8strace.exporters._parcel import Parcel, Ticket
 from k8strace.payload import Payload
 from k8strace.units import Duration
@@ -50,7 +50,10 @@ class BatchConfig(Config, frozen=True, kw_only=True):
 
 
 class QueueConfig(Config, frozen=True, kw_only=True):
-    """`sending_queue`. `batch` is off unless it is given, be it empty (`batch:`)."""
+    """`sending_queue`. `batch` is off unless it is given, be it empty (`batch:`).
+
+    `storage` is the extension that keeps on disk what waits.
+    """
 
     enabled: bool = True
     num_consumers: int = 10
@@ -58,6 +61,7 @@ class QueueConfig(Config, frozen=True, kw_only=True):
     sizer: Literal["requests", "items", "bytes"] = "requests"
     block_on_overflow: bool = False
     wait_for_result: bool = False
+    storage: ComponentID | None = None
     batch: BatchConfig | None = None
 
     def __post_init__(self) -> None:
@@ -68,6 +72,8 @@ class QueueConfig(Config, frozen=True, kw_only=True):
             msgspec.structs.force_setattr(self, "batch", batch)
         if not self.enabled:
             return
+        if self.storage is not None and self.wait_for_result:
+            raise ValueError("`wait_for_result` and `storage` cannot be used together")
         for name in ("num_consumers", "queue_size"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, found {getattr(self, name)}")
@@ -113,10 +119,8 @@ class Queue:
 
     def put(self, ticket: Ticket) -> None:
         """Append a ticket whose room has been taken."""
-        self._line[ticket] = None
-        self.bytes += ticket.size
-        self._budget.backlog += ticket.size
-        self._waiting += self._size(ticket)
+        self._count(ticket.size)
+        self._enter(ticket)
 
     def withdraw(self, ticket: Ticket) -> bool:
         """Take a ticket out again; False when it isn't waiting any more."""
@@ -130,8 +134,7 @@ class Queue:
 
     def settle(self, ticket: Ticket) -> None:
         """Give back the room of a ticket that isn't waiting any more."""
-        self.bytes -= ticket.size
-        self._budget.backlog -= ticket.size
+        self._count(-ticket.size)
         self.room.give(ticket.amount)
 
     def press(self) -> None:
@@ -173,6 +176,14 @@ class Queue:
             parcels.append(self._pop().parcel())
             size += more
         return Parcel.join(parcels)
+
+    def _count(self, size: int) -> None:
+        self.bytes += size
+        self._budget.backlog += size
+
+    def _enter(self, ticket: Ticket) -> None:
+        self._line[ticket] = None
+        self._waiting += self._size(ticket)
 
     def _is_ready(self) -> bool:
         if not self._line:

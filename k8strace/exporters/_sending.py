@@ -19,6 +19,7 @@ from k8strace.exporters._outcome import Outcomes, Sent
 from k8strace.exporters._parcel import Ticket
 from k8strace.exporters._queue import BatchConfig, Queue, QueueConfig
 from k8strace.exporters._retry import RetryConfig
+from k8strace.exporters._stored_queue import StoredQueue
 from k8strace.exporters._workers import Workers
 from k8strace.metrics import (
     EXPORTER_ENQUEUE_FAILED_SPANS,
@@ -70,7 +71,11 @@ class SendingExporter(Exporter[C_co]):
         )
         self._resent = context.metrics.counter(SPANS_RESENT, context.kind, context.label)
         self._queue: Queue | None = None
+        self._stored: StoredQueue | None = None
         self._workers: Workers | None = None
+        self.ledger.parks_on_disk = bool(
+            config.sending_queue.enabled and config.sending_queue.storage
+        )
         self._delivery = Delivery(
             context,
             Outcomes(context, self.destination, self._on_settled),
@@ -81,7 +86,13 @@ class SendingExporter(Exporter[C_co]):
         )
         options = config.sending_queue
         if options.enabled:
-            self._queue = Queue(options, context.budget)
+            if options.storage is None:
+                self._queue = Queue(options, context.budget)
+            else:
+                store = StoredQueue.store_of(options, context)
+                self._queue = self._stored = StoredQueue(
+                    options, context, store, self._pump
+                )
             self._workers = Workers(
                 self._queue, self._delivery, options.num_consumers, self.log
             )
@@ -113,7 +124,7 @@ class SendingExporter(Exporter[C_co]):
     def promise(self) -> Promise:
         if self._queue is None or self.config.sending_queue.wait_for_result:
             return self.keeps
-        return Promise.MEMORY
+        return Promise.MEMORY if self._stored is None else min(self.keeps, Promise.STORED)
 
     def blocked_by(self, payload: Payload) -> Blocked | None:
         queue = self._queue
@@ -129,6 +140,8 @@ class SendingExporter(Exporter[C_co]):
     async def start(self) -> None:
         await self.open()
         self._is_open = True
+        if self._stored is not None:
+            await self._stored.open()
         metrics, labels = self.context.metrics, (self.context.label, "traces")
         delivery, queue, workers = self._delivery, self._queue, self._workers
         metrics.gauge(EXPORTER_IN_FLIGHT_REQUESTS, lambda: delivery.in_flight, *labels)
@@ -144,13 +157,16 @@ class SendingExporter(Exporter[C_co]):
             return
         self._is_stopping = True
         lost_before = self.ledger.dropped.get("shutdown", 0)
-        self._delivery.hurry()
+        # What is stored needs no second attempt now: it is sent after the next start.
+        self._delivery.hurry(retries=self._stored is None)
         try:
             if self._is_open:
                 await self._drain(deadline)
         finally:
             if self._workers is not None:
                 await self._workers.end()
+            if self._stored is not None:
+                await self._stored.close()
             lost = self.ledger.dropped.get("shutdown", 0) - lost_before
             if lost:
                 self.log.error(
@@ -168,6 +184,9 @@ class SendingExporter(Exporter[C_co]):
             return
         amount = queue.amount(payload)
         await self._make_room(queue, payload, amount)
+        if self._stored is not None:
+            await self._stored.commit(payload, amount)
+            return
         if self.config.sending_queue.wait_for_result:
             await self._send_and_wait(queue, workers, Ticket(payload, amount))
             return
@@ -237,6 +256,10 @@ class SendingExporter(Exporter[C_co]):
                 size = min(size or batching.max_size, batching.max_size)
         return Limits(spans, size)
 
+    def _pump(self) -> None:
+        if self._workers is not None:
+            self._workers.pump()
+
     def _press(self) -> None:
         """Send what the batch stage has: its room is needed."""
         if self._queue is not None and self._workers is not None:
@@ -251,6 +274,9 @@ class SendingExporter(Exporter[C_co]):
         """Send all there is, at most until the loop's time `deadline`."""
         try:
             async with asyncio.timeout_at(deadline):
+                if self._stored is not None:
+                    await self._stored.flush()
+                    await self._stored.stop_reading()
                 if self._workers is not None:
                     await self._workers.drain()
                 while self._direct:

@@ -135,7 +135,6 @@ def test_all_options_reach_the_client(tmp_path: Path) -> None:
         ),
         ({"tls": {"ca_file": "a", "ca_pem": "b"}}, "either `ca_file` or `ca_pem`"),
         ({"tls": {"cert_file": "a"}}, "`cert_file` needs `key_file` or `key_pem`"),
-        ({"sending_queue": {"storage": "x"}}, "unknown option"),
     ],
 )
 def test_what_cannot_work_is_an_error(values: dict[str, Any], text: str) -> None:

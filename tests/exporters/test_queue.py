@@ -73,7 +73,6 @@ def test_the_batch_counts_as_the_queue_does(values: dict[str, Any], sizer: str) 
             "`min_size` (100) must be less than or equal to `queue_size` (99)",
         ),
         ({"batch": {"sizer": "requests"}}, "items, bytes"),
-        ({"storage": "file_storage"}, "unknown option"),
     ],
 )
 def test_what_cannot_work_is_an_error(values: dict[str, Any], text: str) -> None:

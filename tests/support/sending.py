@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Generic, TypeVar
 
+from msgspec import structs
+
 from k8strace.auth import Authenticator
 from k8strace.budget import Budget
-from k8strace.component import Context
+from k8strace.component import ComponentID, Context
 from k8strace.exporters._sending import SendingConfig, SendingExporter, Sent
 from k8strace.metrics import Ledger, Metrics
 from k8strace.payload import Payload
@@ -110,6 +112,7 @@ class Rig(Generic[E]):
         exporter: type[E],
         values: dict[str, Any],
         authenticator: Authenticator[Any] | None = None,
+        extensions: Mapping[ComponentID, Any] | None = None,
     ) -> None:
         self.metrics = Metrics()
         self.budget = Budget(64 * MIB)
@@ -118,6 +121,8 @@ class Rig(Generic[E]):
         )
         if authenticator is not None:
             self.context = named_by(authenticator, self.context)
+        if extensions:
+            self.context = structs.replace(self.context, extensions=extensions)
         self.exporter = exporter(configured(exporter, values), self.context)
         self.edge, self.source = edge_to(self.exporter)
         self.ledger: Ledger = self.exporter.ledger

@@ -1,0 +1,298 @@
+"""A sending queue on disk, of which the first payloads are in memory, too.
+
+A payload is in the queue when it is committed. As long as all before it are in memory and
+there is room in the window, it stays there; what comes after that is read back when it is
+its turn. So memory is bounded, and the order kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from time import monotonic
+
+import msgspec
+
+from k8strace.budget import MAX_RETRY_AFTER, Lease
+from k8strace.component import Context, Storage
+from k8strace.errors import RefusedError
+from k8strace.exporters._lines import Lines
+from k8strace.exporters._parcel import Parcel, Ticket
+from k8strace.exporters._queue import Queue, QueueConfig
+from k8strace.metrics import (
+    STORE_BYTES,
+    STORE_COMMIT_SECONDS,
+    STORE_COMMITTED_RECORDS,
+    STORE_CORRUPT_RECORDS,
+    STORE_FAILED_RECORDS,
+    STORE_RECORDS,
+    STORE_RECOVERED_SPANS,
+)
+from k8strace.payload import Origin, Payload, Source
+from k8strace.segments import Place, Totals
+from k8strace.store import Store, Stored
+
+WINDOW = 16 * 1024 * 1024  # bytes of waiting payloads that are kept in memory, at the most
+WINDOW_SHARE = 8  # or this part of the budget
+ADOPT_EVERY = 1.0  # seconds between two looks at what a process that drains still holds
+
+
+class Facts(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What a payload is besides its spans, as it is stored."""
+
+    origin: Origin | None
+    sources: tuple[Source, ...]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Facts).decode
+
+
+class StoredQueue(Queue):
+    """`ready` is called when there is something to take."""
+
+    def __init__(
+        self, config: QueueConfig, context: Context, store: Store, ready: Callable[[], None]
+    ) -> None:
+        super().__init__(config, context.budget)
+        self._store = store
+        self._ready = ready
+        self._window = min(WINDOW, max(1, context.budget.limit // WINDOW_SHARE))
+        self._held = 0  # bytes of payloads that wait in memory
+        self._ledger = context.ledger
+        self._log = context.log
+        self._label = context.label
+        self._lines = Lines(context.log)
+        self._reader: asyncio.Task[None] | None = None
+        self._adopter: asyncio.Task[None] | None = None
+        metrics, label = context.metrics, context.label
+        self._metrics = metrics
+        self._committed_records = metrics.counter(STORE_COMMITTED_RECORDS, label)
+        self._failed_records = metrics.counter(STORE_FAILED_RECORDS, label)
+        self._corrupt_records = metrics.counter(STORE_CORRUPT_RECORDS, label)
+        self._recovered_spans = metrics.counter(STORE_RECOVERED_SPANS, label)
+
+    @staticmethod
+    def store_of(config: QueueConfig, context: Context) -> Store:
+        """The store that `config` names. Raises ValueError where there is none."""
+        known = {
+            i: one for i, one in context.extensions.items() if isinstance(one, Storage)
+        }
+        extension = known.get(config.storage) if config.storage else None
+        if extension is None:
+            raise ValueError(
+                f"sending_queue::storage: {config.storage} is no storage extension that "
+                f"service::extensions lists (found: {', '.join(map(str, known)) or 'none'})"
+            )
+        seconds = context.metrics.histogram(STORE_COMMIT_SECONDS, context.label)
+        return Store(
+            extension.place(context.id),
+            context.log,
+            slot=context.worker.slot,
+            workers=context.worker.workers,
+            on_commit=seconds.observe,
+        )
+
+    async def open(self) -> None:
+        """Find what is stored, and begin to read it. Raises OSError."""
+        store = self._store
+        self._recover(await store.open())
+        self._metrics.gauge(STORE_RECORDS, lambda: store.records, self._label)
+        self._metrics.gauge(STORE_BYTES, lambda: store.size, self._label)
+        if store.foreign:
+            self._adopter = asyncio.get_running_loop().create_task(self._adopt())
+
+    async def commit(self, payload: Payload, amount: int) -> None:
+        """Return when `payload`, whose room has been taken, is stored.
+
+        Raises RefusedError when it can't be.
+        """
+        ticket = Ticket(payload, amount, is_answered=True)
+        waiter = asyncio.get_running_loop().create_future()
+        meta = _encode(Facts(payload.origin, payload.sources))
+
+        def committed(stored: Place | OSError, is_next: bool) -> bool:
+            return self._on_committed(ticket, waiter, stored, is_next)
+
+        self._store.put(meta, payload.chunks, payload.spans, committed)
+        del payload
+        try:
+            error = await waiter
+        except BaseException:
+            if waiter.done() and not waiter.cancelled() and waiter.result() is None:
+                # Refused, as the edge counts it, and yet it is stored.
+                self._ledger.received += ticket.spans
+            raise
+        if error is not None:
+            raise RefusedError(error, MAX_RETRY_AFTER)
+
+    def put(self, ticket: Ticket) -> None:
+        """Append a ticket that is stored, and has its payload in memory."""
+        self._enter(ticket)  # it counts since it was stored
+        self._held += ticket.size
+
+    def settle(self, ticket: Ticket) -> None:
+        """Have done with a ticket, unless it stays stored."""
+        if not ticket.stays:
+            super().settle(ticket)
+            assert ticket.place is not None
+            self._store.finish(ticket.place)
+
+    def take(self) -> Parcel | None:
+        if not self._has_room() and self._store.has_unread:
+            self.press()  # a batch that doesn't fit into memory is as large as it gets
+        parcel = super().take()
+        if parcel is not None or not self._line:
+            self._read_soon()
+        return parcel
+
+    async def stop_reading(self) -> None:
+        """Leave on disk what isn't in memory."""
+        self._draining = True
+        for task in (self._reader, self._adopter):
+            if task is not None:
+                if task is self._adopter:
+                    task.cancel()
+                await asyncio.wait((task,))
+
+    async def flush(self) -> None:
+        """Return when nothing waits to be stored."""
+        await self._store.flush()
+
+    async def close(self) -> None:
+        """Let go of the store; what is parked stays there."""
+        await self.stop_reading()
+        await self._store.close()
+        self._line.clear()
+        left, self._ledger.parked = self._ledger.parked, 0
+        self._ledger.stored += left
+        if left:
+            self._log.info("%d spans stay stored", left)
+
+    def _on_committed(
+        self,
+        ticket: Ticket,
+        waiter: asyncio.Future[str | None],
+        stored: Place | OSError,
+        is_next: bool,
+    ) -> bool:
+        payload = ticket.payload
+        if isinstance(stored, OSError):
+            self.room.give(ticket.amount)
+            self._failed_records.add(1)
+            text = f"the store of {self._label} cannot take it: {stored.strerror}"
+            self._lines.write(
+                "failed",
+                logging.ERROR,
+                "cannot store in %s: %s",
+                *_place_and_reason(stored),
+            )
+            if not waiter.done():
+                waiter.set_result(text)
+            return False
+        ticket.place = stored
+        self._count(ticket.size)
+        self._committed_records.add(1)
+        self._ledger.park(ticket.spans)
+        if waiter.done():
+            # Its sender is gone and counts as refused; its spans are here.
+            self._ledger.received += ticket.spans
+        else:
+            waiter.set_result(None)
+        fits = not self._line or self._held + ticket.size <= self._window
+        asyncio.get_running_loop().call_soon(self._ready)
+        if is_next and fits and payload is not None:
+            self.put(ticket)
+            return True
+        ticket.payload = None
+        self._read_soon()
+        return False
+
+    def _count(self, size: int) -> None:
+        self.bytes += size  # a backlog on disk is no reason to slow anybody down
+
+    def _recover(self, found: Totals) -> None:
+        if not found.records:
+            return
+        amounts = {"requests": found.records, "items": found.spans, "bytes": found.size}
+        self.room.force(amounts[self._sizer])
+        self._count(found.size)
+        self._ledger.recovered += found.spans
+        self._ledger.park(found.spans)
+        self._recovered_spans.add(found.spans)
+        self._log.info(
+            "recovered %d requests of %d spans from %s",
+            *(found.records, found.spans, self._store.base),
+        )
+        self._read_soon()
+
+    async def _adopt(self) -> None:
+        """Take over what the process before this one still held at the start."""
+        while self._store.foreign:
+            await asyncio.sleep(ADOPT_EVERY)
+            try:
+                self._recover(await self._store.adopt())
+            except OSError as error:
+                self._lines.write(
+                    "adopt", logging.ERROR, "cannot read %s: %s", *_place_and_reason(error)
+                )
+
+    def _has_room(self) -> bool:
+        """Whether more is to be read: half of the window is free, or nothing waits."""
+        return self._held < self._window // 2 or not self._line
+
+    def _read_soon(self) -> None:
+        if self._reader is not None or self._draining:
+            return
+        if self._has_room() and self._store.has_unread:
+            self._reader = asyncio.get_running_loop().create_task(self._read())
+
+    async def _read(self) -> None:
+        try:
+            while self._held < self._window and not self._draining:
+                records = await self._store.read()
+                if not records:
+                    return
+                for record in records:
+                    self._line_up(record)
+                del records, record
+                self._ready()
+        finally:
+            self._reader = None
+
+    def _line_up(self, record: Stored) -> None:
+        """Put what was read in the line, or count it as lost."""
+        if not record.intact:
+            self._corrupt_records.add(1)
+            amounts = {"requests": 1, "items": record.spans, "bytes": record.size}
+            self.room.give(amounts[self._sizer])
+            self._count(-record.size)
+            self._ledger.park(-record.spans)
+            self._ledger.drop(record.spans, "corrupt")
+            self._store.finish(record.place)
+            return
+        facts = _decode(record.meta)
+        peer = facts.origin.peer if facts.origin is not None else ""
+        payload = Payload(
+            (record.body,),
+            record.spans,
+            record.size,
+            facts.origin,
+            facts.sources,
+            Lease(self._budget, record.size, peer),
+        )
+        ticket = Ticket(payload, self.amount(payload), is_answered=True)
+        ticket.since = monotonic() - max(0.0, time.time() - record.time)
+        ticket.place = record.place
+        self.put(ticket)
+
+    def _pop(self) -> Ticket:
+        ticket = super()._pop()
+        self._held -= ticket.size
+        return ticket
+
+
+def _place_and_reason(error: OSError) -> tuple[str, str]:
+    return str(error.filename), error.strerror or str(error)

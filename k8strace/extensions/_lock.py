@@ -1,0 +1,63 @@
+"""The lock on a directory, by which one gateway has it; and who wrote there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from k8strace._store import FORMAT
+from k8strace.segments import other_version
+
+NAME = "k8strace.lock"
+_TEXT = "k8strace store "
+
+
+class Lock:
+    """A directory that this process has, as often as it takes it."""
+
+    def __init__(self, fd: int, key: tuple[int, int]) -> None:
+        self.times = 0
+        self._fd = fd
+        self._key = key
+
+    @classmethod
+    def take(cls, directory: Path) -> Lock | None:
+        """None: another process has it. Raises OSError, also for another version's."""
+        status = os.stat(directory)
+        key = (status.st_dev, status.st_ino)
+        if (held := _held.get(key)) is not None:
+            held.times += 1
+            return held
+        path = directory / NAME
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _check_version(fd, path)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        except BaseException:
+            os.close(fd)
+            raise
+        lock = _held[key] = cls(fd, key)
+        lock.times = 1
+        return lock
+
+    def release(self) -> None:
+        self.times -= 1
+        if not self.times:
+            del _held[self._key]
+            os.close(self._fd)
+
+
+_held: dict[tuple[int, int], Lock] = {}
+
+
+def _check_version(fd: int, path: Path) -> None:
+    text = os.pread(fd, 100, 0).decode(errors="replace")
+    if not text:
+        os.pwrite(fd, f"{_TEXT}{FORMAT}\n".encode(), 0)
+        os.fsync(fd)
+    elif text.strip() != f"{_TEXT}{FORMAT}":
+        raise other_version(path, text.removeprefix(_TEXT).strip()[:20])

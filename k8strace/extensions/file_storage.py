@@ -1,0 +1,162 @@
+"""file_storage: a directory in which sending queues keep what waits to be sent.
+
+An exporter uses it by `sending_queue: {storage: file_storage}`. What was acknowledged is on
+the disk then, and outlives the process. One gateway has a directory, and locks it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import quote, unquote
+
+from k8strace import component
+from k8strace.component import NO_EFFECT, ComponentID, Context
+from k8strace.extensions._lock import Lock
+from k8strace.metrics import Metrics
+from k8strace.segments import Totals, count, segments, sync_folder
+from k8strace.units import Duration
+
+
+class CompactionConfig(component.Config, frozen=True, kw_only=True):
+    """`compaction`, which there is no need for: segments that are done are removed."""
+
+    on_start: Annotated[bool, NO_EFFECT] = False
+    on_rebound: Annotated[bool, NO_EFFECT] = False
+    directory: Annotated[str, NO_EFFECT] = ""
+    rebound_needed_threshold_mib: Annotated[int, NO_EFFECT] = 100
+    rebound_trigger_threshold_mib: Annotated[int, NO_EFFECT] = 10
+    check_interval: Annotated[Duration, NO_EFFECT] = Duration(5.0)
+    max_transaction_size: Annotated[int, NO_EFFECT] = 65536
+    cleanup_on_start: Annotated[bool, NO_EFFECT] = False
+
+
+class Config(component.Config, frozen=True, kw_only=True):
+    """`timeout` is how long to wait for a directory that another process has locked.
+
+    Every commit is brought to the disk, and what is damaged is set aside, whatever `fsync`
+    and `recreate` say.
+    """
+
+    directory: str = "/var/lib/otelcol/file_storage"
+    timeout: Duration = Duration(1.0)
+    create_directory: bool = True
+    directory_permissions: str = "0750"
+    fsync: Annotated[bool, NO_EFFECT] = False
+    recreate: Annotated[bool, NO_EFFECT] = False
+    compaction: CompactionConfig = CompactionConfig()
+
+    def __post_init__(self) -> None:
+        if not self.directory:
+            raise ValueError("`directory` must not be empty")
+        if self.timeout < 0:
+            raise ValueError(f"`timeout` must be non-negative, found {self.timeout}")
+        if not 0 <= self.directory_mode <= 0o777:
+            raise ValueError(
+                "`directory_permissions` must be an octal number up to 0777, "
+                f"found {self.directory_permissions!r}"
+            )
+
+    @property
+    def directory_mode(self) -> int:
+        """`directory_permissions` as a number, -1 where it is none."""
+        try:
+            return int(self.directory_permissions, 8)
+        except ValueError:
+            return -1
+
+
+class FileStorage(component.Storage[Config]):
+    type_name = "file_storage"
+    config_type = Config
+
+    def __init__(self, config: Config, context: Context) -> None:
+        super().__init__(config, context)
+        self._path = Path(config.directory)
+        self._named: set[str] = set()
+        self._lock: Lock | None = None
+
+    def place(self, exporter: ComponentID) -> Path:
+        name = quote(str(exporter), safe="")
+        self._named.add(name)
+        return self._path / name
+
+    async def start(self) -> None:
+        if not self.context.worker.is_supervised:
+            await self.hold()
+
+    async def stop(self, deadline: float) -> None:  # noqa: ARG002
+        self.release()
+
+    async def hold(self) -> None:
+        if self._lock is not None:
+            return
+        self._make_directory()
+        until = asyncio.get_running_loop().time() + self.config.timeout
+        while (lock := Lock.take(self._path)) is None:
+            if asyncio.get_running_loop().time() >= until:
+                raise OSError(
+                    errno.EAGAIN,
+                    "another gateway has locked this directory: stop that one, or give "
+                    "each a directory of its own",
+                    str(self._path),
+                )
+            await asyncio.sleep(0.05)
+        self._lock = lock
+        for path, totals in self._orphans():
+            self.log.warning(
+                "%s keeps %d requests of %d spans of the exporter %s, which is not there "
+                "any more: --drop-orphans deletes them",
+                *(path, totals.records, totals.spans, unquote(path.name)),
+            )
+
+    def release(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            lock.release()
+
+    def drop_orphans(self, metrics: Metrics) -> None:
+        for path, totals in self._orphans():
+            shutil.rmtree(path)
+            exporter = unquote(path.name)
+            ledger = metrics.ledger("exporters", exporter)
+            ledger.recovered += totals.spans
+            ledger.drop(totals.spans, "orphaned")
+            self.log.warning(
+                "deleted %d requests of %d spans of the exporter %s",
+                *(totals.records, totals.spans, exporter),
+            )
+
+    def _orphans(self) -> list[tuple[Path, Totals]]:
+        found = []
+        for path in sorted(self._path.iterdir()):
+            if path.name in self._named or not path.is_dir():
+                continue
+            held = list(segments(path))
+            if held:
+                totals = zip(*map(count, held), strict=True)
+                found.append((path, Totals(*map(sum, totals))))
+        return found
+
+    def _make_directory(self) -> None:
+        path = self._path
+        if path.is_dir():
+            if not os.access(path, os.R_OK | os.W_OK | os.X_OK, effective_ids=True):
+                raise PermissionError(
+                    errno.EACCES, "no right to read and write there", str(path)
+                )
+            return
+        if path.exists():
+            raise NotADirectoryError(errno.ENOTDIR, "is no directory", str(path))
+        if not self.config.create_directory:
+            raise FileNotFoundError(
+                errno.ENOENT,
+                "there is no such directory: make it, or set `create_directory: true`",
+                str(path),
+            )
+        path.mkdir(self.config.directory_mode, parents=True, exist_ok=True)
+        sync_folder(path.parent)
