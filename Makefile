@@ -62,8 +62,9 @@ test: build $(if $(GO),go-peers) ## the whole suite, its fast part with asyncio'
 conformance: build go-peers peers ## both gRPC engines with all their peers; needs Go
 	$(PYTEST) $(PARALLEL) tests/conformance $(ARGS)
 
-soak: build go-peers ## 20 times what the suite does with connections and requests; TIMES=, ONLY=
+soak: build go-peers ## 20 times what the suite does with connections, requests and kill -9; TIMES=, ONLY=
 	$(PYTEST) $(PARALLEL) --timeout 3600 tests/conformance/test_soak.py \
+		tests/end_to_end/test_stored.py::test_kill_9_under_load_loses_nothing \
 		--soak $(or $(TIMES),20) $(if $(ONLY),-k "$(ONLY)") $(ARGS)
 
 go-peers: $(GO_PEERS) ## build the tests' peers in Go: grpc-go at both ends, h2spec, telemetrygen

@@ -296,22 +296,23 @@ class Store:
     async def _commit(self) -> None:
         try:
             while self._waiting:
-                await self._commit_group()
-        except Exception:
-            self._log.exception("committing failed")
-            while self._waiting:
-                error = OSError(errno.EIO, "an internal error")
-                self._waiting.popleft().committed(error, False)
+                group: list[_Waiting] = []
+                try:
+                    await self._commit_group(group)
+                except Exception as error:
+                    self._log.exception("committing failed")
+                    why = OSError(errno.EIO, repr(error), str(self.base))
+                    for one in group:
+                        one.committed(why, False)
         finally:
             self._committer = None
 
-    async def _commit_group(self) -> None:
-        """Store as much of what waits as goes into one segment."""
+    async def _commit_group(self, group: list[_Waiting]) -> None:
+        """Store as much of what waits as goes into one segment: that is the `group`."""
         first, former = self._waiting[0], self._current
         segment = former
         if segment is None or segment.used + first.size > segment.size:
             segment = self._begun(max(self._segment_size, FIRST_RECORD + first.size))
-        group: list[_Waiting] = []
         end = segment.used
         while self._waiting and end + self._waiting[0].size <= segment.size:
             group.append(self._waiting.popleft())
@@ -341,6 +342,7 @@ class Store:
             error = OSError(append.error, os.strerror(append.error), str(segment.path))
             for one in group:
                 one.committed(error, False)
+            group.clear()
             return
         if segment is not former:
             if former is not None:
@@ -349,7 +351,8 @@ class Store:
             self._current = self._segments[segment.path] = segment
             self._unread.append(segment)
         self._on_commit(append.seconds)
-        self._hand_out(segment, group, append.places, end)
+        committed, group[:] = group[:], []
+        self._hand_out(segment, committed, append.places, end)
 
     def _hand_out(
         self,

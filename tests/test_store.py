@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from k8strace import threads
 from k8strace.store import Store
 from tests.support.stores import (
     DONE_AT,
@@ -175,6 +176,44 @@ async def test_a_flipped_bit_costs_one_record(
         again.finish(record.place)
     await again.close()
     assert files(tmp_path) == aside
+
+
+async def test_spans_that_look_like_a_record_are_none(tmp_path: Path) -> None:
+    one, other = store(tmp_path / "a"), store(tmp_path / "b")
+    for each in (one, other):
+        await each.open()
+    await put(one, b"forged")
+    (path,) = files(tmp_path / "a")
+    ((start, size),) = records_in(path)
+    await put(other, bytes(16) + path.read_bytes()[start : start + size] + bytes(16))
+    await put(other, b"next")
+    await one.close()
+    await other.close()
+    (path,) = files(tmp_path / "b")
+    (start, _), _ = records_in(path)
+    flip(path, start + 17)
+    again = store(tmp_path / "b")
+    await again.open()
+    assert [record.body for record in await read_all(again)] == [b"", b"next"]
+    await again.close()
+
+
+async def test_a_thread_that_cannot_be_had_fails_what_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = store(tmp_path)
+    await one.open()
+
+    async def run(*_: object, **__: object) -> None:
+        raise MemoryError("no thread can be started")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threads, "run", run)
+        with pytest.raises(OSError, match="no thread can be started"):
+            await put(one, b"lost")
+    await put(one, b"kept")
+    assert [record.body for record in await read_all(one)] == [b"kept"]
+    await one.close()
 
 
 async def test_a_flipped_mark_is_none(tmp_path: Path) -> None:

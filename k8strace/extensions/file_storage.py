@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote, unquote
@@ -159,4 +160,5 @@ class FileStorage(component.Storage[Config]):
                 str(path),
             )
         path.mkdir(self.config.directory_mode, parents=True, exist_ok=True)
-        sync_folder(path.parent)
+        with suppress(PermissionError):  # who may write there may read it, mostly
+            sync_folder(path.parent)
