@@ -105,6 +105,8 @@ class Store:
         self.base = base
         self.foreign = 0
         """Segments that another process holds, which has been told to end."""
+        self.damaged = 0
+        """Segments that were none any more, and are set aside."""
         self._log = log
         self._slot = slot
         self._workers = workers
@@ -268,6 +270,7 @@ class Store:
                 os.close(fd)
                 if not path.exists() and any(folder.path.glob(f"{name}*")):
                     self._log.error("%s is no segment of a store: it is set aside", path)
+                    self.damaged += 1
                 return Totals()
             scan = await _scanned(segment)
             if scan.torn_at is not None:

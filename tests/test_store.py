@@ -6,6 +6,8 @@ import asyncio
 import os
 import resource
 import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -282,6 +284,38 @@ async def test_what_cannot_be_written_is_told_and_the_rest_goes_on(tmp_path: Pat
     again = store(tmp_path)
     await again.open()
     assert [record.body for record in await read_all(again)] == [b"after"]
+    await again.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of 64 KiB."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "k8strace", str(tmp_path)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no small filesystem can be mounted here: {error}")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+async def test_a_full_disk_takes_deletes_and_goes_on(small_disk: Path) -> None:
+    one = store(small_disk)
+    await one.open()
+    for _ in range(3):
+        await put(one, bytes(9000))
+    await put(one, bytes(3000))  # into the last one
+    with pytest.raises(OSError, match="No space left on device"):
+        await put(one, bytes(30_000))
+    assert [path.suffix for path in files(small_disk)] == [".segment"] * 3
+    for record in (await read_all(one))[:2]:
+        one.finish(record.place)
+    while one._settler is not None:
+        await asyncio.wait((one._settler,))
+    await put(one, bytes(30_000))
+    await one.close()
+    again = store(small_disk)
+    assert await again.open() == (3, 3, 42_000)
     await again.close()
 
 

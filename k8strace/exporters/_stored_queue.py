@@ -214,6 +214,8 @@ class StoredQueue(Queue):
         self.bytes += size  # a backlog on disk is no reason to slow anybody down
 
     def _recover(self, found: Totals) -> None:
+        self._corrupt_records.add(self._store.damaged)
+        self._store.damaged = 0
         if not found.records:
             return
         amounts = {"requests": found.records, "items": found.spans, "bytes": found.size}

@@ -49,15 +49,10 @@ async def unavailable(_: ExportTraceServiceRequest) -> None:
     raise StatusError(Code.UNAVAILABLE, "later")
 
 
-def children(pid: int) -> list[int]:
-    with open(f"/proc/{pid}/task/{pid}/children") as file:
-        return [int(child) for child in file.read().split()]
-
-
 async def kill_all(gateway: GatewayProcess) -> None:
     """SIGKILL for the gateway and its workers."""
-    pids = [*children(gateway.process.pid), gateway.process.pid]
-    for pid in reversed(pids):
+    pids = [gateway.process.pid, *processes(gateway).values()]
+    for pid in pids:
         os.kill(pid, signal.SIGKILL)
     await gateway.wait()
     for pid in pids:

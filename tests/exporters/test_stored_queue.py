@@ -281,6 +281,17 @@ async def test_damaged_records_are_counted(tmp_path: Path, sizer: str) -> None:
     assert sorted(names) == [".damaged", ".damaged", ".lock"]
 
 
+async def test_a_segment_that_is_none_any_more_is_counted(tmp_path: Path) -> None:
+    async with stored(tmp_path, gate=False) as rig:
+        await rig.send(3)
+    (path,) = [one for one in files(tmp_path) if one.suffix == ".segment"]
+    for head in (0, 2048):
+        flip(path, head)
+    async with stored(tmp_path) as again:
+        assert again.value("k8strace_store_corrupt_records_total") == 1
+        assert again.ledger.recovered == 0
+
+
 async def test_a_sender_that_leaves_while_it_is_stored(tmp_path: Path) -> None:
     async with stored(tmp_path) as rig:
         sender = rig.sender(3)
