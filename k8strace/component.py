@@ -13,7 +13,7 @@ Data goes down by call and the outcome comes up by return:
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from pathlib import Path
 from socket import socket
@@ -22,6 +22,7 @@ from typing import Any, ClassVar, Generic, Literal, NamedTuple, Protocol, TypeVa
 import msgspec
 
 from k8strace.budget import Budget, Room
+from k8strace.drops import Drops
 from k8strace.metrics import Ledger, Metrics
 from k8strace.payload import Payload
 
@@ -91,7 +92,7 @@ class Context(msgspec.Struct, frozen=True):
     """What a component is given besides its configuration.
 
     `label` is the component's id as metrics and logs show it; `pipeline` is set for
-    processors, which exist once in each pipeline.
+    processors, which exist once in each pipeline. `drops` is told of what is lost.
     """
 
     id: ComponentID
@@ -100,6 +101,7 @@ class Context(msgspec.Struct, frozen=True):
     ledger: Ledger
     budget: Budget
     log: logging.LoggerAdapter[logging.Logger]
+    drops: Drops
     pipeline: str = ""
     extensions: Mapping[ComponentID, Any] = {}
     worker: Worker = Worker()
@@ -107,6 +109,29 @@ class Context(msgspec.Struct, frozen=True):
     @property
     def label(self) -> str:
         return str(self.id)
+
+
+class PipelineView(msgspec.Struct, frozen=True, kw_only=True):
+    """A pipeline as it is configured, by ids, and its promise."""
+
+    name: str
+    receivers: tuple[str, ...]
+    processors: tuple[str, ...]
+    exporters: tuple[str, ...]
+    promise: Promise
+
+
+class Overview(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole gateway, for extensions that show it.
+
+    `metrics` has what all its processes count; `configuration` makes YAML that hides
+    secrets.
+    """
+
+    metrics: Metrics
+    pipelines: tuple[PipelineView, ...]
+    extensions: tuple[str, ...]
+    configuration: Callable[[], str]
 
 
 class Component(Generic[C_co]):
@@ -124,6 +149,7 @@ class Component(Generic[C_co]):
         self.config = config
         self.context = context
         self.ledger = context.ledger
+        self.drops = context.drops
         self.log = context.log
 
     async def start(self) -> None:
@@ -241,13 +267,17 @@ class Exporter(Consumer[C_co]):
 
 
 class Extension(Component[C_co]):
-    """Serves the gateway itself. `ready` is told when the pipelines come and go.
+    """Serves the gateway itself. `ready` is told when the pipelines come and go, `show`
+    what the gateway is.
 
     With several workers it runs in each, or if it `speaks_for_all` in their supervisor.
     """
 
     kind = "extensions"
     speaks_for_all: ClassVar[bool] = False
+
+    def show(self, overview: Overview) -> None:
+        """Told before `start`, and again when the workers are of another configuration."""
 
     def ready(self, is_ready: bool) -> None:
         """Told True when everything is started, False when draining begins."""

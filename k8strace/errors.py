@@ -5,6 +5,27 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+Reason = Literal[
+    "corrupt",
+    "decode_error",
+    "internal_error",
+    "invalid_id",
+    "invalid_text",
+    "msg_too_large",
+    "orphaned",
+    "partial_success",
+    "permanent_error",
+    "queue_full",
+    "retry_exhausted",
+    "sampling_error",
+    "shutdown",
+    "worker_died",
+]
+"""Why spans are lost; docs/drops.md explains each. There are no others: the type checker
+refuses them."""
+
 
 class K8sTraceError(Exception):
     """The root of all errors that k8strace raises on purpose."""
@@ -64,7 +85,7 @@ class RefusedError(K8sTraceError):
 class RejectedError(K8sTraceError):
     """Never: this payload will not be taken, however often it comes.
 
-    `reason` is the label under which its spans are counted as dropped.
+    `reason` is the label under which its spans are counted as dropped or rejected.
     `about_data` is False where the refusal is not about the payload's content (a wrong
     token, an unknown method), so that sending its parts one by one cannot help.
     """
@@ -72,12 +93,12 @@ class RejectedError(K8sTraceError):
     def __init__(
         self,
         message: str,
-        reason: str = "permanent_error",
+        reason: Reason = "permanent_error",
         *,
         about_data: bool = True,
     ) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason: Reason = reason
         self.about_data = about_data
 
 
@@ -87,6 +108,6 @@ class PartlyRejectedError(RejectedError):
     `culprits` are those that are not, as the payload's `sources` have them.
     """
 
-    def __init__(self, message: str, reason: str, culprits: tuple[object, ...]) -> None:
+    def __init__(self, message: str, reason: Reason, culprits: tuple[object, ...]) -> None:
         super().__init__(message, reason)
         self.culprits = culprits

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from k8strace.budget import Budget
@@ -21,6 +22,8 @@ from k8strace.component import (
     Exporter,
     Extension,
     Outlet,
+    Overview,
+    PipelineView,
     Processor,
     Promise,
     Receiver,
@@ -28,7 +31,8 @@ from k8strace.component import (
     Worker,
 )
 from k8strace.components import COMPONENTS
-from k8strace.config import GatewayConfig
+from k8strace.config import GatewayConfig, render
+from k8strace.drops import Drops
 from k8strace.edges import Edge, FanOut
 from k8strace.errors import ConfigError, OptionError
 from k8strace.memory import default_budget
@@ -38,10 +42,17 @@ log = logging.getLogger("k8strace")
 
 
 class Graph:
-    """All components of a configuration, wired. Nothing is acquired before `start`."""
+    """All components of a configuration, wired. Nothing is acquired before `start`.
+
+    Extensions are shown `overview`, or where it is None the graph itself.
+    """
 
     def __init__(
-        self, config: GatewayConfig, metrics: Metrics, worker: Worker | None = None
+        self,
+        config: GatewayConfig,
+        metrics: Metrics,
+        worker: Worker | None = None,
+        overview: Overview | None = None,
     ) -> None:
         self.config = config
         self.metrics = metrics
@@ -53,7 +64,9 @@ class Graph:
         self.receivers: dict[ComponentID, Receiver[Any]] = {}
         self.promises: dict[ComponentID, Promise] = {}
         self._started: list[Component[Any]] = []
+        self._drops: list[Drops] = []
         self._build()
+        self.show(overview or self.overview(metrics))
         metrics.gauge(BUDGET_USED, lambda: self.budget.used)
         metrics.gauge(BUDGET_LIMIT, lambda: self.budget.limit)
 
@@ -95,18 +108,20 @@ class Graph:
         fields = {"component": f"{kind}/{id_}"}
         if pipeline:
             fields["pipeline"] = pipeline
+        # No span ever comes to an extension: it has no place in the accounting.
+        is_aside = kind == "extensions"
+        ledger = Ledger() if is_aside else self.metrics.ledger(kind, str(id_), pipeline)
+        adapter = logging.LoggerAdapter(log, fields)
+        drops = Drops(kind, str(id_), adapter, ledger, self.metrics.losses)
+        self._drops.append(drops)
         return Context(
             id=id_,
             kind=kind,
             metrics=self.metrics,
-            # No span ever comes to an extension: it has no place in the accounting.
-            ledger=(
-                Ledger()
-                if kind == "extensions"
-                else self.metrics.ledger(kind, str(id_), pipeline)
-            ),
+            ledger=ledger,
             budget=self.budget,
-            log=logging.LoggerAdapter(log, fields),
+            log=adapter,
+            drops=drops,
             pipeline=pipeline,
             extensions=self.extensions,
             worker=self.worker,
@@ -134,6 +149,30 @@ class Graph:
         edges = [Edge(Ledger(), consumer) for consumer in consumers]
         resent = self.metrics.counter(SPANS_RESENT, context.kind, context.label)
         return FanOut(context.ledger, edges, resent)
+
+    def overview(self, metrics: Metrics) -> Overview:
+        """What this graph is; `metrics` has what it counts, or its processes do."""
+        service = self.config.service
+        return Overview(
+            metrics=metrics,
+            pipelines=tuple(
+                PipelineView(
+                    name=str(name),
+                    receivers=tuple(map(str, pipeline.receivers)),
+                    processors=tuple(map(str, pipeline.processors)),
+                    exporters=tuple(map(str, pipeline.exporters)),
+                    promise=self.promises[name],
+                )
+                for name, pipeline in service.pipelines.items()
+            ),
+            extensions=tuple(map(str, service.extensions)),
+            configuration=partial(render, self.config),
+        )
+
+    def show(self, overview: Overview) -> None:
+        """Show the extensions what the gateway is."""
+        for extension in self.extensions.values():
+            extension.show(overview)
 
     def consumers(self) -> Iterator[Consumer[Any]]:
         """Processors and exporters, from the front to the back."""
@@ -199,6 +238,11 @@ class Graph:
                 if isinstance(result, BaseException):
                     component.log.error("stopping failed", exc_info=result)
         self._started.clear()
+
+    def tell_losses(self) -> None:
+        """Log what was lost and would be logged when its minute is over."""
+        for drops in self._drops:
+            drops.lines.flush()
 
     def undelivered(self) -> dict[str, int]:
         """Spans that are still somewhere, by component; after `stop` there are none."""

@@ -33,6 +33,8 @@ from k8strace._counters import (
     Ledger,
     Value,
 )
+from k8strace.errors import Reason
+from k8strace.losses import Losses
 
 log = logging.getLogger("k8strace")
 
@@ -171,6 +173,11 @@ SPANS = Series(
 SPANS_DROPPED = Series(
     "k8strace_spans_dropped", "Spans lost, by reason.", ("kind", "component", "reason")
 )
+SPANS_REJECTED = Series(
+    "k8strace_spans_rejected",
+    "Spans whose senders were told never to send them again, by reason.",
+    ("component", "reason"),
+)
 SPANS_PARKED = Series(
     "k8strace_spans_parked",
     "Spans that wait in a component.",
@@ -254,12 +261,14 @@ class Metrics(Collector):
 
     It outlives a reload: binding the same series and labels again gives the same value,
     so that no counter falls. Counters are in `block`; those in the blocks of `others`,
-    which other processes write, are added to them when Prometheus reads.
+    which other processes write, are added to them when they are read. `losses` is what is
+    known, besides their number, of spans that did not get through.
     """
 
     def __init__(self, block: Block | None = None) -> None:
         self.block = block or Block(mmap(-1, BLOCK_SIZE))
         self.others: list[Block] = []
+        self.losses = Losses()
         self.constant_labels: Mapping[str, str] = {}
         self._series: dict[str, Series] = dict(_DECLARED)
         self._counters: dict[Labels, Value] = {}
@@ -315,7 +324,7 @@ class Metrics(Collector):
             place.set(before + read())
 
     def collect(self) -> Iterator[Metric]:
-        rows = self._rows()
+        rows = self.read()
         for series, values in rows.counters.items():
             names, ours = self._constant_for(series)
             counter = CounterMetricFamily(
@@ -352,8 +361,9 @@ class Metrics(Collector):
         constant = {k: v for k, v in self.constant_labels.items() if k not in own}
         return tuple(constant), tuple(constant.values())
 
-    def _rows(self) -> _Rows:
-        rows = _Rows()
+    def read(self) -> Rows:
+        """All values as they are now."""
+        rows = Rows()
         refused = 0
         for block in (self.block, *self.others):
             refused += block.refused
@@ -374,7 +384,7 @@ class Metrics(Collector):
         return rows
 
 
-class _Rows:
+class Rows:
     """Values by series and labels, as they are added up."""
 
     def __init__(self) -> None:
@@ -441,14 +451,14 @@ def _cumulative(bounds: tuple[float, ...], counts: list[float]) -> list[tuple[st
     return rows
 
 
-def settle(block: Block) -> int:
+def settle(block: Block) -> dict[Labels, int]:
     """Bring to an end, in its accounting, what a process that died had under way.
 
     Spans without an answer count as refused, for their senders try again. Those that were
     acknowledged and parked are stored, or lost: then they are dropped, and their number is
-    returned. The process's gauges are gone.
+    returned, by the keys of their ledgers. The process's gauges are gone.
     """
-    lost = 0
+    lost: dict[Labels, int] = {}
     for kind, key, _ in block.entries():
         if kind == GAUGE:
             block.gauge(*key).clear()
@@ -462,14 +472,14 @@ def settle(block: Block) -> int:
             ledger.stored += parked
         elif parked and not ledger.holds_answers:
             ledger.drop(parked, WORKER_DIED)
-            lost += parked
+            lost[key] = parked
         rest = ledger.in_flight
         ledger.refused += max(rest, 0)
         ledger.recovered += max(-rest, 0)
     return lost
 
 
-WORKER_DIED = "worker_died"
+WORKER_DIED: Reason = "worker_died"
 _COMING = ("in", "recovered")
 _OUTCOMES = (*_COMING, "out", "filtered", "sampled_out", "rejected", "refused", "stored")
 _LEDGER = (

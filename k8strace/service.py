@@ -187,6 +187,7 @@ class Gateway:
                 return
             draining.result()
         finally:
+            graph.tell_losses()
             await running.outside.stop()
         lost = _lost(graph) - before
         if lost:

@@ -1,9 +1,9 @@
 """Several workers as one gateway: it starts them, keeps what they share, speaks for them.
 
-It runs no pipeline. What it holds outlives a worker: listening sockets, and the counters,
-in blocks of memory that each process gets for as long as it lives. A worker that ends by
-itself is followed by another one; what it had under way is settled in its block's
-accounting first, so that the sums hold and no counter falls.
+It runs no pipeline. What it holds outlives a worker: listening sockets, samples of what
+was lost, and the counters, in blocks of memory that each process gets for as long as it
+lives. A worker that ends by itself is followed by another one; what it had under way is
+settled in its block's accounting first, so that the sums hold and no counter falls.
 
 A reload starts new workers beside the old ones; when all of them serve, the old ones drain.
 Where one doesn't start, the new ones are ended, and nothing has changed.
@@ -16,17 +16,19 @@ import logging
 import signal
 from collections.abc import Callable, Iterable
 from functools import partial
-from time import monotonic
+from time import monotonic, time
 
 import msgspec
 
 from k8strace import __version__
-from k8strace.component import ComponentID
+from k8strace.component import ComponentID, Overview
 from k8strace.config import GatewayConfig, Loaded
 from k8strace.errors import ConfigError
 from k8strace.graph import Graph, reason
+from k8strace.lines import Lines
 from k8strace.listeners import Listeners
-from k8strace.metrics import WORKER_RESTARTS, WORKERS, Metrics, settle
+from k8strace.losses import Loss, Sample
+from k8strace.metrics import WORKER_DIED, WORKER_RESTARTS, WORKERS, Metrics, settle
 from k8strace.service import promises, report
 from k8strace.signals import ENDED, Signals, ends_before
 from k8strace.telemetry import MetricsServer, bind_process, set_up_logs
@@ -43,9 +45,10 @@ DRAIN_MARGIN = 5.0  # seconds over the shutdown timeout, for what follows the dr
 class Plan:
     """A configuration, checked, and what each part of the gateway makes of it."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: Loaded, metrics: Metrics) -> None:
         graph = Graph(loaded.config, Metrics())
         config = loaded.config
+        self.overview = graph.overview(metrics)
         self.loaded = loaded
         self.workers = config.service.workers
         self.promises = promises(graph)
@@ -88,9 +91,11 @@ def _with(
 class Front:
     """What the supervisor serves: the metrics, and the extensions that speak for all."""
 
-    def __init__(self, config: GatewayConfig, metrics: Metrics) -> None:
+    def __init__(self, config: GatewayConfig, metrics: Metrics, overview: Overview) -> None:
         self.config = config
-        self._graph = Graph(config, Metrics())
+        self.overview = overview
+        # Its own metrics: what it has of budgets and queues is not the workers'.
+        self._graph = Graph(config, Metrics(), overview=overview)
         self._server = MetricsServer(metrics, config.service.telemetry)
 
     async def start(self) -> None:
@@ -110,6 +115,10 @@ class Front:
 
     def ready(self, is_ready: bool) -> None:
         self._graph.ready(is_ready)
+
+    def show(self, overview: Overview) -> None:
+        self.overview = overview
+        self._graph.show(overview)
 
     async def stop(self) -> None:
         await self._graph.stop(asyncio.get_running_loop().time())
@@ -150,6 +159,7 @@ class Supervisor:
         self._changed = asyncio.Event()  # something about a process
         self._has_started = False
         self._is_ready = False
+        self._lines = Lines(logging.LoggerAdapter(log, {}))
 
     async def run(self, loaded: Loaded) -> int:
         """Start, serve until SIGTERM or SIGINT, drain; returns the exit status.
@@ -164,18 +174,19 @@ class Supervisor:
         for state in ("starting", "ready", "draining"):
             self.metrics.gauge(WORKERS, partial(self._count, state), state)
         try:
-            self._plan = Plan(loaded)
+            self._plan = Plan(loaded, self.metrics)
             await self._plan.hold()
             if self._drops_orphans:
                 for storage in self._plan.storages:
                     storage.drop_orphans(self.metrics)
             await self._listeners.open(self._plan.endpoints, self._plan.workers)
-            self._front = Front(self._plan.front, self.metrics)
+            self._front = Front(self._plan.front, self.metrics, self._plan.overview)
             await self._front.start()
             try:
                 await self._serve()
             finally:
                 await self._drain()
+                self._lines.flush()
                 await self._front.stop()
                 self._plan.release()
         finally:
@@ -221,6 +232,7 @@ class Supervisor:
             is_first=slot not in self._served,
             shutdown_timeout=self._shutdown_timeout,
             on_change=self._note_change,
+            on_lost=self.metrics.losses.note,
         )
         self._free.pop()
         self._served.add(slot)
@@ -233,8 +245,8 @@ class Supervisor:
         """Settle what a process that has ended left, and have another one follow it."""
         where = {"worker": process.slot}
         self._processes.discard(process)
-        if lost := settle(process.counters.block):
-            log.error("dropped %d spans that were in its memory", lost, extra=where)
+        for (kind, component, pipeline), spans in settle(process.counters.block).items():
+            self._tell_lost(process, kind, component, pipeline, spans)
         self._free.append(process.counters)
         self._note_change()
         if self._slots.get(process.slot) is not process:
@@ -246,6 +258,23 @@ class Supervisor:
         task = asyncio.ensure_future(self._restart(process, _ending(ended.result())))
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
+
+    def _tell_lost(
+        self, process: WorkerProcess, kind: str, component: str, pipeline: str, spans: int
+    ) -> None:
+        text = f"they were in the memory of worker {process.slot}"
+        loss = Loss(kind, component, "dropped", WORKER_DIED)
+        self.metrics.losses.note(loss, Sample(time(), "", "", text))
+        fields = {"component": f"{kind}/{component}", "pipeline": pipeline}
+        self._lines.write(
+            (kind, component, pipeline),
+            logging.ERROR,
+            "dropped spans: %s",
+            text,
+            number=spans,
+            unit="spans",
+            fields=fields | {"reason": WORKER_DIED, "worker": process.slot},
+        )
 
     async def _restart(self, process: WorkerProcess, ending: str) -> None:
         slot = process.slot
@@ -269,7 +298,7 @@ class Supervisor:
         """Have workers of the configuration as it is now follow those that run."""
         plan, former = None, self._plan
         try:
-            plan = Plan(self._configuration())
+            plan = Plan(self._configuration(), self.metrics)
             await plan.hold()
             await self._listeners.open(plan.endpoints, plan.workers)
             log.info("reloading: %d workers start beside the running ones", plan.workers)
@@ -318,13 +347,14 @@ class Supervisor:
         """Serve what `plan` says, or again what was served before. Raises ConfigError."""
         former = self._front
         if former.serves_the_same(plan.front):
+            former.show(plan.overview)
             return
         await former.stop()
-        self._front = Front(plan.front, self.metrics)
+        self._front = Front(plan.front, self.metrics, plan.overview)
         try:
             await self._front.start()
         except ConfigError:
-            self._front = Front(former.config, self.metrics)
+            self._front = Front(former.config, self.metrics, former.overview)
             await self._front.start()
             raise
         finally:

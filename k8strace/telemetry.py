@@ -23,7 +23,10 @@ from k8strace.memory import resident_memory
 from k8strace.metrics import PROCESS_CPU, PROCESS_RSS, PROCESS_UPTIME, Metrics
 
 _INSTANCE = str(uuid.uuid4())  # of this process: a reload must not begin new series
-_FIELDS = ("component", "pipeline", "worker")
+_FIELDS = (
+    *("component", "pipeline", "reason", "spans", "requests", "times", "peer", "service"),
+    "worker",
+)
 _LEVELS = {"WARNING": "warn"}  # the collector's names are these in small letters, and warn
 _STARTED = time.monotonic()
 
@@ -34,7 +37,7 @@ class _Console(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
         where = "".join(
-            f" {name}={value}"
+            f" {name}={_plain(value)}"
             for name in _FIELDS
             if (value := record.__dict__.get(name)) not in (None, "")
         )
@@ -45,6 +48,14 @@ class _Console(logging.Formatter):
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)
         return line
+
+
+def _plain(value: object) -> str:
+    """A field's value as it stands where nobody can take it for two, else in quotes."""
+    text = str(value)
+    if text.isprintable() and not any(c in text for c in ' "='):
+        return text
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _level(record: logging.LogRecord) -> str:

@@ -2,7 +2,8 @@
 
 Its supervisor hears over a socket that it is ready, that it drains or why it cannot start,
 and tells it to drain or to end. When that socket is closed the supervisor is gone, and the
-worker drains. What it counts is in memory that the supervisor reads.
+worker drains. What it counts is in memory that the supervisor reads, and over the socket it
+says whose spans it lost.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import pickle
 import signal
 import socket
 from contextlib import suppress
+from typing import NamedTuple
 
 import msgspec
 import uvloop
@@ -24,6 +26,7 @@ from k8strace.component import Worker
 from k8strace.config import GatewayConfig, Loaded, Telemetry
 from k8strace.errors import ConfigError
 from k8strace.graph import Graph
+from k8strace.losses import Loss, Sample
 from k8strace.metrics import BLOCK_SIZE, Metrics
 from k8strace.service import Gateway
 from k8strace.signals import Signals
@@ -31,7 +34,7 @@ from k8strace.signals import Signals
 log = logging.getLogger("k8strace")
 
 WRITE_DOWN_EVERY = 1.0  # seconds between two looks at the gauges
-READY, DRAINING, FAILED = b"ready", b"draining", b"failed"
+READY, DRAINING, FAILED, LOST = b"ready", b"draining", b"failed", b"lost"
 DRAIN, END = b"drain", b"end"
 MAX_TEXT = 100_000  # bytes of a message
 
@@ -95,6 +98,7 @@ async def _run(handover: Handover, signals: Signals, metrics: Metrics) -> int:
         is_supervised=True,
         sockets=sockets,
     )
+    metrics.losses.on_sample = lambda *told: control.say(Lost(*told).write())
     gateway = _Gateway(handover, signals, metrics, worker, control)
     try:
         return await gateway.run(Loaded(handover.config, ()))
@@ -103,6 +107,22 @@ async def _run(handover: Handover, signals: Signals, metrics: Metrics) -> int:
         return 1
     finally:
         control.close()
+
+
+class Lost(NamedTuple):
+    """A sample of a loss, as a worker tells its supervisor of it."""
+
+    loss: Loss
+    sample: Sample
+
+    def write(self) -> bytes:
+        """The message."""
+        return LOST + msgspec.json.encode(self)
+
+    @classmethod
+    def read(cls, message: bytes) -> Lost:
+        """The inverse of `write`."""
+        return msgspec.json.decode(message[len(LOST) :], type=cls)
 
 
 class Control:

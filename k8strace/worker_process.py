@@ -15,15 +15,18 @@ from typing import Literal, NamedTuple
 
 from k8strace._counters import Block
 from k8strace.config import GatewayConfig
+from k8strace.losses import Loss, Sample
 from k8strace.metrics import BLOCK_SIZE
 from k8strace.worker import (
     DRAIN,
     DRAINING,
     END,
     FAILED,
+    LOST,
     MAX_TEXT,
     READY,
     Handover,
+    Lost,
     map_block,
 )
 
@@ -48,8 +51,8 @@ class WorkerProcess:
 
     `up` is done when it serves, or has ended before; `ended` when the process is gone, with
     its exit status (negative: the signal). `problems` is why it could not start.
-    `on_change` is told of each change of `state`. Raises OSError where no process can be
-    made.
+    `on_change` is told of each change of `state`, `on_lost` of samples of what it loses.
+    Raises OSError where no process can be made.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class WorkerProcess:
         is_first: bool,
         shutdown_timeout: float,
         on_change: Callable[[], None],
+        on_lost: Callable[[Loss, Sample], None],
     ) -> None:
         loop = asyncio.get_running_loop()
         self.slot = slot
@@ -73,6 +77,7 @@ class WorkerProcess:
         self.ended: asyncio.Future[int] = loop.create_future()
         self.problems: tuple[str, ...] = ()
         self._on_change = on_change
+        self._on_lost = on_lost
         self._control, theirs = socket.socketpair(type=socket.SOCK_SEQPACKET)
         self._control.setblocking(False)
         handed = {
@@ -148,6 +153,8 @@ class WorkerProcess:
                 self._become("ready")
             elif message == DRAINING:
                 self._become("draining")
+            elif message.startswith(LOST):
+                self._on_lost(*Lost.read(message))
             elif message.startswith(FAILED):
                 self.problems = tuple(message.decode(errors="replace").split("\n")[1:])
 

@@ -261,12 +261,12 @@ async def test_a_rejection_alone_is_told(drive: Drive, budget: Budget) -> None:
 @both_drivers
 async def test_what_any_branch_rejects_is_told(drive: Drive, budget: Budget) -> None:
     fan = Fan()
-    fan.sinks[0].failures = [PartlyRejectedError("bad", "poison", ("first",))]
-    fan.sinks[2].failures = [PartlyRejectedError("worse", "poison", ("third",))]
+    fan.sinks[0].failures = [PartlyRejectedError("bad", "decode_error", ("first",))]
+    fan.sinks[2].failures = [PartlyRejectedError("worse", "decode_error", ("third",))]
     with pytest.raises(PartlyRejectedError, match="bad") as caught:
         await drive(fan.outlet(payload(2, budget=budget)))
     assert caught.value.culprits == ("first", "third")
-    fan.sinks[0].failures = [PartlyRejectedError("bad", "poison", ("first",))]
+    fan.sinks[0].failures = [PartlyRejectedError("bad", "decode_error", ("first",))]
     fan.sinks[1].failures = [RejectedError("all of it")]
     with pytest.raises(RejectedError, match="all of it"):
         await drive(fan.outlet(payload(2, budget=budget)))

@@ -17,8 +17,8 @@ def test_texts() -> None:
     assert isinstance(malformed, ValueError)
     assert RefusedError("full").retry_after is None
     assert RefusedError("full", 0.5).retry_after == 0.5
-    rejected = RejectedError("no", "auth", about_data=False)
-    assert (rejected.reason, rejected.about_data) == ("auth", False)
+    rejected = RejectedError("no", "queue_full", about_data=False)
+    assert (rejected.reason, rejected.about_data) == ("queue_full", False)
     assert RejectedError("no").reason == "permanent_error"
 
 

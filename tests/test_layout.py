@@ -53,6 +53,8 @@ TIERS = (
         "k8strace.errors",
         "k8strace.units",
         "k8strace.secret",
+        "k8strace.lines",
+        "k8strace.losses",
         "k8strace.addresses",
         "k8strace.arguments",
         "k8strace.signals",
@@ -76,7 +78,7 @@ TIERS = (
         "k8strace.driver",
         "k8strace.threads",
     },
-    {"k8strace.payload", "k8strace.segments"},
+    {"k8strace.payload", "k8strace.segments", "k8strace.drops"},
     {"k8strace.store"},
     {
         "k8strace.component",

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from k8strace.config import load
+from k8strace.metrics import Metrics
 from k8strace.supervisor import Plan, _ending
 from tests.support.clients import Client
 from tests.support.gateway import GatewayProcess, run_gateway
@@ -52,13 +53,18 @@ def grpc(engine: str = "native", **options: str) -> dict[str, Any]:
 
 
 def test_who_gets_what() -> None:
-    plan = Plan(load([f"yaml:{config(grpc())}"]))
+    metrics = Metrics()
+    plan = Plan(load([f"yaml:{config(grpc())}"]), metrics)
     assert plan.endpoints == {"otlp": {"grpc": ("127.0.0.1:0", "tcp")}}
     assert [str(one) for one in plan.front.service.extensions] == ["health_check"]
     assert plan.front.service.pipelines == {}
     assert plan.worker.service.extensions == ()
     assert plan.worker.service.workers == plan.workers == 2
     assert "pipeline traces: in memory" in plan.promises
+    # The supervisor shows all of it, though it runs no pipeline.
+    assert plan.overview.metrics is metrics
+    assert [one.name for one in plan.overview.pipelines] == ["traces"]
+    assert "workers: 2" in plan.overview.configuration()
 
 
 def test_how_a_process_ended() -> None:

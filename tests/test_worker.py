@@ -13,7 +13,19 @@ from contextlib import suppress
 import pytest
 
 from k8strace.config import load
-from k8strace.worker import DRAIN, END, Control, Handover, _Signals, map_block
+from k8strace.drops import MAX_NAME, MAX_TEXT
+from k8strace.losses import Loss, Sample
+from k8strace.worker import (
+    DRAIN,
+    END,
+    LOST,
+    Control,
+    Handover,
+    Lost,
+    _Signals,
+    map_block,
+)
+from k8strace.worker import MAX_TEXT as LONGEST_MESSAGE
 from k8strace.worker_process import SharedBlock
 
 
@@ -41,6 +53,16 @@ def test_a_handover_is_nothing_else() -> None:
     os.write(descriptor, pickle.dumps({}))
     with pytest.raises(AssertionError):
         Handover.read(descriptor)
+
+
+def test_what_is_lost_is_the_same_on_the_other_side() -> None:
+    name = "\u2028" * MAX_NAME
+    sample = Sample(1.5, name, name, "\u2028" * MAX_TEXT)
+    lost = Lost(Loss("exporters", "otlp", "dropped", "queue_full"), sample)
+    message = lost.write()
+    assert message.startswith(LOST)
+    assert len(message) < LONGEST_MESSAGE
+    assert Lost.read(message) == lost
 
 
 def test_counters_are_shared() -> None:

@@ -11,10 +11,12 @@ import pytest
 
 from k8strace.config import load
 from k8strace.listeners import Listeners
-from k8strace.metrics import RECEIVER_ACCEPTED_SPANS
+from k8strace.losses import Loss, Sample
+from k8strace.metrics import RECEIVER_ACCEPTED_SPANS, Metrics
 from k8strace.supervisor import Plan
 from k8strace.worker_process import SharedBlock, WorkerProcess
 from tests.support.clients import Client
+from tests.support.pipeline import until
 from tests.support.requests import request
 
 CONFIG = (
@@ -29,7 +31,8 @@ class Rig:
     """What a supervisor has, for one worker."""
 
     def __init__(self, path: Path) -> None:
-        self.plan = Plan(load([CONFIG % path]))
+        self.plan = Plan(load([CONFIG % path]), Metrics())
+        self.lost: list[tuple[Loss, Sample]] = []
         self.listeners = Listeners()
         self.shared = SharedBlock.make()
         self.states: list[str] = []
@@ -45,6 +48,7 @@ class Rig:
             is_first=True,
             shutdown_timeout=5.0,
             on_change=self._note,
+            on_lost=lambda *one: self.lost.append(one),
         )
         return self.worker
 
@@ -79,6 +83,15 @@ async def test_a_life(tmp_path: Path) -> None:
             await client.send(request(7))
         accepted = rig.shared.block.counter(RECEIVER_ACCEPTED_SPANS.name, "otlp", "grpc")
         assert accepted.value == 7
+        # What it loses it says, with a sample.
+        async with Client(rig.address) as client:
+            invalid = request(2, service="etcd")
+            invalid.resource_spans[0].scope_spans[0].spans[0].span_id = b""
+            await client.send(invalid)
+        await until(lambda: bool(rig.lost))
+        ((loss, sample),) = rig.lost
+        assert loss == ("receivers", "otlp", "dropped", "invalid_id")
+        assert (sample.peer[:10], sample.service) == ("127.0.0.1:", "etcd")
         worker.drain()
         assert await worker.ended == 0
         worker.drain()

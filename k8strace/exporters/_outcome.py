@@ -13,9 +13,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from k8strace.component import Context
-from k8strace.errors import PartlyRejectedError, RefusedError, RejectedError
-from k8strace.exporters._lines import Lines
-from k8strace.exporters._parcel import Parcel, Ticket
+from k8strace.drops import sender_of
+from k8strace.errors import (
+    PartlyRejectedError,
+    Reason,
+    RefusedError,
+    RejectedError,
+)
+from k8strace.exporters._parcel import Failure, Parcel, Ticket
 from k8strace.metrics import EXPORTER_SEND_FAILED_SPANS, SPANS_RESENT
 
 
@@ -38,7 +43,8 @@ class Outcomes:
     ) -> None:
         self.destination = destination
         self.hurried = False
-        self.lines = Lines(context.log)
+        self.lines = context.drops.lines
+        self._drops = context.drops
         self._ledger = context.ledger
         self._settled = settled
         metrics, label = context.metrics, context.label
@@ -49,14 +55,7 @@ class Outcomes:
         """Settle what the destination took."""
         spans = parcel.payload.spans
         rejected = min(max(sent.rejected, 0), spans)
-        if rejected:
-            self.lines.write(
-                "partial_success",
-                logging.ERROR,
-                "%s took a request of %d spans but rejected %d of them: %s",
-                *(self.destination, spans, rejected, sent.message),
-            )
-        elif sent.message:
+        if sent.message and not rejected:
             self.lines.write(
                 "message",
                 logging.WARNING,
@@ -70,7 +69,13 @@ class Outcomes:
             self._finish_part(ticket)
         self._ledger.send(spans - rejected)
         if rejected:
-            self._ledger.drop(rejected, "partial_success")
+            self._drops.spans(
+                rejected,
+                "partial_success",
+                f"{self.destination} took a request of {spans} spans but rejected "
+                f"{rejected} of them: {sent.message}",
+                lambda: sender_of(parcel.payload, rejected),
+            )
             self._send_failed.add(rejected)
 
     def fail(self, parcel: Parcel, error: RefusedError | RejectedError) -> None:
@@ -79,6 +84,7 @@ class Outcomes:
         if self.hurried and isinstance(error, RefusedError) and parcel.is_stored:
             self._leave(parcel)
             return
+        reason: Reason
         if isinstance(error, RejectedError):
             reason, why = error.reason, "refused for good"
             kept: RefusedError | RejectedError = RejectedError(
@@ -89,23 +95,26 @@ class Outcomes:
             why = "not taken in time"
             kept = RefusedError(str(error), error.retry_after)
         self._send_failed.add(payload.spans)
+        text = f"{why} by {self.destination}: {error}"
         shares = parcel.shares()
-        comes_again = isinstance(kept, RefusedError) and not any(t.answered for t in shares)
-        self.lines.write(
-            "handed_back" if comes_again else reason,
-            logging.WARNING if comes_again else logging.ERROR,
-            "%d spans from %s were %s by %s (%s): %s",
-            *(payload.spans, payload.origin.peer if payload.origin else "several senders"),
-            *(why, self.destination),
-            *("their sender is told to retry" if comes_again else reason, str(error)),
-        )
+        lost = 0
         for ticket, share in shares.items():
             if ticket.parked:
                 self._ledger.park(-share)
             if ticket.answered:
-                self._ledger.drop(share, reason)
-            else:
-                ticket.failures.append((share, reason, kept))
+                lost += share
+        self._drops.spans(lost, reason, text, lambda: sender_of(payload))
+        if lost < payload.spans:
+            self.lines.write(
+                ("handed back", reason),
+                logging.WARNING,
+                "%d spans were %s; their sender is told",
+                *(payload.spans - lost, text),
+            )
+            sender = sender_of(payload)
+            for ticket, share in shares.items():
+                if not ticket.answered:
+                    ticket.failures.append(Failure(share, reason, kept, text, sender))
         if isinstance(kept, RejectedError):
             for ticket, source in zip(parcel.tickets, parcel.sources, strict=False):
                 if ticket.is_joined:
@@ -135,17 +144,21 @@ class Outcomes:
         failures, ticket.failures = ticket.failures, []
         if not failures:
             return
-        refusal = next((e for *_, e in failures if isinstance(e, RefusedError)), None)
+        refusal = next(
+            (one.error for one in failures if isinstance(one.error, RefusedError)), None
+        )
         if not ticket.answered and refusal is not None:
             ticket.error = refusal
             self._ledger.received += ticket.done
             self._resent.add(ticket.done)
         elif not ticket.answered and not ticket.done:
-            ticket.error = failures[0][-1]
+            ticket.error = failures[0].error
         elif not ticket.answered and ticket.culprits:
-            text, reason = str(failures[0][-1]), failures[0][1]
-            ticket.error = PartlyRejectedError(text, reason, tuple(ticket.culprits))
+            first = failures[0]
+            ticket.error = PartlyRejectedError(
+                str(first.error), first.reason, tuple(ticket.culprits)
+            )
             self._ledger.received += ticket.done
         else:
-            for share, reason, _ in failures:
-                self._ledger.drop(share, reason)
+            for one in failures:
+                self._drops.spans(one.spans, one.reason, one.text, one.sender)

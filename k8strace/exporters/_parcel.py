@@ -5,10 +5,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 from time import monotonic
+from typing import NamedTuple
 
-from k8strace.errors import RefusedError, RejectedError
+from k8strace.drops import Sender
+from k8strace.errors import Reason, RefusedError, RejectedError
 from k8strace.payload import Payload, Source
 from k8strace.segments import Place
+
+
+class Failure(NamedTuple):
+    """Spans of a ticket that were given up, and what to say of them if they are lost."""
+
+    spans: int
+    reason: Reason
+    error: RefusedError | RejectedError
+    text: str
+    sender: Sender
 
 
 class Ticket:
@@ -50,7 +62,7 @@ class Ticket:
         self.place: Place | None = None
         self.stays = False
         self.done = 0
-        self.failures: list[tuple[int, str, RefusedError | RejectedError]] = []
+        self.failures: list[Failure] = []
         self.culprits: list[Source] = []
         self.error: RefusedError | RejectedError | None = None
         self.waiter: asyncio.Future[None] | None = None

@@ -156,7 +156,6 @@ class SendingExporter(Exporter[C_co]):
         if self._is_stopping:
             return
         self._is_stopping = True
-        lost_before = self.ledger.dropped.get("shutdown", 0)
         # What is stored needs no second attempt now: it is sent after the next start.
         self._delivery.hurry(retries=self._stored is None)
         try:
@@ -167,12 +166,6 @@ class SendingExporter(Exporter[C_co]):
                 await self._workers.end()
             if self._stored is not None:
                 await self._stored.close()
-            lost = self.ledger.dropped.get("shutdown", 0) - lost_before
-            if lost:
-                self.log.error(
-                    "%d spans were not delivered to %s before the end",
-                    *(lost, self.destination),
-                )
             await self.close()
 
     async def consume(self, payload: Payload) -> None:

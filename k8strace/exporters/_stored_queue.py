@@ -18,7 +18,6 @@ import msgspec
 from k8strace.budget import MAX_RETRY_AFTER, Lease
 from k8strace.component import Context, Storage
 from k8strace.errors import RefusedError
-from k8strace.exporters._lines import Lines
 from k8strace.exporters._parcel import Parcel, Ticket
 from k8strace.exporters._queue import Queue, QueueConfig
 from k8strace.metrics import (
@@ -64,7 +63,8 @@ class StoredQueue(Queue):
         self._ledger = context.ledger
         self._log = context.log
         self._label = context.label
-        self._lines = Lines(context.log)
+        self._drops = context.drops
+        self._lines = context.drops.lines
         self._reader: asyncio.Task[None] | None = None
         self._adopter: asyncio.Task[None] | None = None
         metrics, label = context.metrics, context.label
@@ -272,7 +272,8 @@ class StoredQueue(Queue):
             self.room.give(amounts[self._sizer])
             self._count(-record.size)
             self._ledger.park(-record.spans)
-            self._ledger.drop(record.spans, "corrupt")
+            text = f"a record of {record.size} bytes in {self._store.base} is damaged"
+            self._drops.spans(record.spans, "corrupt", text)
             self._store.finish(record.place)
             return
         facts = _decode(record.meta)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 import shutil
 from contextlib import suppress
@@ -17,6 +18,7 @@ from urllib.parse import quote, unquote
 
 from k8strace import component
 from k8strace.component import NO_EFFECT, ComponentID, Context
+from k8strace.drops import Drops
 from k8strace.extensions._lock import Lock
 from k8strace.metrics import Metrics
 from k8strace.segments import Totals, count, segments, sync_folder
@@ -126,10 +128,15 @@ class FileStorage(component.Storage[Config]):
             exporter = unquote(path.name)
             ledger = metrics.ledger("exporters", exporter)
             ledger.recovered += totals.spans
-            ledger.drop(totals.spans, "orphaned")
-            self.log.warning(
-                "deleted %d requests of %d spans of the exporter %s",
-                *(totals.records, totals.spans, exporter),
+            log = logging.LoggerAdapter(
+                self.log.logger, {"component": f"exporters/{exporter}"}
+            )
+            drops = Drops("exporters", exporter, log, ledger, metrics.losses)
+            drops.spans(
+                totals.spans,
+                "orphaned",
+                f"deleted {totals.records} requests of the exporter {exporter}, which is "
+                "not there any more",
             )
 
     def _orphans(self) -> list[tuple[Path, Totals]]:

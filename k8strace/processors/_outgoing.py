@@ -12,13 +12,15 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import ClassVar
 
 import msgspec
 
 from k8strace.budget import MAX_RETRY_AFTER, MIN_RETRY_AFTER, Room
 from k8strace.component import Context, Outlet
+from k8strace.drops import NOBODY, Sender, sender_of
 from k8strace.errors import (
     MalformedPayloadError,
     PartlyRejectedError,
@@ -81,6 +83,7 @@ class Outgoing(ABC):
         self.label = context.label
         self.log = context.log
         self.ledger = context.ledger
+        self.drops = context.drops
         self.downstream = downstream
         self.room = room
         self.max_spans = max_spans
@@ -146,8 +149,9 @@ class Keeping(Outgoing):
     async def send(self, parcel: Parcel) -> None:
         """Hand `parcel` on until it is taken or rejected; cancelled, drop what is left."""
         spans, size = parcel.spans, parcel.size
+        pieces: deque[Payload] = deque()
         try:
-            pieces = deque(self._pieces(parcel))
+            pieces += self._pieces(parcel)
             pause = MIN_RETRY_AFTER
             while pieces:
                 refusal = await self._offer(pieces[0])
@@ -163,15 +167,15 @@ class Keeping(Outgoing):
                 pause = MIN_RETRY_AFTER
         except RejectedError as error:
             self.unpark(spans, size)
-            self._drop(spans, error)
+            self.drops.spans(spans, error.reason, str(error))
         except GIVEN_UP:
             self.unpark(spans, size)
-            self.ledger.drop(spans, "shutdown")
+            self._drop_late(spans, pieces)
             raise
 
     def give_up(self, parcel: Parcel) -> None:
         self.unpark(parcel.spans, parcel.size)
-        self.ledger.drop(parcel.spans, "shutdown")
+        self._drop_late(parcel.spans, parcel.payloads)
 
     def hurry(self) -> None:
         self._hurried = True
@@ -191,7 +195,8 @@ class Keeping(Outgoing):
             return RefusedError(str(error), error.retry_after)
         except RejectedError as error:
             taken = self._count_partly_sent(piece, by_request(piece, error))
-            self._drop(piece.spans - taken, error)
+            sender = partial(culprit_of, piece, error)
+            self.drops.spans(piece.spans - taken, error.reason, str(error), sender)
         else:
             self._count_sent(piece)
             if self._refused:
@@ -212,9 +217,9 @@ class Keeping(Outgoing):
             timer.cancel()
             self._pauses.discard(pause)
 
-    def _drop(self, spans: int, error: RejectedError) -> None:
-        self.ledger.drop(spans, error.reason)
-        self.log.error("dropped %d spans (%s): %s", spans, error.reason, str(error))
+    def _drop_late(self, spans: int, payloads: Sequence[Payload]) -> None:
+        sender = partial(sender_of, payloads[0]) if payloads else NOBODY
+        self.drops.spans(spans, "shutdown", "nobody took them before the end", sender)
 
 
 class Answering(Outgoing):
@@ -335,6 +340,16 @@ def by_request(piece: Payload, error: RejectedError) -> list[tuple[int, Failure 
         (source.spans, same(error) if id(source) in culprits else None)
         for source in piece.sources
     ]
+
+
+def culprit_of(piece: Payload, error: RejectedError) -> Sender:
+    """Whose the spans are that a rejection of `piece` is about."""
+    if isinstance(error, PartlyRejectedError):
+        culprits = {id(one) for one in error.culprits}
+        for source, request in zip(piece.sources, piece.requests(), strict=False):
+            if id(source) in culprits:
+                return sender_of(request)
+    return sender_of(piece)
 
 
 def same(error: Failure) -> Failure:

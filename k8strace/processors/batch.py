@@ -161,7 +161,6 @@ class Batch(component.Processor[Config]):
         """
         self._draining = True
         loop = asyncio.get_running_loop()
-        before = self.ledger.dropped.get("shutdown", 0)
         self._outgoing.hurry()
         for group in list(self._groups.values()):
             self._close(group, self._by_timeout)
@@ -179,9 +178,6 @@ class Batch(component.Processor[Config]):
             while group.ready:
                 self._outgoing.give_up(group.ready.popleft())
             self._forget_if_idle(group)
-        lost = self.ledger.dropped.get("shutdown", 0) - before
-        if lost:
-            self.log.error("dropped %d spans (shutdown): nobody took them in time", lost)
 
     # What comes in
 

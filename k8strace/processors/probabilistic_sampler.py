@@ -15,10 +15,10 @@ from msgspec import Meta
 
 from k8strace import _fastpath, component
 from k8strace.component import NO_EFFECT, Context, Outlet
+from k8strace.drops import sender_of
 from k8strace.metrics import SAMPLER_COUNT_TRACES_SAMPLED
 from k8strace.payload import Payload
 
-SAMPLING_ERROR = "sampling_error"  # the drop reason of spans that fail_closed rejects
 SMALLEST_PERCENTAGE = 100 * 2.0**-56  # a threshold has 56 bits
 
 _MODES = {
@@ -91,12 +91,17 @@ class ProbabilisticSampler(component.Processor[Config]):
             if sampled.chunks is not payload.chunks:
                 kept = payload.replaced(sampled.chunks, sampled.kept)
             await self.downstream(kept)
-        self._count(sampled)
+        self._count(sampled, payload)
 
-    def _count(self, sampled: _fastpath.Sampled) -> None:
+    def _count(self, sampled: _fastpath.Sampled, payload: Payload) -> None:
         self.ledger.sampled_out += sampled.sampled_out
         if sampled.rejected:
-            self.ledger.drop(sampled.rejected, SAMPLING_ERROR)
+            self.drops.spans(
+                sampled.rejected,
+                "sampling_error",
+                "trace ids of zeros, or a tracestate that says nothing valid (fail_closed)",
+                lambda: sender_of(payload, sampled.rejected),
+            )
         for counter, spans in zip(self._kept_by, sampled.kept_by, strict=True):
             if spans:
                 counter.add(spans)

@@ -14,7 +14,6 @@ import asyncio
 from collections.abc import Mapping
 from functools import partial
 from socket import socket
-from time import monotonic
 from typing import Annotated, Literal, Protocol
 
 from msgspec import Meta
@@ -25,9 +24,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from k8strace import _fastpath, component
 from k8strace.auth import ServerAuth, ServerAuthenticator, server_authenticator
 from k8strace.component import NO_EFFECT, Context, Endpoint, Outlet, Receiver
+from k8strace.drops import Sender, sender_of, services
 from k8strace.errors import (
     MalformedPayloadError,
     OptionError,
+    Reason,
     RefusedError,
     RejectedError,
 )
@@ -45,6 +46,7 @@ from k8strace.metrics import (
     RECEIVER_FAILED_SPANS,
     RECEIVER_REFUSED_SPANS,
     REQUESTS_REJECTED,
+    SPANS_REJECTED,
     Metrics,
 )
 from k8strace.payload import Payload
@@ -55,7 +57,6 @@ from k8strace.units import MIB, Duration
 
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 PASSED_ON = (RefusedError, RejectedError, asyncio.CancelledError)  # to the sender
-LOG_EVERY = 60.0  # seconds between two log lines of one kind
 
 
 class ServerParameters(component.Config, frozen=True, kw_only=True):
@@ -194,8 +195,6 @@ class OTLP(Receiver[Config]):
             reason: context.metrics.counter(REQUESTS_REJECTED, context.label, reason)
             for reason in REJECT_REASONS
         }
-        self._logged: dict[str, float] = {}
-        self._unlogged: dict[str, int] = {}
         self._servers: dict[str, _Server] = {}
         self._counts = {
             transport: _Counts(context.metrics, context.label, transport)
@@ -269,8 +268,10 @@ class OTLP(Receiver[Config]):
         bad = bad_ids + bad_text
         self.ledger.receive(spans + bad)
         size = len(call.message)
+        verdicts = b""
         if bad:
-            chunks, _ = _fastpath.keep(chunks, _fastpath.valid(chunks, self._deep))
+            verdicts = _fastpath.valid(chunks, self._deep)
+            chunks, _ = _fastpath.keep(chunks, verdicts)
             size = sum(map(len, chunks))
             if call.lease is not None:
                 call.lease.shrink_to(size)
@@ -281,44 +282,56 @@ class OTLP(Receiver[Config]):
             try:
                 await self.downstream(payload)
             except (Exception, asyncio.CancelledError) as error:
-                self._count_failure(counts, spans + bad, error)
+                self._count_failure(counts, spans + bad, error, payload)
                 if isinstance(error, PASSED_ON):
                     raise
                 raise RejectedError("internal error", "internal_error") from error
             counts.accepted.add(spans)
         if not bad:
             return b""
-        return self._partial_success(counts, call.origin.peer, spans, bad_ids, bad_text)
+        return self._partial_success(counts, call, verdicts, bad_ids, bad_text)
 
-    def _count_failure(self, counts: _Counts, spans: int, error: BaseException) -> None:
+    def _count_failure(
+        self, counts: _Counts, spans: int, error: BaseException, payload: Payload
+    ) -> None:
         """Count a request that did not go on: also what was cut out of it comes again."""
         if isinstance(error, RejectedError):
-            self.ledger.rejected += spans
             ours = error.reason == "internal_error"
             (counts.failed if ours else counts.refused).add(spans)
+            self._reject_spans(spans, error.reason, str(error), payload)
         elif isinstance(error, PASSED_ON):
             self.ledger.refused += spans
             counts.refused.add(spans)
         else:
-            self.ledger.rejected += spans
             counts.failed.add(spans)
+            self._reject_spans(spans, "internal_error", repr(error), payload)
             self.log.error("failed on a request of %d spans", spans, exc_info=error)
 
+    def _reject_spans(
+        self, spans: int, reason: Reason, text: str, payload: Payload
+    ) -> None:
+        self.ledger.rejected += spans
+        self.context.metrics.counter(SPANS_REJECTED, self.context.label, reason).add(spans)
+        self.drops.tell("rejected", spans, reason, text, lambda: sender_of(payload))
+
     def _partial_success(
-        self, counts: _Counts, peer: str, spans: int, bad_ids: int, bad_text: int
+        self, counts: _Counts, call: Call, verdicts: bytes, bad_ids: int, bad_text: int
     ) -> bytes:
         bad = bad_ids + bad_text
         counts.refused.add(bad)
-        found = []
-        for number, reason, what in (
+        invalid: tuple[tuple[int, Reason, str], ...] = (
             (bad_ids, "invalid_id", "with an invalid trace or span id"),
             (bad_text, "invalid_text", "with text that is not UTF-8"),
-        ):
-            if number:
-                self.ledger.drop(number, reason)
-                found.append(f"{number} {what}")
-        text = f"{bad} of {spans + bad} spans dropped: {', '.join(found)}"
-        self._log_sometimes("invalid spans", peer, text)
+        )
+        found = [f"{number} {what}" for number, _, what in invalid if number]
+        text = f"{bad} of {len(verdicts)} spans dropped: {', '.join(found)}"
+
+        def sender() -> Sender:
+            names = services((call.message,))
+            return Sender(call.origin.peer, names[verdicts.index(0)] if names else "")
+
+        for number, reason, _ in invalid:
+            self.drops.spans(number, reason, text, sender)
         answer = ExportTraceServiceResponse()
         answer.partial_success.rejected_spans = bad
         answer.partial_success.error_message = text
@@ -326,15 +339,4 @@ class OTLP(Receiver[Config]):
 
     def _reject(self, reason: str, peer: str, text: str) -> None:
         self._rejected[reason].add(1)
-        self._log_sometimes(reason, peer, text)
-
-    def _log_sometimes(self, kind: str, peer: str, text: str) -> None:
-        """One line for each kind and minute: who sends rubbish sends much of it."""
-        now = monotonic()
-        if now - self._logged.get(kind, -LOG_EVERY) < LOG_EVERY:
-            self._unlogged[kind] = self._unlogged.get(kind, 0) + 1
-            return
-        self._logged[kind] = now
-        more = self._unlogged.pop(kind, 0)
-        since = f" (and {more} more since the last such line)" if more else ""
-        self.log.warning("%s: request of %s: %s%s", kind, peer, text, since)
+        self.drops.tell("requests", 1, reason, text, Sender(peer))

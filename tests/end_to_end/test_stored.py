@@ -240,7 +240,7 @@ async def test_orphans_are_kept_until_they_are_dropped(
             assert await gateway.stop() == 0
         async with GatewayProcess(*arguments, "--drop-orphans", out=out) as gateway:
             await gateway.wait_for_log(
-                "deleted 1 requests of 30 spans of the exporter otlp"
+                "dropped spans: deleted 1 requests of the exporter otlp, .* spans=30"
             )
             samples = await gateway.at_rest()
             assert samples.sum("k8strace_spans_dropped_total", reason="orphaned") == 30

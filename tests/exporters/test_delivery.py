@@ -57,11 +57,13 @@ async def test_what_is_refused_for_too_long_is_dropped_and_said(
         assert len(rig.exporter.attempts) > 1
         assert rig.ledger.dropped == {"retry_exhausted": 3}
         assert rig.value("otelcol_exporter_send_failed_spans_total") == 3
-    errors = [r.getMessage() for r in caplog.records if r.levelno == logging.ERROR]
-    assert errors == [
-        "3 spans from 10.0.0.1:1 were not taken in time by backend:4317 "
-        "(retry_exhausted): still busy"
-    ]
+    (line,) = [r.__dict__ for r in caplog.records if r.levelno == logging.ERROR]
+    assert line["message"] == (
+        "dropped spans: not taken in time by backend:4317: still busy"
+    )
+    assert (line["reason"], line["spans"], line["peer"], line["service"]) == (
+        *("retry_exhausted", 3, "10.0.0.1:1", "apiserver"),
+    )
 
 
 async def test_a_throttle_that_is_longer_than_the_time_left_ends_it() -> None:
@@ -151,8 +153,9 @@ async def test_one_poisoned_request_among_fifty_costs_only_itself(
         # All fifty at once, then each by itself: no more groups than 64 are needed.
         assert len(rig.exporter.attempts) == 51
     assert culprit is not None
-    assert f"1 spans from {culprit.peer} were refused for good" in caplog.text
-    assert "invalid span" in caplog.text
+    (line,) = [r.__dict__ for r in caplog.records if "invalid span" in r.getMessage()]
+    assert line["message"].startswith("dropped spans: refused for good by backend")
+    assert (line["spans"], line["peer"]) == (1, culprit.peer)
 
 
 async def test_a_culprit_among_thousands_is_found_in_few_requests() -> None:

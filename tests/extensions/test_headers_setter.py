@@ -148,6 +148,7 @@ def test_none_goes_before_itself() -> None:
             ledger=ctx.ledger,
             budget=ctx.budget,
             log=ctx.log,
+            drops=ctx.drops,
             extensions=known,
         )
         values = {"headers": [{"key": "a", "value": "b"}], "additional_auth": other}

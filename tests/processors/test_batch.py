@@ -258,12 +258,12 @@ async def test_a_rejected_batch_is_dropped_with_its_reason(
     drive: Drive, caplog: pytest.LogCaptureFixture
 ) -> None:
     rig = Rig(send_batch_size=2)
-    rig.sink.failures = [RejectedError("no such tenant", "auth")]
+    rig.sink.failures = [RejectedError("no such tenant", "decode_error")]
     await drive(rig.into(rig.payload(3)))
     await drive(rig.into(rig.payload(2)))
     assert rig.sizes == [2]
-    assert rig.ledger.dropped == {"auth": 3}
-    assert "dropped 3 spans (auth): no such tenant" in caplog.text
+    assert rig.ledger.dropped == {"decode_error": 3}
+    assert "dropped spans: no such tenant" in caplog.text
     rig.assert_at_rest()
 
 

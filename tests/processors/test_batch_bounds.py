@@ -12,7 +12,7 @@ from k8strace.errors import RefusedError
 from k8strace.payload import Origin, Payload
 from k8strace.processors.batch import PARKED_SHARE
 from tests.support.batch import Rig
-from tests.support.pipeline import Drive, both_drivers, cancel, failure, until
+from tests.support.pipeline import Drive, both_drivers, cancel, failure, told, until
 from tests.support.requests import parse, span_ids
 
 
@@ -239,7 +239,9 @@ async def test_what_nobody_takes_in_time_is_dropped(
     await rig.stop(0)
     assert rig.sizes == []
     assert rig.ledger.dropped == {"shutdown": 6}
-    assert caplog.text.count("dropped 6 spans (shutdown)") == 1
+    assert told(rig.batch, caplog.records) == {"shutdown": 6}
+    # The first at once, and what was left.
+    assert caplog.text.count("dropped spans: nobody took them before the end") == 2
     rig.assert_at_rest()
 
 

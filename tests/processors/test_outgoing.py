@@ -16,11 +16,18 @@ from hypothesis import strategies as st
 
 from k8strace.component import Promise
 from k8strace.driver import Rest, begin
-from k8strace.errors import RefusedError, RejectedError
+from k8strace.errors import PartlyRejectedError, RefusedError, RejectedError
 from k8strace.payload import Payload
-from k8strace.processors._outgoing import Answering
+from k8strace.processors._outgoing import Answering, culprit_of
 from tests.support.batch import Rig
-from tests.support.pipeline import Drive, both_drivers, cancel, until, without_a_task
+from tests.support.pipeline import (
+    Drive,
+    both_drivers,
+    cancel,
+    payload,
+    until,
+    without_a_task,
+)
 from tests.support.requests import parse, span_ids
 
 held_modes = pytest.mark.parametrize("promise", [Promise.STORED, Promise.DELIVERED])
@@ -104,12 +111,12 @@ async def test_a_refusal_goes_to_all_senders_and_nothing_is_kept(drive: Drive) -
 @both_drivers
 async def test_a_rejection_goes_to_all_senders(drive: Drive) -> None:
     rig = Rig(Promise.DELIVERED, send_batch_size=3)
-    rig.sink.failures = [RejectedError("who are you", "auth", about_data=False)]
+    rig.sink.failures = [RejectedError("no", "decode_error", about_data=False)]
     for error in await outcomes(senders(rig, 1, 2, drive=drive)):
         assert isinstance(error, RejectedError)
         assert (str(error), error.reason, error.about_data) == (
-            "who are you",
-            "auth",
+            "no",
+            "decode_error",
             False,
         )
     assert rig.ledger.rejected == 3
@@ -126,7 +133,7 @@ async def test_a_sender_whose_request_alone_is_rejected_is_told(
     rig.sink.verdicts = ["partly"]
     bad, *good = await outcomes(senders(rig, 1, 2, 3, drive=drive))
     assert isinstance(bad, RejectedError)
-    assert (str(bad), bad.reason) == ("bad", "poison")
+    assert (str(bad), bad.reason) == ("bad", "decode_error")
     assert good == [None, None]
     assert rig.source.sent == rig.ledger.sent == 5
     assert (rig.ledger.rejected, rig.ledger.dropped) == (1, {})
@@ -334,3 +341,13 @@ async def test_who_is_not_served_in_time_is_refused() -> None:
     assert rig.ledger.refused == Answering.at_once + 1
     assert rig.ledger.dropped == {}
     rig.assert_at_rest()
+
+
+def test_whose_spans_a_rejection_is_about() -> None:
+    services = ("etcd", "kubelet", "apiserver")
+    parts = [payload(2, peer=f"peer of {one}", service=one) for one in services]
+    joined = Payload.join(parts)
+    partly = PartlyRejectedError("bad", "decode_error", joined.sources[1:2])
+    assert culprit_of(joined, partly) == ("peer of kubelet", "kubelet")
+    assert culprit_of(joined, RejectedError("all")) == ("peer of etcd", "etcd")
+    assert culprit_of(parts[2], partly) == ("peer of apiserver", "apiserver")

@@ -27,8 +27,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
 from k8strace.grpc import Call
 from k8strace.grpc.status import retry_delay
+from k8strace.metrics import SPANS_REJECTED
 from k8strace.payload import Origin
-from k8strace.receivers.otlp import LOG_EVERY, OTLP
+from k8strace.receivers.otlp import OTLP
 from tests.support.backend import PATH
 from tests.support.clients import Client
 from tests.support.otlp import Receiving
@@ -266,25 +267,47 @@ async def test_unknown_methods_are_counted() -> None:
         assert receiving.rejected("unknown_method") == 1
 
 
-async def test_rejects_are_logged_once_a_minute(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+async def test_what_is_cut_out_and_rejected_is_logged_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    now = [1000.0]
-    monkeypatch.setattr("k8strace.receivers.otlp.monotonic", lambda: now[0])
-    bad = request(2)
-    break_id(bad, 0)
-    async with grpc_only() as (_, client):
+    bad = request(4, resources=2)
+    bad.resource_spans[1].resource.attributes[0].value.string_value = "etcd"
+    bad.resource_spans[1].scope_spans[0].spans[0].span_id = b""
+    async with grpc_only() as (receiving, client):
         with caplog.at_level(logging.WARNING):
             for _ in range(3):
                 await failure(client, b"\x1f")
                 await client.send(bad)
-            now[0] += LOG_EVERY
-            await failure(client, b"\x1f")
-    lines = [r.getMessage() for r in caplog.records if r.levelno == logging.WARNING]
-    first, spans, second = lines
-    assert "127.0.0.1:" in first
-    assert "1 of 2 spans" in spans
-    assert "2 more" in second
+            assert len(caplog.records) == 2
+            receiving.receiver.drops.lines.flush()
+        assert receiving.ledger.dropped == {"invalid_id": 3}
+        assert receiving.rejected("decode_error") == 3
+    lines = [r.__dict__ for r in caplog.records if r.levelno == logging.WARNING]
+    requests, spans, more_requests, more_spans = lines
+    assert requests["message"].startswith("rejected requests: ")
+    assert requests["peer"].startswith("127.0.0.1:")
+    assert (requests["reason"], requests["requests"]) == ("decode_error", 1)
+    assert "1 of 4 spans dropped" in spans["message"]
+    assert (spans["reason"], spans["spans"], spans["service"]) == ("invalid_id", 1, "etcd")
+    assert (more_requests["requests"], more_spans["spans"]) == (2, 2)
+
+
+async def test_spans_that_are_rejected_behind_are_counted_by_reason(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with grpc_only() as (receiving, client):
+        receiving.sink.failures = [RejectedError("never", "queue_full")]
+        caught = await failure(client, request(5))
+        assert caught.code() is CODE.INVALID_ARGUMENT
+        assert receiving.ledger.rejected == 5
+        metrics = receiving.context.metrics
+        assert metrics.counter(SPANS_REJECTED, "otlp", "queue_full").value == 5
+        ((loss, sample),) = metrics.losses.samples.items()
+    assert loss == ("receivers", "otlp", "rejected", "queue_full")
+    assert (sample.service, sample.text) == ("apiserver", "never")
+    (line,) = [r.__dict__ for r in caplog.records if r.levelno == logging.WARNING]
+    assert line["message"] == "rejected spans: never"
+    assert (line["reason"], line["spans"]) == ("queue_full", 5)
 
 
 # Any bytes

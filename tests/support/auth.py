@@ -50,6 +50,7 @@ def named_by(one: Authenticator[Any], of: Context) -> Context:
         ledger=of.ledger,
         budget=of.budget,
         log=of.log,
+        drops=of.drops,
         extensions={one.context.id: one},
     )
 

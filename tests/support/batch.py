@@ -43,7 +43,7 @@ class ScriptedSink(Sink):
             taken = sum(one.spans for one in good)
             self.ledger.sent += taken
             self.ledger.received += taken
-            raise PartlyRejectedError("bad", "poison", bad.sources)
+            raise PartlyRejectedError("bad", "decode_error", bad.sources)
         await super().consume(payload)
 
 

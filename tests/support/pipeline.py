@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from k8strace.component import (
     Promise,
 )
 from k8strace.driver import Done, begin
+from k8strace.drops import Drops
 from k8strace.edges import Edge
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.metrics import Ledger, Metrics
@@ -38,13 +39,16 @@ def context(
     pipeline: str = "",
 ) -> Context:
     metrics = metrics or Metrics()
+    ledger = metrics.ledger(kind, name, pipeline)
+    log = logging.LoggerAdapter(logging.getLogger("k8strace"), {"component": name})
     return Context(
         id=ComponentID.parse(name),
         kind=kind,
         metrics=metrics,
-        ledger=metrics.ledger(kind, name, pipeline),
+        ledger=ledger,
         budget=budget or Budget(64 * MIB),
-        log=logging.LoggerAdapter(logging.getLogger("k8strace"), {"component": name}),
+        log=log,
+        drops=Drops(kind, name, log, ledger, metrics.losses),
         pipeline=pipeline,
     )
 
@@ -131,6 +135,17 @@ def assert_at_rest(ledger: Ledger) -> None:
     assert ledger.in_flight == 0, state
 
 
+def told(component: Component[Any], records: Iterable[logging.LogRecord]) -> dict[str, int]:
+    """The spans that `component` says it lost, by reason: all lines added up."""
+    component.drops.lines.flush()
+    found: dict[str, int] = {}
+    for record in records:
+        line = record.__dict__
+        if line.get("spans"):
+            found[line["reason"]] = found.get(line["reason"], 0) + line["spans"]
+    return found
+
+
 Drive = Callable[[Coroutine[Any, Any, Any]], Awaitable[Any]]
 
 
@@ -189,6 +204,7 @@ __all__ = [
     "failure",
     "in_a_task",
     "payload",
+    "told",
     "until",
     "without_a_task",
 ]

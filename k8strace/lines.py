@@ -1,0 +1,103 @@
+"""Log lines about what happens again and again: one of each kind a minute, with a count."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Hashable, Mapping
+from time import monotonic
+
+PERIOD = 60.0  # seconds between two lines of one kind
+
+
+class Lines:
+    """Writes one line of a kind at once, and what comes in the minute after it as one more.
+
+    A line says how many it stands for in the field of its `unit`, and of these it is the
+    last one. Kinds are of a fixed number. Wants a running loop.
+    """
+
+    __slots__ = ("_kinds", "_log", "_period")
+
+    def __init__(
+        self, log: logging.LoggerAdapter[logging.Logger], period: float = PERIOD
+    ) -> None:
+        self._log = log
+        self._period = period
+        self._kinds: dict[Hashable, _Kind] = {}
+
+    def write(
+        self,
+        kind: Hashable,
+        level: int,
+        text: str,
+        *args: object,
+        number: int = 1,
+        unit: str = "times",
+        fields: Mapping[str, object] | None = None,
+    ) -> None:
+        """Log `text % args` for `number` of what `unit` names, now or within a minute.
+
+        No argument may be an exception: its frames would live as long as the record.
+        """
+        state = self._kinds.get(kind)
+        if state is None:
+            state = self._kinds[kind] = _Kind()
+        state.line = _Line(level, text, args, unit, fields or {})
+        state.number += number
+        wait = state.next - monotonic()
+        if wait <= 0:
+            self._emit(state)
+        elif state.timer is None:
+            loop = asyncio.get_running_loop()
+            state.timer = loop.call_later(wait, self._emit, state)
+
+    def flush(self) -> None:
+        """Write what waits for its minute to be over."""
+        for state in self._kinds.values():
+            self._emit(state)
+
+    def _emit(self, state: _Kind) -> None:
+        if state.timer is not None:
+            state.timer.cancel()
+            state.timer = None
+        if state.line is None:
+            return
+        line, state.line = state.line, None
+        number, state.number = state.number, 0
+        state.next = monotonic() + self._period
+        fields = {**(self._log.extra or {}), **line.fields}
+        if line.unit != "times" or number > 1:
+            fields[line.unit] = number
+        # An adapter would put its own fields in place of these.
+        self._log.logger.log(line.level, line.text, *line.args, extra=fields)
+
+
+class _Line:
+    __slots__ = ("args", "fields", "level", "text", "unit")
+
+    def __init__(
+        self,
+        level: int,
+        text: str,
+        args: tuple[object, ...],
+        unit: str,
+        fields: Mapping[str, object],
+    ) -> None:
+        self.level = level
+        self.text = text
+        self.args = args
+        self.unit = unit
+        self.fields = fields
+
+
+class _Kind:
+    """`number` counts what no line has said yet, `line` is the last of it."""
+
+    __slots__ = ("line", "next", "number", "timer")
+
+    def __init__(self) -> None:
+        self.line: _Line | None = None
+        self.next = 0.0
+        self.number = 0
+        self.timer: asyncio.TimerHandle | None = None
