@@ -22,6 +22,7 @@ from k8strace.extensions.health_check import HealthCheck
 from k8strace.extensions.k8s_token_review import TokenReview
 from k8strace.extensions.oauth2client import OAuth2Client
 from k8strace.extensions.oidc import OIDC
+from k8strace.extensions.zpages import ZPages
 from k8strace.processors.batch import Batch
 from k8strace.processors.memory_limiter import MemoryLimiter
 from k8strace.processors.probabilistic_sampler import ProbabilisticSampler
@@ -55,6 +56,7 @@ COMPONENTS = _table(
     (File, ()),
     (Nop, ()),
     (HealthCheck, ()),
+    (ZPages, ()),
     (FileStorage, ()),
     (BearerTokenAuth, ()),
     (BasicAuth, ()),
