@@ -47,7 +47,8 @@ class Edge:
             raise RejectedError(str(error), "decode_error") from error
         except Exception as error:
             ledger.rejected += spans
-            self.target.log.exception("failed on a payload of %d spans", spans)
+            lines = self.target.drops.lines
+            lines.defect("failed on a payload of %d spans", spans, error=error)
             raise RejectedError(
                 f"internal error in {self.target.context.label}", "internal_error"
             ) from error

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Hashable, Mapping
+from contextlib import suppress
 from time import monotonic
 
 PERIOD = 60.0  # seconds between two lines of one kind
@@ -14,7 +16,7 @@ class Lines:
     """Writes one line of a kind at once, and what comes in the minute after it as one more.
 
     A line says how many it stands for in the field of its `unit`, and of these it is the
-    last one. Kinds are of a fixed number. Wants a running loop.
+    last one. Kinds are of a fixed number.
     """
 
     __slots__ = ("_kinds", "_log", "_period")
@@ -49,8 +51,14 @@ class Lines:
         if wait <= 0:
             self._emit(state)
         elif state.timer is None:
-            loop = asyncio.get_running_loop()
-            state.timer = loop.call_later(wait, self._emit, state)
+            with suppress(RuntimeError):  # no loop runs: the next line or flush says it
+                loop = asyncio.get_running_loop()
+                state.timer = loop.call_later(wait, self._emit, state)
+
+    def defect(self, text: str, *args: object, error: BaseException) -> None:
+        """Log `text % args` and where `error`, which nobody expected, comes from."""
+        trace = "".join(traceback.format_exception(error)).rstrip()
+        self.write("defect", logging.ERROR, f"{text}\n%s", *args, trace)
 
     def flush(self) -> None:
         """Write what waits for its minute to be over."""

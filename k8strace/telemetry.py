@@ -55,7 +55,7 @@ def _plain(value: object) -> str:
     text = str(value)
     if text.isprintable() and not any(c in text for c in ' "='):
         return text
-    return json.dumps(text, ensure_ascii=False)
+    return json.dumps(text, ensure_ascii=not text.isprintable())
 
 
 def _level(record: logging.LogRecord) -> str:

@@ -30,6 +30,15 @@ async def test_the_first_is_written_at_once_and_the_others_are_one_more(
     assert first["component"] == second["component"] == "batch"
 
 
+def test_without_a_loop_nothing_fails(caplog: pytest.LogCaptureFixture) -> None:
+    log = lines()
+    log.write("kind", logging.WARNING, "one")
+    log.write("kind", logging.WARNING, "two")
+    assert [record.getMessage() for record in caplog.records] == ["one"]
+    log.flush()
+    assert [record.getMessage() for record in caplog.records] == ["one", "two"]
+
+
 async def test_what_came_in_a_minute_is_written_when_it_is_over(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -47,6 +56,20 @@ async def test_after_a_quiet_minute_a_line_is_written_at_once(
     log.write("kind", logging.WARNING, "one")
     log.write("kind", logging.WARNING, "two")
     assert [record.getMessage() for record in caplog.records] == ["one", "two"]
+
+
+async def test_a_defect_is_logged_with_its_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    log = lines()
+    for number in (1, 2):
+        try:
+            int("oops")
+        except ValueError as error:
+            log.defect("failed on %d spans", number, error=error)
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("failed on 1 spans\nTraceback")
+    assert "ValueError: " in line
 
 
 async def test_kinds_do_not_hide_each_other(caplog: pytest.LogCaptureFixture) -> None:

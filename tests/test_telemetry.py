@@ -56,6 +56,24 @@ def test_console_and_json(logs: pytest.CaptureFixture[str]) -> None:
     assert "OSError: x" in entry["stacktrace"]
 
 
+def test_fields_that_come_from_outside(logs: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("k8strace")
+    fields = {"reason": "queue_full", "spans": 3, "peer": "10.0.0.1:1"}
+    fields["service"] = 'x" worker=7\n2026 error \u2028'
+    set_up_logs(telemetry("{}").logs)
+    log.warning("dropped spans", extra=fields)
+    line = logs.readouterr().err
+    assert line.count("\n") == 1
+    assert line.endswith(
+        "dropped spans reason=queue_full spans=3 peer=10.0.0.1:1 "
+        'service="x\\" worker=7\\n2026 error \\u2028"\n'
+    )
+    set_up_logs(telemetry("{logs: {encoding: json}}").logs)
+    log.warning("dropped spans", extra=fields)
+    entry = json.loads(logs.readouterr().err)
+    assert {name: entry[name] for name in fields} == fields
+
+
 def test_lines_of_workers_say_which(logs: pytest.CaptureFixture[str]) -> None:
     adapter = logging.LoggerAdapter(logging.getLogger("k8strace"), {"component": "batch"})
     set_up_logs(telemetry("{}").logs, Worker(slot=0))

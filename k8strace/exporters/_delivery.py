@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any, NamedTuple
@@ -171,11 +170,8 @@ class Delivery:
         except (RefusedError, RejectedError):
             raise
         except Exception as error:
-            self._lines.write(
-                "internal_error",
-                logging.ERROR,
-                "failed on a request of %d spans\n%s",
-                *(payload.spans, "".join(traceback.format_exception(error)).rstrip()),
+            self._lines.defect(
+                "failed on a request of %d spans", payload.spans, error=error
             )
             raise RejectedError(f"internal error: {error!r}", "internal_error") from error
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 
 from k8strace.extensions._zpages_facts import (
+    HOUR,
     ComponentState,
     Losses,
     LossState,
@@ -18,7 +19,7 @@ from k8strace.extensions._zpages_facts import (
 )
 
 _STYLE = """\
-body { font: 14px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 80em;
+body { font: 14px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 104em;
   padding: 0 1em; color: #222; background: #fff; }
 nav a { margin-right: 1em; }
 h1 { font-size: 1.4em; } h2 { font-size: 1.1em; margin-top: 1.6em; }
@@ -27,14 +28,14 @@ th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: left;
   vertical-align: top; }
 th { background: #f4f4f4; }
 .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td.zero { color: #aaa; }
 td.loss { background: #fdd; }
-td.text { overflow-wrap: anywhere; max-width: 34em; }
+td.text { overflow-wrap: anywhere; min-width: 24em; }
 pre { background: #f4f4f4; padding: 1em; overflow: auto; }
 """
 _PAGES = ("servicez", "pipelinez", "dropz")
 _OUTCOMES = ("in", "recovered", "out", "filtered", "sampled_out", "rejected", "refused")
 _COLUMNS = (*_OUTCOMES, "stored", "dropped", "parked", "in_flight")
-_BAD = ("rejected", "refused", "dropped")
 _WHAT = {
     "dropped": "spans dropped",
     "rejected": "spans rejected",
@@ -52,7 +53,7 @@ def service(facts: Service) -> str:
         ("extensions", ", ".join(facts.extensions) or "none"),
     ]
     if facts.workers:
-        states = (f"{number} {state}" for state, number in facts.workers.items())
+        states = (f"{number} {state}" for state, number in facts.workers.items() if number)
         rows.insert(1, ("workers", ", ".join(states)))
     return _page(
         "servicez",
@@ -79,11 +80,12 @@ def service(facts: Service) -> str:
 def pipelines(facts: Pipelines) -> str:
     """/debug/pipelinez."""
     parts = [
-        "<p>In spans, since the start. in + recovered = out + filtered + sampled_out + "
-        "rejected + refused + stored + dropped + parked + in_flight. Receivers and exporters are "
-        "shared by all pipelines that name them.</p>"
+        "<p>In spans, since the start. in + recovered = out + filtered + sampled out + "
+        "rejected + refused + stored + dropped + parked + in flight. Receivers and "
+        "exporters are shared by all pipelines that name them.</p>"
     ]
-    headers = ("", "component", *_COLUMNS, "queue", "queue bytes", "oldest")
+    columns = (name.replace("_", " ") for name in _COLUMNS)
+    headers = ("", "component", *columns, "queue", "queue bytes", "oldest")
     for pipeline in facts.pipelines:
         parts += [
             f"<h2>{escape(pipeline.name)}: {escape(pipeline.promise)}</h2>",
@@ -93,11 +95,8 @@ def pipelines(facts: Pipelines) -> str:
 
 
 def _component(state: ComponentState) -> str:
-    numbers = []
-    for name in _COLUMNS:
-        number = state.spans.get(name, 0)
-        style = "n loss" if number and name in _BAD else "n"
-        numbers.append(f'<td class="{style}">{number:,}</td>')
+    spans = ((name, state.spans.get(name, 0)) for name in _COLUMNS)
+    numbers = (_number(n, is_loss=name == "dropped") for name, n in spans)
     queue = ("", "", "")
     if state.queue is not None:
         size, capacity = state.queue.size, state.queue.capacity
@@ -109,14 +108,14 @@ def _component(state: ComponentState) -> str:
 
 def losses(facts: Losses) -> str:
     """/debug/dropz."""
-    remembered = "the last hour is known"
-    if facts.remembered < 3600:
-        remembered = f"the last {_duration(facts.remembered)} are known"
+    since = ""
+    if facts.remembered < HOUR:
+        since = f" Columns of minutes go back {_duration(facts.remembered)}."
     parts = [
-        "<p>Dropped spans are lost, and nobody was told. Senders of rejected spans were "
-        "told never to send them again, senders of refused ones to try again. Of rejected "
-        "requests nobody knows how many spans they had.</p>",
-        f"<p>{_when(facts.time)}; {remembered}.</p>",
+        "<p>Dropped spans are lost. Senders of rejected spans were told never to send them "
+        "again, senders of refused ones to try again. Of rejected requests nobody knows "
+        "how many spans they had.</p>",
+        f"<p>At {_when(facts.time)}.{since}</p>",
     ]
     if not facts.losses:
         return _page("dropz", *parts, "<p><b>Nothing was lost.</b></p>")
@@ -131,14 +130,15 @@ def losses(facts: Losses) -> str:
 def _loss(state: LossState) -> str:
     sample = state.sample
     lately = (state.last_minute, state.last_10_minutes, state.last_hour)
+    is_loss = state.what != "refused"
     last = ("", "", "")
     if sample is not None:
         last = (_when(sample.time), sample.peer, sample.service)
     return "".join(
         (
             _cells(f"{state.kind}/{state.component}", _WHAT[state.what], state.reason),
-            *(f'<td class="n{" loss" if one else ""}">{one:,}</td>' for one in lately),
-            f'<td class="n">{state.total:,}</td>',
+            *(_number(one, is_loss=is_loss) for one in lately),
+            _number(state.total, is_loss=False),
             _cells(*last),
             f'<td class="text">{escape(sample.text if sample else "")}</td>',
         )
@@ -177,6 +177,11 @@ def _table(
 
 def _cells(*texts: str) -> str:
     return "".join(f"<td>{escape(text)}</td>" for text in texts)
+
+
+def _number(number: int, *, is_loss: bool) -> str:
+    style = "n loss" if number and is_loss else "n" if number else "n zero"
+    return f'<td class="{style}">{number:,}</td>'
 
 
 def _when(seconds: float) -> str:

@@ -305,7 +305,7 @@ class OTLP(Receiver[Config]):
         else:
             counts.failed.add(spans)
             self._reject_spans(spans, "internal_error", repr(error), payload)
-            self.log.error("failed on a request of %d spans", spans, exc_info=error)
+            self.drops.lines.defect("failed on a request of %d spans", spans, error=error)
 
     def _reject_spans(
         self, spans: int, reason: Reason, text: str, payload: Payload
@@ -323,18 +323,21 @@ class OTLP(Receiver[Config]):
             (bad_ids, "invalid_id", "with an invalid trace or span id"),
             (bad_text, "invalid_text", "with text that is not UTF-8"),
         )
+        total = len(verdicts)
         found = [f"{number} {what}" for number, _, what in invalid if number]
-        text = f"{bad} of {len(verdicts)} spans dropped: {', '.join(found)}"
 
         def sender() -> Sender:
             names = services((call.message,))
             return Sender(call.origin.peer, names[verdicts.index(0)] if names else "")
 
-        for number, reason, _ in invalid:
+        for number, reason, what in invalid:
+            text = f"of {total} in a request, {number} {what}"
             self.drops.spans(number, reason, text, sender)
         answer = ExportTraceServiceResponse()
         answer.partial_success.rejected_spans = bad
-        answer.partial_success.error_message = text
+        answer.partial_success.error_message = (
+            f"{bad} of {total} spans dropped: {', '.join(found)}"
+        )
         return answer.SerializeToString()
 
     def _reject(self, reason: str, peer: str, text: str) -> None:

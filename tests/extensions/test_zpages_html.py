@@ -52,13 +52,13 @@ def test_pipelines() -> None:
         "recovered": "0",
         "out": "12,340",
         "filtered": "0",
-        "sampled_out": "0",
+        "sampled out": "0",
         "rejected": "0",
         "refused": "0",
         "stored": "0",
         "dropped": "5",
         "parked": "0",
-        "in_flight": "0",
+        "in flight": "0",
         "queue": "3 of 1,000",
         "queue bytes": "4,096",
         "oldest": "2.2 s",
@@ -78,7 +78,7 @@ def test_losses() -> None:
         *("2023-11-14 22:13:20Z", "10.0.0.1:1", "etcd", "zeros"),
     ]
     assert second == ["receivers/otlp", "spans refused", "", *"0007", "", "", "", ""]
-    assert "the last 12 min 0 s are known" in page
+    assert "Columns of minutes go back 12 min 0 s." in page
     assert "Nothing was lost" in html.losses(Losses(0.0, 3600.0, ()))
 
 

@@ -287,7 +287,9 @@ async def test_what_is_cut_out_and_rejected_is_logged_once_a_minute(
     assert requests["message"].startswith("rejected requests: ")
     assert requests["peer"].startswith("127.0.0.1:")
     assert (requests["reason"], requests["requests"]) == ("decode_error", 1)
-    assert "1 of 4 spans dropped" in spans["message"]
+    assert spans["message"] == (
+        "dropped spans: of 4 in a request, 1 with an invalid trace or span id"
+    )
     assert (spans["reason"], spans["spans"], spans["service"]) == ("invalid_id", 1, "etcd")
     assert (more_requests["requests"], more_spans["spans"]) == (2, 2)
 
