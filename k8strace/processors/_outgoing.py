@@ -195,7 +195,9 @@ class Keeping(Outgoing):
             return RefusedError(str(error), error.retry_after)
         except RejectedError as error:
             taken = self._count_partly_sent(piece, by_request(piece, error))
-            sender = partial(culprit_of, piece, error)
+            culprits = error.culprits if isinstance(error, PartlyRejectedError) else ()
+            # Not of the error: its traceback holds this frame, and that this sender.
+            sender = partial(culprit_of, piece, culprits)
             self.drops.spans(piece.spans - taken, error.reason, str(error), sender)
         else:
             self._count_sent(piece)
@@ -342,12 +344,12 @@ def by_request(piece: Payload, error: RejectedError) -> list[tuple[int, Failure 
     ]
 
 
-def culprit_of(piece: Payload, error: RejectedError) -> Sender:
-    """Whose the spans are that a rejection of `piece` is about."""
-    if isinstance(error, PartlyRejectedError):
-        culprits = {id(one) for one in error.culprits}
+def culprit_of(piece: Payload, culprits: tuple[object, ...]) -> Sender:
+    """Whose the spans are that a rejection of `piece` is about; none named: all of it."""
+    wanted = {id(one) for one in culprits}
+    if wanted:
         for source, request in zip(piece.sources, piece.requests(), strict=False):
-            if id(source) in culprits:
+            if id(source) in wanted:
                 return sender_of(request)
     return sender_of(piece)
 

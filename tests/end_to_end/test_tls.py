@@ -108,7 +108,7 @@ async def test_a_socket_for_the_apiserver_beside_a_port_for_certificates(
             assert samples.sum(accepted, receiver="otlp/local") == 4
             assert samples.sum("otelcol_exporter_sent_spans_total") == 12
             assert await gateway.stop() == 0
-        assert any("warn  tls: request of" in line for line in gateway.log)
+        assert any(" reason=tls " in line for line in gateway.log)
 
 
 async def shows(address: str, authority: Authority, pair: Pair) -> None:

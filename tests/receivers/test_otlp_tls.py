@@ -207,9 +207,9 @@ async def test_plaintext_at_a_port_with_tls_is_counted_and_told_of_once(
             await speak(receiving.grpc, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
         await until(lambda: receiving.rejected("tls") == 6)
         assert not receiving.sink.payloads
-    (line,) = [one.getMessage() for one in caplog.records if "tls" in one.getMessage()]
-    assert "have it use https://" in line
-    assert "127.0.0.1:" in line
+    (line,) = [one.__dict__ for one in caplog.records if one.levelname == "WARNING"]
+    assert "have it use https://" in line["message"]
+    assert (line["reason"], line["peer"][:10]) == ("tls", "127.0.0.1:")
 
 
 async def test_tls_at_a_plaintext_port_is_counted_and_told_of_once(
@@ -223,8 +223,9 @@ async def test_tls_at_a_plaintext_port_is_counted_and_told_of_once(
             with pytest.raises((ssl.SSLError, ConnectionError)):
                 await asyncio.open_connection(host, port, ssl=trusting(authority))
         await until(lambda: receiving.rejected("tls") == 4)
-    (line,) = [one.getMessage() for one in caplog.records if "tls" in one.getMessage()]
-    assert "this port is plaintext" in line
+    (line,) = [one.__dict__ for one in caplog.records if one.levelname == "WARNING"]
+    assert "this port is plaintext" in line["message"]
+    assert line["reason"] == "tls"
 
 
 @pytest.mark.parametrize("protocol", ["grpc", "http"])
