@@ -4,7 +4,7 @@
 #   PYTHON=python3.12     the interpreter to make .venv with
 #   K8STRACE_BUILD=debug  how the extension is compiled: release, debug, sanitize
 #   ARGS="…"              arguments for what is run: run, demo, test, bench, kube-spans
-#   ONLY=                 a part of soak's or fuzz's work, by name; TIMES=, SECONDS= of it
+#   ONLY=                 a part of soak's, faults' or fuzz's work, by name; TIMES=, SECONDS= of it
 #   GO=                   leave out what takes Go; tests that need it are skipped
 #   ONLY= SIZES= ROUNDS= FRESH=1   what bench-peers measures; ROTEL= DF_ENGINE= rivals' binaries
 
@@ -31,6 +31,8 @@ export ROTEL DF_ENGINE
 GO_BIN := .venv/go/bin
 GO_PEERS := $(addprefix $(GO_BIN)/,grpcpeer h2spec telemetrygen)
 
+FAULTS := .venv/faults/results.json
+
 FUZZ := .venv/fuzz
 FUZZED := $(FUZZ)/.built
 FUZZ_TARGETS := $(notdir $(wildcard tests/fuzz/corpus/*))
@@ -39,7 +41,7 @@ ATHERIS_VERSION := 3.0.0
 # Tests wait more than they compute; more than two at once make each other slow on two cores.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help build run demo test conformance soak go-peers lint types check sanitize fuzz bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
+.PHONY: help build run demo test conformance soak faults faults-docs go-peers lint types check sanitize fuzz bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -66,6 +68,13 @@ soak: build go-peers ## 20 times what the suite does with connections, requests 
 	$(PYTEST) $(PARALLEL) --timeout 3600 tests/conformance/test_soak.py \
 		tests/end_to_end/test_stored.py::test_kill_9_under_load_loses_nothing \
 		--soak $(or $(TIMES),20) $(if $(ONLY),-k "$(ONLY)") $(ARGS)
+
+faults: build ## kill, flood and fill it up for long; goes on where it stopped; ONLY=, FRESH=1
+	$(if $(FRESH),rm -f $(FAULTS))
+	$(PYTEST) tests/faults --faults $(FAULTS) --timeout 7200 $(if $(ONLY),-k "$(ONLY)") $(ARGS)
+
+faults-docs: build ## write the table of docs/reliability.md from what came of the faults
+	$(BIN) -m scripts.fault_table
 
 go-peers: $(GO_PEERS) ## build the tests' peers in Go: grpc-go at both ends, h2spec, telemetrygen
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -22,6 +23,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--faults",
+        type=Path,
+        help="run tests/faults in their long form, and keep what comes of it in this file",
+    )
     parser.addoption("--soak", type=int, default=1, help="times what tests of endurance do")
 
 

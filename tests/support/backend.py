@@ -25,10 +25,12 @@ Answer = Callable[[ExportTraceServiceRequest], Awaitable[ExportTraceServiceRespo
 class Backend:
     """Takes every request, unless `answer` raises a StatusError or answers otherwise.
 
-    `ids` counts the span ids of the requests that were answered with OK.
+    `ids` counts the span ids of the requests that were answered with OK; the requests
+    themselves are kept unless `keep` is false.
     """
 
-    def __init__(self, max_message: int = 64 * 1024 * 1024) -> None:
+    def __init__(self, max_message: int = 64 * 1024 * 1024, *, keep: bool = True) -> None:
+        self._keep = keep
         self.requests: list[ExportTraceServiceRequest] = []
         self.metadata: list[dict[str, str]] = []
         self.ids: Counter[bytes] = Counter()
@@ -86,18 +88,28 @@ class Backend:
                 self._changed.clear()
                 await self._changed.wait()
 
+    async def wait_for_calls(self, calls: int, timeout: float = 60.0) -> None:
+        """Until it was called so often, whatever it answered."""
+        async with asyncio.timeout(timeout):
+            while self.calls < calls:
+                self._changed.clear()
+                await self._changed.wait()
+
     async def _export(
         self, message: ExportTraceServiceRequest, context: Any
     ) -> ExportTraceServiceResponse:
         self.calls += 1
-        self.metadata.append(dict(context.invocation_metadata() or ()))
+        self._changed.set()
+        if self._keep:
+            self.metadata.append(dict(context.invocation_metadata() or ()))
         response = None
         if self.answer is not None:
             try:
                 response = await self.answer(message)
             except StatusError as error:
                 await _abort(context, error)
-        self.requests.append(message)
+        if self._keep:
+            self.requests.append(message)
         self.ids.update(span_ids(message))
         self._changed.set()
         return response or ExportTraceServiceResponse()

@@ -31,7 +31,13 @@ class Client:
     def __init__(self, endpoint: str, *, gzip: bool = False) -> None:
         self._channel = grpc.aio.insecure_channel(
             endpoint,
-            options=[("grpc.use_local_subchannel_pool", 1), ("grpc.enable_retries", 0)],
+            options=[
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.enable_retries", 0),
+                # Servers come back within seconds here.
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 500),
+            ],
         )
         self._gzip = gzip
 

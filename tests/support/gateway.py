@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,17 @@ METRICS_PORT = (
 class GatewayProcess:
     """`python -m k8strace.gateway` with `arguments`; its output is kept in `log`, `out`.
 
+    `env` is in addition to this process's environment.
+
     Used as an async context manager: entered when it is ready, killed at the end if it
     still runs.
     """
 
-    def __init__(self, *arguments: str, out: Path) -> None:
+    def __init__(
+        self, *arguments: str, out: Path, env: Mapping[str, str] | None = None
+    ) -> None:
         self._arguments = arguments
+        self._env = None if env is None else {**os.environ, **env}
         self._out_path = out
         self._process: asyncio.subprocess.Process | None = None
         self._changed = asyncio.Event()
@@ -57,6 +63,7 @@ class GatewayProcess:
                 *self._arguments,
                 stdout=out,
                 stderr=asyncio.subprocess.PIPE,
+                env=self._env,
             )
         self._reader = asyncio.ensure_future(self._read())
 
@@ -112,11 +119,17 @@ class GatewayProcess:
         self, name: str, value: float, timeout: float = 30.0, **labels: str
     ) -> Samples:
         """Scrape until the sum of `name` with `labels` is `value`."""
+        return await self.wait_for_samples(
+            lambda samples: samples.sum(name, **labels) == value, timeout
+        )
+
+    async def wait_for_samples(
+        self, condition: Callable[[Samples], bool], timeout: float = 30.0
+    ) -> Samples:
+        """Scrape until `condition` is true of what was scraped."""
         async with asyncio.timeout(timeout):
             # Another process counts: there is no event to wait for.
-            while (  # noqa: ASYNC110
-                samples := await self.metrics()
-            ).sum(name, **labels) != value:
+            while not condition(samples := await self.metrics()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             return samples
 

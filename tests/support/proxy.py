@@ -1,16 +1,25 @@
-"""A TCP proxy that counts what passes: for what a server cannot tell of its clients."""
+"""A TCP proxy that counts what passes: for what a server cannot tell of its clients.
+
+It can also spoil what the server says, as broken networks and servers do.
+"""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 
 class Proxy:
-    """Passes connections on to `port` on loopback; counts them and their bytes."""
+    """Passes connections on to `port` on loopback; counts them and their bytes.
+
+    `spoil` gives what a client gets in place of the server's bytes; where that is less, it
+    is the connection's end.
+    """
 
     def __init__(self, port: int) -> None:
         self._target = port
         self._server: asyncio.Server | None = None
+        self.spoil: Callable[[bytes], bytes] | None = None
         self.connections = 0
         self.sent = 0
         self.received = 0
@@ -46,8 +55,11 @@ class Proxy:
         async def downstream() -> None:
             while data := await behind.read(65536):
                 self.received += len(data)
-                writer.write(data)
+                passed = data if self.spoil is None else self.spoil(data)
+                writer.write(passed)
                 await writer.drain()
+                if len(passed) < len(data):
+                    raise ConnectionAbortedError("spoiled")
             writer.close()
 
         try:

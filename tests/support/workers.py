@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+from collections import Counter
 
 import grpc
 import grpc.aio
@@ -55,20 +56,38 @@ async def until_gone(pid: int, timeout: float = 30.0) -> None:
 class Load:
     """Clients that send without pause, and again what was not answered.
 
-    `acknowledged` has the ids of the spans that were; `failed` counts unanswered requests.
+    After a failure a client turns to the next endpoint. `sent` has the ids of all spans,
+    `acknowledged` of those that were; `failed` counts unanswered requests, and `why` them
+    by reason. What a request that is never to be sent again was answered with is in `told`,
+    by its spans' ids.
     """
 
-    def __init__(self, endpoint: str, clients: int = 4, spans: int = 5) -> None:
-        self._endpoint = endpoint
+    def __init__(
+        self,
+        *endpoints: str,
+        clients: int = 4,
+        spans: int = 5,
+        pause: float = 0.0,
+        requests_a_connection: int = 50,
+        may_be_told: bool = False,
+    ) -> None:
+        self._endpoints = endpoints
         self._clients = clients
+        self._pause = pause
+        self._requests = requests_a_connection
+        self._may_be_told = may_be_told
         self._spans = spans
         self._stopping = False
         self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+        self.sent: set[bytes] = set()
         self.acknowledged: set[bytes] = set()
+        self.told: dict[bytes, grpc.StatusCode] = {}
         self.failed = 0
+        self.why: Counter[str] = Counter()
 
     async def __aenter__(self) -> Load:
-        self._tasks = [asyncio.ensure_future(self._send()) for _ in range(self._clients)]
+        self._tasks = [asyncio.ensure_future(self._send(n)) for n in range(self._clients)]
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -78,28 +97,73 @@ class Load:
         self._stopping = True
         await asyncio.gather(*self._tasks)
 
-    async def _send(self) -> None:
-        while not self._stopping:
-            # A connection of its own now and then, so that all workers get some.
-            async with Client(self._endpoint) as client:
-                await self._send_some(client)
+    async def wait_for(self, number: int, what: str = "acknowledged") -> None:
+        """Until `number` more are in or counted by the attribute `what`."""
+        goal = self._number(what) + number
+        async with asyncio.timeout(60):
+            while self._number(what) < goal:
+                self._changed.clear()
+                await self._changed.wait()
+                for task in self._tasks:
+                    if task.done():
+                        task.result()
 
-    async def _send_some(self, client: Client) -> None:
-        for _ in range(50):
-            message = request(self._spans)
+    def _number(self, what: str) -> int:
+        value = getattr(self, what)
+        return value if isinstance(value, int) else len(value)
+
+    def message(self) -> ExportTraceServiceRequest:
+        """The next request."""
+        return request(self._spans)
+
+    async def _send(self, number: int) -> None:
+        endpoint = number
+        message: ExportTraceServiceRequest | None = None
+        try:
+            while not self._stopping:
+                # A connection of its own now and then, so that all workers get some.
+                async with Client(self._endpoints[endpoint % len(self._endpoints)]) as one:
+                    message = await self._send_some(one, message)
+                if message is not None:
+                    endpoint += 1
+        finally:
+            self._changed.set()
+
+    async def _send_some(
+        self, client: Client, message: ExportTraceServiceRequest | None
+    ) -> ExportTraceServiceRequest | None:
+        """Some requests, beginning with `message`; gives the one to send elsewhere."""
+        for _ in range(self._requests):
+            if message is None:
+                message = self.message()
+                self.sent.update(span_ids(message))
             while not await self._is_taken(client, message):
+                self._changed.set()
                 if self._stopping:
-                    return
+                    return message
                 await asyncio.sleep(0.01)
+                if len(self._endpoints) > 1:
+                    return message
+            message = None
+            self._changed.set()
+            if self._stopping:
+                break
+            if self._pause:
+                await asyncio.sleep(self._pause)
+        return None
 
     async def _is_taken(self, client: Client, message: ExportTraceServiceRequest) -> bool:
         try:
             await client.send(message)
         except grpc.aio.AioRpcError as error:
-            if error.code() not in RETRIED:
+            if error.code() in RETRIED:
+                self.failed += 1
+                self.why[f"{error.code().name}: {error.details()}"] += 1
+                return False
+            if not self._may_be_told:
                 raise
-            self.failed += 1
-            return False
+            self.told.update(dict.fromkeys(span_ids(message), error.code()))
+            return True
         self.acknowledged.update(span_ids(message))
         return True
 
