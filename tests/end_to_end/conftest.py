@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ def start(tmp_path: Path) -> Start:
         backend: str,
         *arguments: str,
         processors: dict[str, object] | None = None,
+        env: Mapping[str, str] | None = None,
         **exporter: object,
     ) -> GatewayProcess:
         processors = {"batch": {"timeout": "20ms"}} if processors is None else processors
@@ -64,6 +65,7 @@ def start(tmp_path: Path) -> Start:
         }
         path = tmp_path / "gateway.yaml"
         path.write_text(yaml.safe_dump(config))
-        return GatewayProcess("--config", str(path), *arguments, out=tmp_path / "out.txt")
+        out = tmp_path / "out.txt"
+        return GatewayProcess("--config", str(path), *arguments, out=out, env=env)
 
     return make
