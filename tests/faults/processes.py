@@ -15,25 +15,46 @@ from typing import Any
 import pytest
 
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+PROCESS = 64 * 1024 * 1024
+"""What a gateway has that holds no span: on top of what memory_limiter lets it hold."""
 RETRY = {"initial_interval": "50ms", "max_interval": "200ms", "max_elapsed_time": "0s"}
 BATCH = {"batch": {"timeout": "20ms"}}
 WAIT: dict[str, Any] = {"sending_queue": {"wait_for_result": True}}
+STORE: dict[str, Any] = {
+    "sending_queue": {"storage": "file_storage", "sizer": "items", "queue_size": 1_000_000}
+}
 MODES: dict[str, dict[str, Any]] = {
     "in memory": {"processors": {}},
     "in memory, batch": {"processors": BATCH},
+    "stored": {"processors": {}, **STORE},
+    "stored, batch": {"processors": BATCH, **STORE},
     "delivered": {"processors": {}, **WAIT},
     "delivered, batch": {"processors": BATCH, **WAIT},
 }
-"""What a pipeline promises, and how it is configured. A store makes another one."""
+"""What a pipeline promises, and how it is configured."""
 
 
-def modes(promise: str = "", *, batch: bool = False) -> list[Any]:
-    """Parameters: those of this promise; without a `batch` in the long form, or never."""
+def modes(*promises: str, batch: bool = False) -> list[Any]:
+    """Parameters: those of these promises; without a `batch` in the long form, or never.
+
+    A store's directory is an argument (`storage`), so that "stored" has to be named.
+    """
+    promises = promises or ("in memory", "delivered")
     return [
         pytest.param(mode, marks=() if mode.endswith("batch") else pytest.mark.long)
         for mode in MODES
-        if mode.startswith(promise) and (mode.endswith("batch") or not batch)
+        if mode.startswith(promises) and (mode.endswith("batch") or not batch)
     ]
+
+
+def storage(mode: str, directory: Path) -> tuple[str, ...]:
+    """Arguments for the store of a mode that has one."""
+    if not mode.startswith("stored"):
+        return ()
+    return (
+        *("--set", f"extensions.file_storage.directory={directory}"),
+        *("--set", "service.extensions=[health_check, file_storage]"),
+    )
 
 
 def options(mode: str, **exporter: object) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
 from tests.end_to_end.conftest import Start
 from tests.faults.conftest import Fault
-from tests.faults.processes import at, free_port, modes, options
+from tests.faults.processes import at, free_port, modes, options, storage
 from tests.support.backend import Backend
 from tests.support.workers import Load, kill
 
@@ -19,16 +20,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 SPANS = 100  # that come between one blow and the next
 
 
-@pytest.mark.parametrize("mode", modes("delivered"))
-async def test_gateway_killed(start: Start, fault: Fault, mode: str) -> None:
+@pytest.mark.parametrize("mode", modes("stored", "delivered"))
+async def test_gateway_killed(
+    start: Start, fault: Fault, mode: str, tmp_path: Path
+) -> None:
     kills, port = fault.of(3, 100), free_port()
+    arguments = (*at(port), *storage(mode, tmp_path / "store"))
     async with Backend(keep=False) as backend, Load(f"127.0.0.1:{port}") as load:
         for _ in range(kills):
-            async with start(backend.endpoint, *at(port), **options(mode)) as gateway:
+            async with start(backend.endpoint, *arguments, **options(mode)) as gateway:
                 await load.wait_for(SPANS)
                 gateway.signal(signal.SIGKILL)
                 assert await gateway.wait() == -signal.SIGKILL
-        async with start(backend.endpoint, *at(port), **options(mode)) as gateway:
+        async with start(backend.endpoint, *arguments, **options(mode)) as gateway:
             await load.wait_for(SPANS)
             await load.stop()
             samples = await gateway.at_rest()
@@ -72,7 +76,9 @@ async def test_gateway_stopped(start: Start, fault: Fault, mode: str) -> None:
     assert load.failed
 
 
-@pytest.mark.parametrize("mode", modes(batch=True))
+@pytest.mark.parametrize(
+    "mode", ["in memory, batch", pytest.param("delivered, batch", marks=pytest.mark.long)]
+)
 async def test_rolling_restart(start: Start, fault: Fault, mode: str) -> None:
     """Of three gateways, one after the other, behind clients that reconnect."""
     rounds = fault.of(1, 20)
