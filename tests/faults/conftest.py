@@ -24,7 +24,7 @@ class Fault:
     """One that is being tested; `settle` ends it."""
 
     def __init__(self, name: str, mode: str, *, is_long: bool) -> None:
-        self._name = name
+        self.name = name
         self.mode = mode
         self.is_long = is_long
         self.result: Result | None = None
@@ -49,7 +49,7 @@ class Fault:
         """
         lost = senders.acknowledged - delivered.keys()
         self.result = Result(
-            fault=self._name,
+            fault=self.name,
             mode=self.mode,
             load=what,
             sent=len(senders.sent),
@@ -57,7 +57,7 @@ class Fault:
             delivered=len(delivered),
             duplicated=delivered.total() - len(delivered),
             lost=len(lost),
-            note=note,
+            note=note if lost else "",
         )
         assert senders.acknowledged
         assert delivered.keys() <= senders.sent

@@ -136,6 +136,7 @@ async def bombs(gateway: GatewayProcess, endpoint: str, count: int) -> None:
 async def test_hostile(
     start: Start, fault: Fault, attack: Attack, short: int, long: int
 ) -> None:
+    fault.name, fault.mode = f"senders: {fault.mode}", "in memory, batch"
     count = fault.of(short, long)
     async with Backend(keep=False) as backend:
         limited = options("in memory, batch", processors=LIMITED)
