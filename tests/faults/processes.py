@@ -37,11 +37,18 @@ MODES: dict[str, dict[str, Any]] = {
 def modes(*promises: str, batch: bool = False) -> list[Any]:
     """Parameters: those of these promises; without a `batch` in the long form, or never.
 
-    A store's directory is an argument (`storage`), so that "stored" has to be named.
+    Where no promise is named the short form has the one that answers for most. A store's
+    directory is an argument (`storage`), so that "stored" has to be named.
     """
+    short = promises or ("delivered",)
     promises = promises or ("in memory", "delivered")
     return [
-        pytest.param(mode, marks=() if mode.endswith("batch") else pytest.mark.long)
+        pytest.param(
+            mode,
+            marks=()
+            if mode.endswith("batch") and mode.startswith(short)
+            else pytest.mark.long,
+        )
         for mode in MODES
         if mode.startswith(promises) and (mode.endswith("batch") or not batch)
     ]
