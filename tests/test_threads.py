@@ -7,6 +7,7 @@ import gc
 import os
 import threading
 import weakref
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def test_a_loop_that_is_closed_over_its_jobs() -> None:
     task = loop.create_task(threads.run(job(16 * MIB), held))
     loop.run_until_complete(asyncio.sleep(0))
     task.cancel()
-    with pytest.raises(asyncio.CancelledError):
+    with suppress(asyncio.CancelledError):  # or its job was done before
         loop.run_until_complete(task)
     loop.close()
     del task, held
