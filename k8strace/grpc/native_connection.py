@@ -464,11 +464,15 @@ class Connection(asyncio.BufferedProtocol):
         if self._closed_at is not None or transport.is_closing():
             return
         self._closed_at = self._loop.time()
-        if transport.can_write_eof():
-            transport.write_eof()
-            transport.resume_reading()
-        else:
+        if not transport.can_write_eof():
             transport.close()
+            return
+        try:
+            transport.write_eof()
+        except OSError:  # the client has gone already, and the loop doesn't know yet
+            transport.abort()
+            return
+        transport.resume_reading()
 
     def _broken(self, error: BaseException) -> None:
         if isinstance(error, ProtocolError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import socket
 from typing import Any
 
@@ -119,6 +120,31 @@ async def test_idle_connections_are_let_go() -> None:
             while shared.connections:
                 shared.changed.clear()
                 await shared.changed.wait()
+
+
+async def test_the_end_of_a_client_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop may not know of it yet."""
+
+    def gone(self: asyncio.Transport) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    async with Rig(native) as rig, Raw(rig.address) as raw:
+        await raw.send(whole())
+        assert await raw.status() == 0
+        (connection,) = rig.server.shared.connections
+
+        class Gone:
+            write_eof = gone
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(transport, name)
+
+        transport = connection._transport
+        monkeypatch.setattr(connection, "_transport", Gone())
+        connection.end()
+        with contextlib.suppress(ConnectionError):
+            while await asyncio.wait_for(raw.reader.read(1000), 20):
+                pass
 
 
 async def test_who_never_closes_is_closed_in_the_end(
