@@ -73,9 +73,10 @@ def test_shows_the_largest_unit_that_fits(seconds: float, text: str) -> None:
 @given(st.integers(-(2**62), 2**62))
 def test_what_is_shown_is_read_back(nanoseconds: int) -> None:
     duration = Duration(nanoseconds / 1e9)
-    # Above 2**53 ns (104 days) a float has no room for each nanosecond.
+    # A float has room for each nanosecond up to 2**53 of them, and is rounded twice on the
+    # way: up to a quarter of that (26 days) it makes no difference.
     assert Duration.parse(str(duration)) == pytest.approx(duration, rel=1e-15)
-    if abs(nanoseconds) < 2**53:
+    if abs(nanoseconds) < 2**51:
         assert Duration.parse(str(duration)) == duration
 
 
