@@ -16,11 +16,13 @@ from typing import NamedTuple
 
 from k8strace.auth import RETRY_AFTER, Verdict
 from k8strace.errors import RefusedError
+from k8strace.extensions._tokens import bearer
 
 MAX_KNOWN = 4096  # callers that may; each counts some hundred bytes
 MAX_DENIED = 4096
 
 _KEY = urandom(32)
+_NO_TOKEN = Verdict(denial="the authorization is not Bearer and a token")
 
 
 class Found(NamedTuple):
@@ -105,6 +107,22 @@ class Verdicts:
         self._asking.pop(digest, None)
         if not task.cancelled():
             task.exception()  # who asked may be gone
+
+
+class BearerVerdicts(Verdicts):
+    """Of callers that have to show a bearer token, about which `judge` is asked."""
+
+    def __init__(self, judge: Callable[[str], Awaitable[Found]], at_a_time: int) -> None:
+        super().__init__(self._find_bearer, at_a_time)
+        self._judge = judge
+
+    def recall(self, credential: bytes) -> Verdict | None:
+        known = super().recall(credential)
+        return known or (_NO_TOKEN if bearer(credential) is None else None)
+
+    async def _find_bearer(self, credential: bytes) -> Found:
+        token = bearer(credential)
+        return Found(_NO_TOKEN, 0) if token is None else await self._judge(token)
 
 
 def _digest(credential: bytes) -> bytes:

@@ -26,15 +26,13 @@ from k8strace.errors import ConfigError
 from k8strace.extensions._files import WatchedFile
 from k8strace.extensions._headers import is_value
 from k8strace.extensions._remote import Answer, Remote, check_url, current, trusting
-from k8strace.extensions._tokens import bearer, expiry
-from k8strace.extensions._verdicts import Found, Verdicts
+from k8strace.extensions._tokens import expiry
+from k8strace.extensions._verdicts import BearerVerdicts, Found
 from k8strace.units import Duration
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
 PATH = "/apis/authentication.k8s.io/v1/tokenreviews"
 MAX_SHOWN = 200  # characters of what the API server says
-
-_NO_TOKEN = Verdict(denial="the authorization is not Bearer and a token")
 
 
 class Config(AuthConfig, frozen=True, kw_only=True):
@@ -106,7 +104,7 @@ class TokenReview(Authenticator[Config]):
         self._remote = Remote(
             "the Kubernetes API server", self.log, config.timeout, current(self._ca)
         )
-        self._verdicts = Verdicts(self._review, config.max_concurrent_reviews)
+        self._verdicts = BearerVerdicts(self._review, config.max_concurrent_reviews)
 
     async def start(self) -> None:
         endpoint = self.config.endpoint or _in_cluster()
@@ -126,17 +124,12 @@ class TokenReview(Authenticator[Config]):
         return self
 
     def recall(self, credential: bytes) -> Verdict | None:
-        return self._verdicts.recall(credential) or (
-            _NO_TOKEN if bearer(credential) is None else None
-        )
+        return self._verdicts.recall(credential)
 
     async def ask(self, credential: bytes) -> Verdict:
         return await self._verdicts.ask(credential)
 
-    async def _review(self, credential: bytes) -> Found:
-        token = bearer(credential)
-        if token is None:
-            return Found(_NO_TOKEN, 0)
+    async def _review(self, token: str) -> Found:
         spec = {"token": token, "audiences": self.config.audiences}
         review = {
             "apiVersion": "authentication.k8s.io/v1",

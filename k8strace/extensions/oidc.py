@@ -15,14 +15,11 @@ from k8strace.extensions import _jwt
 from k8strace.extensions._headers import header_name
 from k8strace.extensions._issuer import Issuer
 from k8strace.extensions._remote import check_url
-from k8strace.extensions._tokens import bearer
-from k8strace.extensions._verdicts import Found, Verdicts
+from k8strace.extensions._verdicts import BearerVerdicts, Found
 
 KNOWN_FOR = 300.0  # seconds, or until the token expires
 DENIED_FOR = 60.0
 AT_A_TIME = 2  # signatures take the loop's time
-
-_NO_TOKEN = Verdict(denial="the authorization is not Bearer and a token")
 
 
 class Provider(ComponentConfig, frozen=True, kw_only=True):
@@ -106,7 +103,7 @@ class OIDC(Authenticator[Config]):
             )
             for one in config.all_providers()
         }
-        self._verdicts = Verdicts(self._find, AT_A_TIME)
+        self._verdicts = BearerVerdicts(self._find, AT_A_TIME)
 
     async def start(self) -> None:
         for _, issuer in self._providers.values():
@@ -121,17 +118,12 @@ class OIDC(Authenticator[Config]):
         return self
 
     def recall(self, credential: bytes) -> Verdict | None:
-        return self._verdicts.recall(credential) or (
-            _NO_TOKEN if bearer(credential) is None else None
-        )
+        return self._verdicts.recall(credential)
 
     async def ask(self, credential: bytes) -> Verdict:
         return await self._verdicts.ask(credential)
 
-    async def _find(self, credential: bytes) -> Found:
-        text = bearer(credential)
-        if text is None:
-            return Found(_NO_TOKEN, 0)
+    async def _find(self, text: str) -> Found:
         try:
             return await self._judge(text)
         except _jwt.UnknownKeyError as error:
