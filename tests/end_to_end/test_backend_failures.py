@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from k8strace.grpc.status import Code, StatusError
 from tests.end_to_end.conftest import Start
-from tests.support.backend import Backend
+from tests.support.backend import Answer, Backend
 from tests.support.clients import Client
 from tests.support.gateway import GatewayProcess
 from tests.support.requests import request, span_ids
@@ -128,17 +128,22 @@ async def test_partial_success_is_not_counted_as_sent(start: Start) -> None:
             await gateway.wait_for_log("seven are too old")
 
 
-async def test_only_the_sender_of_a_poisoned_request_is_told_of_it(start: Start) -> None:
-    """Where answers wait for the backend's."""
-    poison = request(5)
+def rejecting(poison: ExportTraceServiceRequest) -> Answer:
+    """Refuses for good whatever holds a span of `poison`."""
     poisoned = set(span_ids(poison))
 
     async def answer(message: ExportTraceServiceRequest) -> None:
         if poisoned & set(span_ids(message)):
             raise StatusError(Code.INVALID_ARGUMENT, "poison")
 
+    return answer
+
+
+async def test_only_the_sender_of_a_poisoned_request_is_told_of_it(start: Start) -> None:
+    """Where answers wait for the backend's."""
+    poison = request(5)
     async with Backend() as backend:
-        backend.answer = answer
+        backend.answer = rejecting(poison)
         processors = {"batch": {"timeout": "10s", "send_batch_size": 50}}
         queue = {"wait_for_result": True}
         async with start(
@@ -162,14 +167,8 @@ async def test_only_the_sender_of_a_poisoned_request_is_told_of_it(start: Start)
 
 async def test_one_poisoned_request_among_fifty_costs_only_itself(start: Start) -> None:
     poison = request(5)
-    poisoned = set(span_ids(poison))
-
-    async def answer(message: ExportTraceServiceRequest) -> None:
-        if poisoned & set(span_ids(message)):
-            raise StatusError(Code.INVALID_ARGUMENT, "poison")
-
     async with Backend() as backend:
-        backend.answer = answer
+        backend.answer = rejecting(poison)
         processors = {"batch": {"timeout": "10s", "send_batch_size": 250}}
         async with start(backend.endpoint, processors=processors) as gateway:
             ids: set[bytes] = set()
@@ -182,5 +181,5 @@ async def test_one_poisoned_request_among_fifty_costs_only_itself(start: Start) 
             samples = await gateway.at_rest()
             assert samples.sum("k8strace_spans_dropped_total") == 5
             await gateway.wait_for_log("poison")
-    assert set(backend.ids) == ids - poisoned
+    assert set(backend.ids) == ids - set(span_ids(poison))
     assert max(backend.ids.values()) == 1
