@@ -24,10 +24,10 @@ log = logging.getLogger(__name__)
 Side = Literal["server", "client"]
 Metadata = tuple[tuple[str, str], ...]
 
-SERVER = msgspec.Meta(extra={"authenticator": "server"})
+SERVER = msgspec.Meta(extra={"extension": "server"})
 """Annotates an option that names an extension which says who calls."""
 
-CLIENT = msgspec.Meta(extra={"authenticator": "client"})
+CLIENT = msgspec.Meta(extra={"extension": "client"})
 """Annotates an option that names an extension which says who we are."""
 
 MAX_ASKING = 256  # requests to a server that wait for a verdict, each with a window's bytes

@@ -152,6 +152,11 @@ class Component(Generic[C_co]):
         self.drops = context.drops
         self.log = context.log
 
+    @property
+    def hard_limit(self) -> int | None:
+        """The limit in bytes that it sets to the whole process's budget, if any."""
+        return None
+
     async def start(self) -> None:
         """Raise OSError or ConfigError when it cannot work."""
 
@@ -225,8 +230,7 @@ class Processor(Consumer[C_co]):
     """Changes, drops or delays payloads on their way.
 
     `joins` says that payloads of several requests leave it as one, `needs_origin` that it
-    reads payloads' origins; `hard_limit` is the limit in bytes that it sets to the whole
-    process's budget (None: none).
+    reads payloads' origins.
     """
 
     kind = "processors"
@@ -235,10 +239,6 @@ class Processor(Consumer[C_co]):
     @property
     def needs_origin(self) -> bool:
         return False
-
-    @property
-    def hard_limit(self) -> int | None:
-        return None
 
     def __init__(self, config: C_co, context: Context, downstream: Outlet) -> None:
         super().__init__(config, context)

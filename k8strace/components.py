@@ -20,6 +20,7 @@ from k8strace.extensions.file_storage import FileStorage
 from k8strace.extensions.headers_setter import HeadersSetter
 from k8strace.extensions.health_check import HealthCheck
 from k8strace.extensions.k8s_token_review import TokenReview
+from k8strace.extensions.memory_limiter import MemoryLimiter as MemoryLimiterExtension
 from k8strace.extensions.oauth2client import OAuth2Client
 from k8strace.extensions.oidc import OIDC
 from k8strace.extensions.zpages import ZPages
@@ -58,6 +59,7 @@ COMPONENTS = _table(
     (HealthCheck, ()),
     (ZPages, ()),
     (FileStorage, ()),
+    (MemoryLimiterExtension, ()),
     (BearerTokenAuth, ()),
     (BasicAuth, ()),
     (TokenReview, ()),

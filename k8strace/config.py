@@ -17,7 +17,7 @@ import yaml
 
 from k8strace.component import ComponentID, Config
 from k8strace.components import COMPONENTS, Table
-from k8strace.config_auth import mistake, references
+from k8strace.config_extensions import mistake, references
 from k8strace.config_options import Option, options
 from k8strace.config_source import resolve
 from k8strace.config_structs import Decoder, decode, encode, nearest
@@ -191,7 +191,7 @@ class _Loader:
             self._references("extensions", extensions, service, path)
         self._check_references(pipelines, broken)
         if "extensions" not in broken:
-            self._check_authenticators(configs, named)
+            self._check_extensions(configs, named)
         if self.decoder.problems or options_ is None:
             return None
         return GatewayConfig(
@@ -346,18 +346,19 @@ class _Loader:
                 if kind not in broken:
                     self._references(kind, ids, node, path)
 
-    def _check_authenticators(
+    def _check_extensions(
         self,
         configs: dict[str, dict[ComponentID, Config]],
         named: dict[str, set[ComponentID]],
     ) -> None:
         declared, extensions = self._declared["extensions"], configs["extensions"]
+        types = self._components.get("extensions", {})
         for kind in ("receivers", "exporters", "extensions"):
             for id_, config in configs[kind].items():
                 running = named["extensions"] if id_ in named[kind] else None
                 node = self._declared[kind][id_]
                 for one in references(config, node, f"{kind}::{id_}"):
-                    text = mistake(one, declared, extensions, running)
+                    text = mistake(one, declared, extensions, running, types)
                     if text is not None:
                         self._problem(one.node, one.path, text)
 

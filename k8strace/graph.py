@@ -95,14 +95,20 @@ class Graph:
             problems += _without_origin(name, [*chain, *exporters])
             for id_ in pipeline.receivers:
                 heads.setdefault(id_, []).extend(consumers)
+        # Before the receivers, whose servers share it out.
+        self.budget.limit = min([self.budget.limit, *self._hard_limits()])
         for id_, consumers in heads.items():
             context = self._context("receivers", id_)
             outlet = self._outlet(context, consumers)
             self.receivers[id_] = self._make("receivers", id_, context, outlet)
         if problems:
             raise ConfigError(problems)
-        limits = [p.hard_limit for chain in self.processors.values() for p in chain]
-        self.budget.limit = min([self.budget.limit, *(x for x in limits if x)])
+
+    def _hard_limits(self) -> Iterator[int]:
+        processors = (one for chain in self.processors.values() for one in chain)
+        for one in (*self.extensions.values(), *processors):
+            if one.hard_limit is not None:
+                yield one.hard_limit
 
     def _context(self, kind: str, id_: ComponentID, pipeline: str = "") -> Context:
         fields = {"component": f"{kind}/{id_}"}

@@ -7,6 +7,7 @@ import gc
 import os
 import re
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
@@ -33,6 +34,15 @@ def resident_memory(root: Path = _ROOT) -> int:
     """Bytes of this process that are in memory (RSS)."""
     pages = int((root / "proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@cache
+def own_memory() -> int:
+    """Bytes that the process needs without any span: what it had when this was asked first.
+
+    That is when the first graph is built; later, spans and what they left are in there.
+    """
+    return resident_memory()
 
 
 def trim() -> bool:

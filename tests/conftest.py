@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.support.certificates import Authority, Pair
+from tests.support.memory import Memory
 
 # A law fails for what it says, never for how fast this machine is just now.
 _SLOW = (HealthCheck.too_slow, HealthCheck.data_too_large)
@@ -46,3 +47,9 @@ def server_pair(authority: Authority) -> Pair:
 @pytest.fixture(scope="session")
 def client_pair(authority: Authority) -> Pair:
     return authority.issue("/O=acme/CN=kubelet", names="")
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
+    """None in use; a test says what there is."""
+    return Memory(monkeypatch)

@@ -13,6 +13,8 @@ from k8strace.errors import ConfigError
 from k8strace.graph import Graph
 from k8strace.metrics import Metrics
 from tests.support.clients import Client
+from tests.support.engine import MIB
+from tests.support.memory import Memory
 from tests.support.requests import request
 
 HEAD = """
@@ -59,12 +61,27 @@ def test_the_promise_is_the_weakest_on_the_way() -> None:
     assert built.promises[ComponentID("traces", "two")] is Promise.MEMORY
 
 
-def test_the_least_memory_limit_is_the_budget() -> None:
+def test_the_least_memory_limit_is_the_budget(memory: Memory) -> None:
+    memory.own = 30 * MIB
     built = graph(
         "{pipelines: {traces: {receivers: [otlp], processors: [memory_limiter],"
         " exporters: [nop]}}}"
     )
-    assert built.budget.limit == 100 * 1024 * 1024
+    assert built.budget.limit == 70 * MIB
+
+
+@pytest.mark.usefixtures("memory")
+def test_a_limiter_before_receivers_counts_too() -> None:
+    limiter = "extensions: {memory_limiter: {check_interval: 1s, limit_mib: 50}}\n"
+    receivers = HEAD.replace(
+        '127.0.0.1:0"', '127.0.0.1:0", middlewares: [{id: memory_limiter}]'
+    )
+    built = graph(
+        "{extensions: [memory_limiter],"
+        " pipelines: {traces: {receivers: [otlp], exporters: [nop]}}}",
+        limiter + receivers,
+    )
+    assert built.budget.limit == 50 * MIB
 
 
 def test_workers_share_the_budget() -> None:
@@ -73,6 +90,7 @@ def test_workers_share_the_budget() -> None:
     assert graph(f"{{workers: 4, {pipelines}}}").budget.limit == alone // 4
 
 
+@pytest.mark.usefixtures("memory")
 def test_origins_that_were_joined_away_are_errors() -> None:
     with pytest.raises(ConfigError, match="put batch/keyed first") as caught:
         graph(

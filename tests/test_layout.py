@@ -86,6 +86,8 @@ TIERS = (
         "k8strace.edges",
         "k8strace.grpc",
         "k8strace.http_server",
+        "k8strace.memory_guard",
+        "k8strace.middleware",
         "k8strace.tls",
     },
     {f"k8strace.{kind}" for kind in KINDS},

@@ -14,7 +14,8 @@ from typing import Literal, Protocol
 import msgspec
 
 from k8strace import auth
-from k8strace.budget import Budget, Lease
+from k8strace.budget import Lease
+from k8strace.errors import RefusedError
 from k8strace.payload import Origin
 from k8strace.tls.options import ClientTLS, ServerTLS
 from k8strace.units import Duration
@@ -117,6 +118,32 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     authenticator: auth.ServerAuthenticator | None = None
 
 
+class Admission(Protocol):
+    """Who lets a message in before it is read: a `k8strace.budget.Budget`, or who is asked
+    in front of it."""
+
+    @property
+    def limit(self) -> int:
+        """The most bytes that there can be room for."""
+
+    def fits(self, amount: int) -> bool: ...
+
+    async def wait(self, amount: int, until: float) -> bool:
+        """Wait until `amount` fits, at most until the loop's time `until`."""
+
+    def lease(self, amount: int, peer: str) -> Lease | None:
+        """Reserve `amount` bytes for `peer`, or None where there is no room now."""
+
+    async def admit(self, amount: int, peer: str, until: float) -> Lease | None:
+        """A lease as soon as there is room, None when there is none by `until`."""
+
+    def refusal(self, amount: int, peer: str) -> RefusedError:
+        """What to answer `peer`, for whose `amount` there is no room."""
+
+    def pace(self) -> float:
+        """Seconds to let pass after a request before its sender is read on from."""
+
+
 class Server(Protocol):
     """A listening gRPC server of unary methods."""
 
@@ -137,7 +164,7 @@ class ServerFactory(Protocol):
         self,
         settings: ServerSettings,
         handlers: Mapping[str, Handler],
-        budget: Budget,
+        admission: Admission,
         on_reject: Reject,
     ) -> Server: ...
 

@@ -26,7 +26,6 @@ import grpc.aio
 from k8strace._codec import GZIP
 from k8strace.addresses import join_address, listen_address
 from k8strace.auth import NOBODY, Gate, Verdict
-from k8strace.budget import Budget
 from k8strace.errors import (
     ConfigError,
     K8sTraceError,
@@ -36,6 +35,7 @@ from k8strace.errors import (
 from k8strace.grpc import (
     SLOW_AFTER,
     SLOW_RATE,
+    Admission,
     Call,
     ClientSettings,
     Handler,
@@ -90,7 +90,7 @@ class Server:
         self,
         settings: ServerSettings,
         handlers: Mapping[str, Handler],
-        budget: Budget,
+        admission: Admission,
         on_reject: Reject,
     ) -> None:
         if settings.sockets:
@@ -101,7 +101,7 @@ class Server:
             )
         self._tls = None if settings.tls is None else contexts(settings.tls)
         self._settings = settings
-        self._budget = budget
+        self._admission = admission
         self._on_reject = on_reject
         auth = settings.authenticator
         self._gate = None if auth is None else Gate(auth)
@@ -215,17 +215,17 @@ class Server:
 
     async def _admit(self, context: Any, peer: str, caller: Verdict) -> Call:
         """The call, when its message is here and has its room."""
-        budget = self._budget
+        admission = self._admission
         now = asyncio.get_running_loop().time()
         remaining = context.time_remaining()
         deadline = None if remaining is None else now + remaining
         wait_until = hold_until(now, deadline)
-        if not budget.fits(1) and not await budget.wait(1, wait_until):
+        if not admission.fits(1) and not await admission.wait(1, wait_until):
             raise self._refusal(1, peer)
-        if pause := budget.pace():
+        if pause := admission.pace():
             await asyncio.sleep(pause)
         message = await self._read(context, peer)
-        lease = await budget.admit(len(message), host_of(peer), wait_until)
+        lease = await admission.admit(len(message), host_of(peer), wait_until)
         if lease is None:
             raise self._refusal(len(message), peer)
         if message.startswith(MAGIC):
@@ -268,7 +268,7 @@ class Server:
         return await _abort(context, _failure(StatusError(Code.UNIMPLEMENTED, text)))
 
     def _refusal(self, amount: int, peer: str) -> K8sTraceError:
-        refusal = self._budget.refusal(amount, host_of(peer))
+        refusal = self._admission.refusal(amount, host_of(peer))
         self._on_reject("memory", peer, str(refusal))
         return refusal
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from k8strace.budget import Budget, Lease
+from k8strace.grpc import Admission
 
 LARGE = 64 * 1024  # bytes; smaller messages don't count as announced
 
@@ -21,12 +22,12 @@ class Announced(Budget):
         """What a message counts; the largest has to fit, too."""
         return min(size, self.limit // 2)
 
-    def reserve(self, budget: Budget, size: int, peer: str) -> Leases | None:
-        """Room for a message in `budget`, and where it is large, for its coming."""
+    def reserve(self, admission: Admission, size: int, peer: str) -> Leases | None:
+        """Room for a message by `admission`, and where it is large, for its coming."""
         if size <= LARGE:
-            return budget.lease(size, peer)
+            return admission.lease(size, peer)
         coming = self.lease(self.amount(size), peer)
         if coming is None:
             return None
-        lease = budget.lease(size, peer)
+        lease = admission.lease(size, peer)
         return None if lease is None else (lease, coming)

@@ -20,11 +20,11 @@ from typing import Any, cast
 from k8strace._codec import GZIP
 from k8strace._http2 import ProtocolError
 from k8strace._http2_server import CANCELLED, REJECTED, WAITS, WHOLE, Request, ServerSession
-from k8strace.budget import Budget
 from k8strace.driver import Done, Rest, begin
 from k8strace.grpc import (
     SLOW_AFTER,
     SLOW_RATE,
+    Admission,
     Call,
     Handler,
     Reject,
@@ -66,13 +66,13 @@ class Shared:
         self,
         settings: ServerSettings,
         handlers: Mapping[bytes, Handler],
-        budget: Budget,
+        admission: Admission,
         on_reject: Reject,
     ) -> None:
         self.settings = settings
         self.handlers = handlers
-        self.budget = budget
-        self.announced = Announced(budget.limit // 2)
+        self.admission = admission
+        self.announced = Announced(admission.limit // 2)
         self.on_reject = on_reject
         self.buffer = bytearray(READ_SIZE)
         self.view = memoryview(self.buffer)  # asyncio's TLS takes slices to write into
@@ -100,7 +100,7 @@ class Connection(asyncio.BufferedProtocol):
     def __init__(self, shared: Shared, loop: asyncio.AbstractEventLoop) -> None:
         self._shared = shared
         self._loop = loop
-        self._budget = shared.budget
+        self._admission = shared.admission
         self._buffer = shared.buffer
         self._view = shared.view
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
@@ -177,7 +177,7 @@ class Connection(asyncio.BufferedProtocol):
         if events:
             self._active = now
             self._handle(session, events)
-            pause = self._budget.pace()
+            pause = self._admission.pace()
         if self._goaway_at is not None and session.pongs > self._pongs:
             self._goaway(session)
         self._flush()
@@ -283,7 +283,7 @@ class Connection(asyncio.BufferedProtocol):
         session.goaway()
 
     def _lease(self, size: int) -> Leases | None:
-        return self._shared.announced.reserve(self._budget, size, self._host)
+        return self._shared.announced.reserve(self._admission, size, self._host)
 
     def _handle(self, session: ServerSession, events: list[tuple[int, Request]]) -> None:
         for kind, request in events:
@@ -424,7 +424,7 @@ class Connection(asyncio.BufferedProtocol):
             coming = await announced.admit(amount, self._host, until)
         lease = None
         if coming is not None or request.size <= LARGE:
-            lease = await self._budget.admit(request.size, self._host, until)
+            lease = await self._admission.admit(request.size, self._host, until)
         request.task = None
         session = self._session
         if session is None:
@@ -439,7 +439,7 @@ class Connection(asyncio.BufferedProtocol):
         self._flush()
 
     def _refuse(self, session: ServerSession, request: Request) -> None:
-        refusal = self._budget.refusal(request.size, self._host)
+        refusal = self._admission.refusal(request.size, self._host)
         self._shared.on_reject("memory", self._peer, str(refusal))
         fail(session, request, refusal)
 

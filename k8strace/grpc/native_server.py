@@ -11,8 +11,7 @@ from functools import partial
 
 from k8strace.addresses import listen_address
 from k8strace.auth import Gate
-from k8strace.budget import Budget
-from k8strace.grpc import Call, Handler, Reject, ServerSettings
+from k8strace.grpc import Admission, Call, Handler, Reject, ServerSettings
 from k8strace.grpc.endpoints import (
     bound_address,
     cannot_listen,
@@ -40,12 +39,12 @@ class Server:
         self,
         settings: ServerSettings,
         handlers: Mapping[str, Handler],
-        budget: Budget,
+        admission: Admission,
         on_reject: Reject,
     ) -> None:
         methods: dict[bytes, Handler] = {HEALTH.encode(): self._check_health}
         methods |= {path.encode(): handler for path, handler in handlers.items()}
-        self.shared = Shared(settings, methods, budget, on_reject)
+        self.shared = Shared(settings, methods, admission, on_reject)
         self._services = {path.split("/")[1] for path in handlers} | {""}
         tls = settings.tls
         self._tls = None if tls is None else Contexts(tls, ("h2",))

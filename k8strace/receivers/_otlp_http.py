@@ -24,13 +24,14 @@ from msgspec import Meta
 from k8strace._codec import IDENTITY
 from k8strace.addresses import join_address, listen_address, listening_sockets
 from k8strace.auth import NOBODY, Gate, HTTPServerAuth, ServerAuthenticator, Verdict
-from k8strace.budget import Budget, Lease
+from k8strace.budget import Lease
 from k8strace.component import Config
 from k8strace.errors import K8sTraceError, RefusedError, UnauthenticatedError
 from k8strace.grpc import (
     DEFAULT_MAX_MESSAGE_SIZE,
     SLOW_AFTER,
     SLOW_RATE,
+    Admission,
     Call,
     Handler,
     Metadata,
@@ -50,6 +51,7 @@ from k8strace.grpc.endpoints import (
 )
 from k8strace.grpc.native_listener import Listener
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
+from k8strace.middleware import Middleware
 from k8strace.payload import Origin
 from k8strace.tls.contexts import Contexts
 from k8strace.tls.options import ServerTLS
@@ -81,6 +83,7 @@ class HTTPConfig(Config, frozen=True, kw_only=True):
     include_metadata: bool = False
     tls: ServerTLS | None = None
     auth: HTTPServerAuth | None = None
+    middlewares: tuple[Middleware, ...] = ()
     keep_alives_enabled: bool = True
     idle_timeout: Duration = Duration(0)
 
@@ -119,7 +122,7 @@ class Server:
         self,
         config: HTTPConfig,
         handler: Handler,
-        budget: Budget,
+        admission: Admission,
         on_reject: Reject,
         sockets: tuple[socket, ...] = (),
         authenticator: ServerAuthenticator | None = None,
@@ -127,7 +130,7 @@ class Server:
         self._config = config
         self._gate = None if authenticator is None else Gate(authenticator)
         self._handler = handler
-        self._budget = budget
+        self._admission = admission
         self._on_reject = on_reject
         self._path = config.path
         self._limit = config.max_size
@@ -332,11 +335,11 @@ class Server:
         elif length > self._limit:
             raise self._too_large()
         host = host_of(peer)
-        if pause := self._budget.pace():
+        if pause := self._admission.pace():
             await asyncio.sleep(pause)
-        lease = await self._budget.admit(length, host, wait_until)
+        lease = await self._admission.admit(length, host, wait_until)
         if lease is None:
-            raise self._budget.refusal(length, host)
+            raise self._admission.refusal(length, host)
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             assert request.transport is not None
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
@@ -352,7 +355,7 @@ class Server:
                     if size > lease.size and not lease.try_grow(
                         max(STEP, size - lease.size)
                     ):
-                        raise self._budget.refusal(STEP, host)
+                        raise self._admission.refusal(STEP, host)
                     parts.append(part)
                     timer.reschedule(begin + size / SLOW_RATE)
         except TimeoutError:

@@ -49,6 +49,7 @@ from k8strace.metrics import (
     SPANS_REJECTED,
     Metrics,
 )
+from k8strace.middleware import Middleware, admission
 from k8strace.payload import Payload
 from k8strace.receivers import _otlp_http
 from k8strace.receivers._otlp_http import HTTPConfig
@@ -105,6 +106,7 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
     include_metadata: bool = False
     tls: ServerTLS | None = None
     auth: ServerAuth | None = None
+    middlewares: tuple[Middleware, ...] = ()
     engine: Engine = "native"
 
     def __post_init__(self) -> None:
@@ -209,7 +211,7 @@ class OTLP(Receiver[Config]):
                     sockets.get("grpc", ()), server_authenticator(grpc.auth, context)
                 ),
                 {EXPORT: export},
-                context.budget,
+                admission(grpc.middlewares, context),
                 self._reject,
             )
         if http is not None:
@@ -217,7 +219,7 @@ class OTLP(Receiver[Config]):
             self._servers["http"] = _otlp_http.Server(
                 http,
                 export,
-                context.budget,
+                admission(http.middlewares, context),
                 self._reject,
                 sockets.get("http", ()),
                 server_authenticator(http.auth, context),

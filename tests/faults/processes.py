@@ -15,8 +15,6 @@ from typing import Any
 import pytest
 
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
-PROCESS = 64 * 1024 * 1024
-"""What a gateway has that holds no span: on top of what memory_limiter lets it hold."""
 RETRY = {"initial_interval": "50ms", "max_interval": "200ms", "max_elapsed_time": "0s"}
 BATCH = {"batch": {"timeout": "20ms"}}
 WAIT: dict[str, Any] = {"sending_queue": {"wait_for_result": True}}

@@ -1,25 +1,24 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k8strace.budget import Budget, Lease
-from k8strace.component import Promise, Worker
+from k8strace.component import Promise
 from k8strace.driver import begin
 from k8strace.edges import Edge, FanOut
-from k8strace.errors import ConfigError, RefusedError
+from k8strace.errors import RefusedError
 from k8strace.metrics import Ledger, Metrics, Value
 from k8strace.payload import Payload
-from k8strace.processors import memory_limiter
 from k8strace.processors.memory_limiter import Config, MemoryLimiter
 from k8strace.units import Duration
+from tests.support.memory import Memory
 from tests.support.pipeline import (
     MIB,
     Drive,
@@ -27,7 +26,6 @@ from tests.support.pipeline import (
     assert_at_rest,
     both_drivers,
     cancel,
-    configured,
     context,
     edge_to,
     failure,
@@ -35,31 +33,9 @@ from tests.support.pipeline import (
     until,
 )
 
-GIB = 1024 * MIB
+pytestmark = pytest.mark.usefixtures("memory")
+
 LIMITS = {"check_interval": Duration(3600), "limit_mib": 10, "spike_limit_mib": 2}
-
-
-class Memory:
-    """What the process's resident memory is said to be, and how often it was trimmed."""
-
-    def __init__(self) -> None:
-        self.resident = 0
-        self.after_trim: int | None = None
-        self.trims = 0
-
-    def trim(self) -> bool:
-        self.trims += 1
-        if self.after_trim is not None:
-            self.resident = self.after_trim
-        return True
-
-
-@pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> Memory:
-    fake = Memory()
-    monkeypatch.setattr(memory_limiter, "resident_memory", lambda: fake.resident)
-    monkeypatch.setattr(memory_limiter, "trim", fake.trim)
-    return fake
 
 
 class Rig:
@@ -103,100 +79,11 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(memory: Memory) -> AsyncIterator[Rig]:
+async def rig() -> AsyncIterator[Rig]:
     rig = Rig()
     await rig.limiter.start()
     yield rig
     await rig.limiter.stop(0)
-
-
-# Configuration
-
-
-def test_defaults_are_the_collectors() -> None:
-    config = configured(MemoryLimiter, {"check_interval": "1s", "limit_mib": 100})
-    assert config.min_gc_interval_when_soft_limited == 10
-    assert config.min_gc_interval_when_hard_limited == 0
-    assert config.max_gc_interval_when_soft_limited == 30
-    assert config.max_gc_interval_when_hard_limited == 30
-    assert config.limits() == (80 * MIB, 100 * MIB)
-
-
-def test_the_helm_charts_configuration() -> None:
-    config = configured(
-        MemoryLimiter,
-        {"check_interval": "5s", "limit_percentage": 80, "spike_limit_percentage": 25},
-    )
-    assert config.limits(lambda: 100 * GIB) == (55 * GIB, 80 * GIB)
-
-
-def test_a_spike_limit_of_its_own_and_percentages_without() -> None:
-    fixed = Config(check_interval=Duration(1), limit_mib=100, spike_limit_mib=30)
-    assert fixed.limits() == (70 * MIB, 100 * MIB)
-    share = Config(check_interval=Duration(1), limit_percentage=50)
-    assert share.limits(lambda: 100 * GIB) == (40 * GIB, 50 * GIB)
-
-
-def test_mebibytes_win_over_percentages() -> None:
-    config = Config(check_interval=Duration(1), limit_mib=100, limit_percentage=50)
-    assert config.limits(lambda: 100 * GIB)[1] == 100 * MIB
-
-
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ({"limit_mib": 100}, "check_interval must be greater than zero"),
-        ({"check_interval": "0", "limit_mib": 1}, "check_interval"),
-        ({"check_interval": "1s"}, "limit_mib or limit_percentage"),
-        ({"check_interval": "1s", "limit_mib": -1}, "limit_mib"),
-        ({"check_interval": "1s", "limit_percentage": 101}, "101"),
-        (
-            {"check_interval": "1s", "limit_mib": 1, "spike_limit_percentage": 101},
-            "101",
-        ),
-        (
-            {"check_interval": "1s", "limit_mib": 10, "spike_limit_mib": 10},
-            r"spike_limit_mib \(10\) must be smaller",
-        ),
-        (
-            {"check_interval": "1s", "limit_percentage": 10, "spike_limit_percentage": 10},
-            r"spike_limit_percentage \(10\) must be smaller",
-        ),
-        (
-            {
-                "check_interval": "1s",
-                "limit_mib": 10,
-                "min_gc_interval_when_soft_limited": "1s",
-                "min_gc_interval_when_hard_limited": "2s",
-            },
-            "min_gc_interval_when_soft_limited",
-        ),
-        ({"check_interval": "1s", "limit_mib": 10, "ballast": 1}, "ballast"),
-    ],
-)
-def test_mistakes(values: dict[str, Any], text: str) -> None:
-    with pytest.raises(ConfigError, match=text):
-        configured(MemoryLimiter, values)
-
-
-def test_all_mistakes_are_told_at_once() -> None:
-    with pytest.raises(ValueError, match=r"check_interval.*; limit_mib or"):
-        Config()
-
-
-def test_workers_share_the_limits() -> None:
-    ctx = context("processors", "memory_limiter")
-    ctx = msgspec.structs.replace(ctx, worker=Worker(workers=4))
-    sink = Sink(context("exporters", "sink"))
-    limiter = MemoryLimiter(Config(**LIMITS), ctx, Edge(ctx.ledger, sink))  # type: ignore[arg-type]
-    assert (limiter.soft, limiter.hard_limit) == (2 * MIB, 10 * MIB // 4)
-
-
-def test_it_sets_the_budget_of_the_process() -> None:
-    assert Rig().limiter.hard_limit == 10 * MIB
-
-
-# Bytes
 
 
 @both_drivers
@@ -305,6 +192,7 @@ class Slow(Sink):
     sizes=st.lists(st.integers(1, 10), max_size=25),
     turns=st.lists(st.integers(0, 5), max_size=25),
 )
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_all_get_through_and_never_too_many_at_once(
     sizes: list[int], turns: list[int]
 ) -> None:
@@ -347,9 +235,24 @@ async def test_a_sender_that_goes_away_leaves_nothing(rig: Rig, drive: Drive) ->
     rig.assert_at_rest()
 
 
-async def test_where_the_process_has_less_the_soft_limit_keeps_its_part(
-    memory: Memory,
-) -> None:
+def test_it_sets_the_budget_of_the_process(memory: Memory) -> None:
+    assert Rig().limiter.hard_limit == 10 * MIB
+    memory.own = 3 * MIB
+    assert Rig().limiter.hard_limit == 7 * MIB
+
+
+async def test_what_the_process_itself_has_is_not_for_spans(memory: Memory) -> None:
+    memory.own = 3 * MIB
+    rig = Rig()
+    await rig.limiter.start()
+    for _ in range(5):
+        await rig.into(rig.payload(1))
+    assert isinstance(await failure(rig.into(rig.payload(1))), RefusedError)
+    await rig.limiter.stop(0)
+    rig.assert_at_rest()
+
+
+async def test_where_the_process_has_less_the_soft_limit_keeps_its_part() -> None:
     rig = Rig()
     rig.budget.limit = 5 * MIB
     await rig.limiter.start()
@@ -399,81 +302,19 @@ def test_it_asks_who_stands_behind_it() -> None:
     assert rig.limiter.promise == Promise.DELIVERED
 
 
-# Resident memory
-
-
 @both_drivers
-async def test_resident_memory_closes_the_way_until_it_is_low_again(
-    rig: Rig, memory: Memory, drive: Drive, caplog: pytest.LogCaptureFixture
+async def test_while_resident_memory_is_high_nobody_waits(
+    rig: Rig, memory: Memory, drive: Drive
 ) -> None:
-    caplog.set_level(logging.INFO, "k8strace")
     memory.resident = 10 * MIB
-    await rig.limiter.check()
+    await rig.limiter.guard.check()
     refused = await failure(drive(rig.into(rig.payload(patience=10))))
     assert isinstance(refused, RefusedError)
     assert refused.retry_after
     assert rig.limiter.blocked_by(rig.payload()) is not None
-    assert (
-        "resident memory of 10 MiB, of which spans are 0 MiB, is above the limit of "
-        "10 MiB: refusing spans until it is below 8 MiB"
-    ) in caplog.text
-    memory.resident = 9 * MIB
-    await rig.limiter.check()
-    assert isinstance(await failure(drive(rig.into(rig.payload()))), RefusedError)
-    memory.resident = 7 * MIB
-    await rig.limiter.check()
+    memory.resident = 0
+    await rig.limiter.guard.check()
     await drive(rig.into(rig.payload()))
-    assert "taking spans" in caplog.text
-    rig.assert_at_rest()
-
-
-async def test_free_memory_is_given_back_before_spans_are_refused(
-    rig: Rig, memory: Memory
-) -> None:
-    memory.resident, memory.after_trim = 20 * MIB, 5 * MIB
-    await rig.limiter.check()
-    assert memory.trims == 1
-    await rig.into(rig.payload())
-    rig.assert_at_rest()
-
-
-async def test_how_often_memory_is_trimmed(rig: Rig, memory: Memory) -> None:
-    memory.resident = 7 * MIB
-    await rig.limiter.check()
-    assert memory.trims == 0
-    memory.resident = 9 * MIB
-    await rig.limiter.check()
-    await rig.limiter.check()
-    assert memory.trims == 1, "above the soft limit: every 10 s"
-    memory.resident = 11 * MIB
-    await rig.limiter.check()
-    await rig.limiter.check()
-    assert memory.trims == 3, "above the hard limit: at each check"
-
-
-async def test_memory_is_checked_again_and_again(memory: Memory) -> None:
-    rig = Rig(check_interval=Duration(0.001))
-    await rig.limiter.start()
-    memory.resident = 20 * MIB
-    await until(lambda: memory.trims >= 2)
-    await rig.limiter.stop(0)
-    trims = memory.trims
-    await asyncio.sleep(0)
-    assert memory.trims == trims
-
-
-async def test_memory_that_cannot_be_read_is_logged(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def fail() -> int:
-        raise OSError("no /proc")
-
-    monkeypatch.setattr(memory_limiter, "resident_memory", fail)
-    rig = Rig(check_interval=Duration(0.001))
-    await rig.limiter.start()
-    await until(lambda: caplog.text.count("no /proc") >= 2)
-    await rig.into(rig.payload())
-    await rig.limiter.stop(0)
     rig.assert_at_rest()
 
 
@@ -484,12 +325,3 @@ async def test_stop_without_start_and_twice() -> None:
     await rig.limiter.stop(0)
     await rig.limiter.stop(0)
     rig.assert_at_rest()
-
-
-async def test_the_real_memory_of_this_process() -> None:
-    rig = Rig(limit_mib=1024 * 1024)
-    await rig.limiter.check()
-    await rig.into(rig.payload())
-    rig = Rig(limit_mib=1, spike_limit_mib=0)
-    await rig.limiter.check()
-    assert isinstance(await failure(rig.into(rig.payload())), RefusedError)

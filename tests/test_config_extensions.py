@@ -82,6 +82,37 @@ exporters:
     assert [one and one[1] for one in lines] == ["12", "13", "18", "21"]
 
 
+def test_middlewares_are_extensions_that_can_be_some() -> None:
+    found = problems(
+        """
+  memory_limiter: {check_interval: 1s, limit_mib: 100}
+receivers:
+  otlp:
+    protocols:
+      grpc:
+        middlewares:
+          - {id: memory_limiter}
+          - {id: health_check}
+      http: {middlewares: [{id: memory-limiter}]}
+  otlp/none: {protocols: {http: {middlewares: [{}]}}}
+exporters: {otlp: {endpoint: "a:1"}}
+"""
+        + pipeline("health_check")
+    )
+    protocols = "receivers::otlp::protocols"
+    assert [one.split(": ", 1)[1] for one in found] == [
+        f'{protocols}::grpc::middlewares[0]::id: references extension "memory_limiter": '
+        "add it to service::extensions",
+        f'{protocols}::grpc::middlewares[1]::id: extension "health_check" is no middleware '
+        "of servers",
+        f'{protocols}::http::middlewares[0]::id: references extension "memory-limiter" '
+        "which is not configured; did you mean memory_limiter?",
+        "receivers::otlp/none::protocols::http::middlewares[0]::id: is missing",
+    ]
+    lines = [re.search(r":(\d+): ", one) for one in found]
+    assert [one and one[1] for one in lines] == ["13", "14", "15", "16"]
+
+
 def test_of_an_extension_that_is_wrong_one_mistake_is_reported() -> None:
     (problem,) = problems(
         """
