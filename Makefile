@@ -71,7 +71,7 @@ soak: build go-peers ## 20 times what the suite does with connections, requests 
 
 faults: build ## kill, flood and fill it up for long; goes on where it stopped; ONLY=, FRESH=1
 	$(if $(FRESH),rm -f $(FAULTS))
-	$(PYTEST) tests/faults --faults $(FAULTS) --timeout 7200 $(if $(ONLY),-k "$(ONLY)") $(ARGS)
+	$(PYTEST) -n 4 --dist worksteal tests/faults --faults $(FAULTS) --timeout 7200 $(if $(ONLY),-k "$(ONLY)") $(ARGS)
 
 faults-docs: build ## write the table of docs/reliability.md from what came of the faults
 	$(BIN) -m scripts.fault_table

@@ -12,38 +12,47 @@ from benchmarks.peers.payloads import HASH_SEED
 
 BATCH = {"timeout": "200ms", "send_batch_size": 8192}
 BATCH_BYTES = 8192 * 412  # as many spans, for an engine that doesn't count them
-QUEUE = {"block_on_overflow": True}  # or the Collector drops what it has answered for
+# Or the Collector drops what it has answered for.
+QUEUE: dict[str, Any] = {"block_on_overflow": True}
 
 
 class Places(msgspec.Struct, frozen=True):
-    """Addresses, host:port: where a side listens, its metrics, and where it sends to."""
+    """Addresses, host:port: where a side listens, its metrics, and where it sends to; and a
+    folder of its own."""
 
     listen: str
     metrics: str
     sink: str
     spare: str
     """A free port for what cannot be turned off."""
+    folder: str
 
 
 def collector(cell: Cell, places: Places) -> dict[str, Any]:
     """The Collector's configuration, which k8strace takes as it is."""
     processors: dict[str, Any] = {}
     exporters: dict[str, Any] = {"nop": {}}
+    extensions: dict[str, Any] = {}
+    queue = QUEUE
     if cell.scenario == "sample":
         processors["probabilistic_sampler"] = {
             "sampling_percentage": SAMPLED,
             "mode": "hash_seed",
             "hash_seed": HASH_SEED,
         }
-    if cell.scenario != "receive":
+    if cell.scenario == "store":
+        # To the disk, as k8strace does without being told.
+        extensions["file_storage"] = {"directory": places.folder, "fsync": True}
+        queue = {**QUEUE, "storage": "file_storage"}
+    elif cell.scenario != "receive":
         processors["batch"] = BATCH
-    if cell.scenario == "forward":
+    if cell.is_sent:
         exporters = {
             "otlp_grpc": {
                 "endpoint": places.sink,
                 "tls": {"insecure": True},
                 "compression": cell.compression,
-                "sending_queue": QUEUE,
+                "sending_queue": queue,
             }
         }
     host, _, port = places.metrics.rpartition(":")
@@ -52,7 +61,9 @@ def collector(cell: Cell, places: Places) -> dict[str, Any]:
         "receivers": {"otlp": {"protocols": {"grpc": {"endpoint": places.listen}}}},
         "processors": processors,
         "exporters": exporters,
+        "extensions": extensions,
         "service": {
+            "extensions": list(extensions),
             "telemetry": {
                 "logs": {"level": "warn"},
                 "metrics": {
@@ -92,7 +103,7 @@ def rotel(cell: Cell, places: Places) -> list[str] | None:
 
 def df_engine(cell: Cell, places: Places) -> dict[str, Any] | None:
     """The configuration of otel-arrow's Dataflow Engine; None for what it can't do."""
-    if cell.scenario == "sample":
+    if cell.scenario in ("sample", "store"):
         return None
     receiver = {"protocols": {"grpc": {"listening_addr": places.listen}}}
     nodes: dict[str, Any] = {"receiver": {"type": "receiver:otlp", "config": receiver}}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import cast
 
@@ -42,7 +43,11 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Sent(msgspec.Struct, frozen=True, tag="sent"):
-    """What was taken by the side under test; `size` in bytes before compression."""
+    """What was taken by the side under test; `size` in bytes before compression.
+
+    `p50` and `p99` are seconds from the making of a request to its answer, of those that
+    were taken at once.
+    """
 
     requests: int
     spans: int
@@ -51,6 +56,8 @@ class Sent(msgspec.Struct, frozen=True, tag="sent"):
     refused: int
     seconds: float
     cpu_seconds: float
+    p50: float
+    p99: float
 
 
 @lru_cache
@@ -79,6 +86,7 @@ class Load:
         self.done: asyncio.Future[None] = loop.create_future()
         self.refused = 0
         self.taken = 0
+        self.answered: list[float] = []
         self._messages = [(request.message,) for request in requests]
         self._count = order.requests
         self._end = loop.time() + order.seconds
@@ -104,6 +112,9 @@ class Load:
             self.fail(f"request {self.taken} was answered with {call.status!r}: {answer!r}")
         self.taken += 1
         self._running -= 1
+        _, began = call.future
+        if began:
+            self.answered.append(self._loop.time() - began)
         return True
 
     def check_end(self) -> None:
@@ -157,22 +168,22 @@ class Connection(asyncio.BufferedProtocol):
 
     def _send_next(self) -> None:
         if (message := self._load.next()) is not None:
-            self._send(message)
+            self._send(message, self._loop.time())
 
     def _send_again(self, message: tuple[bytes, ...]) -> None:
-        self._send(message)
+        self._send(message, 0.0)
         self._flush()
 
-    def _send(self, message: tuple[bytes, ...]) -> None:
+    def _send(self, message: tuple[bytes, ...], now: float) -> None:
         call = self._session.request(PATH, message, encoding=self._load.encoding)
-        call.future = message
+        call.future = message, now
 
     def _end(self, over: list[Call]) -> None:
         for call in over:
             if self._load.over(call):
                 self._send_next()
             else:
-                self._loop.call_later(PAUSE, self._send_again, call.future)
+                self._loop.call_later(PAUSE, self._send_again, call.future[0])
 
     def _flush(self) -> None:
         while not self._is_paused and (buffers := self._session.output()):
@@ -213,7 +224,15 @@ async def carry_out(order: Order, requests: list[Request], *, packed: bool) -> S
         refused=load.refused,
         seconds=time.monotonic() - before,
         cpu_seconds=time.process_time() - cpu_before,
+        p50=percentile(load.answered, 50),
+        p99=percentile(load.answered, 99),
     )
+
+
+def percentile(values: Sequence[float], part: int) -> float:
+    """The least value that so many percent of all are not above; 0 of none."""
+    ordered = sorted(values)
+    return ordered[-(-len(ordered) * part // 100) - 1] if ordered else 0.0
 
 
 def main() -> None:

@@ -14,13 +14,14 @@ MEMORY_SECONDS = 30.0
 MEMORY_SIZE = 512
 KUBE = "kube"
 
-Scenario = Literal["receive", "sample", "forward"]
+Scenario = Literal["receive", "sample", "forward", "store"]
 Compression = Literal["none", "gzip"]
 
 SCENARIOS: dict[Scenario, str] = {
     "receive": "receive → nop",
     "sample": f"sampler {SAMPLED} % → batch → nop",
     "forward": "batch → OTLP out",
+    "store": "queue on disk → OTLP out",
 }
 COMPRESSIONS: tuple[Compression, ...] = ("none", "gzip")
 
@@ -44,6 +45,11 @@ class Cell(msgspec.Struct, frozen=True):
         scenario = f"memory-{self.scenario}" if self.seconds else self.scenario
         return f"{scenario}/{self.compression}/{self.payload}"
 
+    @property
+    def is_sent(self) -> bool:
+        """Whether spans go on to a backend."""
+        return self.scenario in ("forward", "store")
+
 
 def cells(sizes: Sequence[int] = SIZES) -> list[Cell]:
     """The whole matrix, in the order in which it is measured."""
@@ -53,6 +59,7 @@ def cells(sizes: Sequence[int] = SIZES) -> list[Cell]:
         for scenario in SCENARIOS
         for compression in COMPRESSIONS
         for payload in payloads
+        if scenario != "store" or (compression == "none" and payload != KUBE)
     ]
     scenarios: tuple[Scenario, ...] = ("receive", "forward")
     memory = [

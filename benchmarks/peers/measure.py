@@ -35,6 +35,7 @@ PER_SPAN = {
     ("sample", "gzip"): 4.3e-6,
     ("forward", "none"): 3.4e-6,
     ("forward", "gzip"): 12e-6,
+    ("store", "none"): 8e-6,
 }
 
 
@@ -43,8 +44,9 @@ class Run(msgspec.Struct, frozen=True):
 
     Times are seconds: `cpu` is user and system of all processes of the side, `seconds`
     what the load took, until the backend had the last span. `arrived` are the spans that
-    came out at the end, None where nobody can say; `expected` is how many should. Sizes
-    are bytes; `wire_size` is all that the side sent to the backend over TCP.
+    came out at the end, None where nobody can say; `expected` is how many should. `p50` and
+    `p99` are of the time until an answer. Sizes are bytes; `wire_size` is all that the side
+    sent to the backend over TCP.
     """
 
     requests: int
@@ -59,6 +61,8 @@ class Run(msgspec.Struct, frozen=True):
     sent_requests: int
     wire_size: int
     peak: int
+    p50: float = 0.0
+    p99: float = 0.0
 
 
 def requests_of(cell: Cell) -> int:
@@ -82,9 +86,9 @@ class Helpers(msgspec.Struct, frozen=True):
 def measure(cell: Cell, kind: Kind, helpers: Helpers) -> Run | None:
     """None for what the side can't do. Raises SideError when it fails."""
     listen, metrics, spare = free_addresses(3)
-    places = Places(listen, metrics, helpers.address, spare)
     with TemporaryDirectory(prefix="peers-") as name:
         folder = Path(name)
+        places = Places(listen, metrics, helpers.address, spare, name)
         command = kind.command(cell, places, folder)
         if command is None:
             return None
@@ -112,11 +116,11 @@ def _measure(cell: Cell, kind: Kind, places: Places, one: Side, helpers: Helpers
     began = time.monotonic()
     sent = load(requests, cell.seconds)
     after = _settle(cell, sink, before.spans + sent.spans)
-    seconds = time.monotonic() - began if cell.scenario == "forward" else sent.seconds
+    seconds = time.monotonic() - began if cell.is_sent else sent.seconds
     cpu = one.cpu() - cpu_before
     arrived: int | None = after.spans - before.spans
     expected = sent.spans
-    if cell.scenario != "forward":
+    if not cell.is_sent:
         arrived = None
         if kind.has_metrics:
             is_sampled = cell.scenario == "sample"
@@ -136,15 +140,17 @@ def _measure(cell: Cell, kind: Kind, places: Places, one: Side, helpers: Helpers
         sent_requests=after.requests - before.requests,
         wire_size=after.wire_size - before.wire_size,
         peak=one.peak(),
+        p50=sent.p50,
+        p99=sent.p99,
     )
 
 
 def _settle(cell: Cell, sink: Helper, spans: int) -> Arrived:
     """Wait until all that was sent went its way; of what is forwarded, until it came."""
-    if cell.scenario != "forward":
+    if not cell.is_sent:
         time.sleep(SETTLE)
     arrived: Arrived = sink.ask(None, Arrived)
-    if cell.scenario != "forward":
+    if not cell.is_sent:
         return arrived
     end = time.monotonic() + GIVE_UP
     while arrived.spans < spans and time.monotonic() < end:

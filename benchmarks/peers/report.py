@@ -21,6 +21,7 @@ HEAD = (
     "CPU µs a span",
     "CPU, ours = 1",
     "spans/s",
+    "answered in ms, p99",
     "bytes out a span",
     "peak MiB",
     "peak, ours = 1",
@@ -65,8 +66,9 @@ def _rows(cell: Cell, results: Results) -> list[list[str]]:
                 number(median(cpu_a_span(run) for run in runs)),
                 "1" if side == US else _times(measured, side, cpu_a_span),
                 f"{median(run.spans / run.seconds for run in runs):,.0f}",
+                number(median(run.p99 for run in runs) * 1000),
                 number(median(run.wire_size / run.spans for run in runs))
-                if cell.scenario == "forward"
+                if cell.is_sent
                 else "",
                 f"{median(map(peak, runs)) / MIB:.0f}",
                 "1" if side == US else _times(measured, side, peak),

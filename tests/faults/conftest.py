@@ -78,7 +78,7 @@ def fault(request: pytest.FixtureRequest) -> Iterator[Fault]:
     yield one
     passed = request.node.stash.get(PASSED, False)
     if path is not None and one.result is not None and passed:
-        store(path, {**load(path), key: one.result})
+        store(path, key, one.result)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -30,25 +31,28 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load(path: Path) -> dict[str, Result]:
-    """By test, in the order in which they were run."""
+    """By test."""
     if not path.exists():
         return {}
     return msgspec.json.decode(path.read_bytes(), type=dict[str, Result])
 
 
-def store(path: Path, results: dict[str, Result]) -> None:
-    """Replace the file, whole or not at all."""
+def store(path: Path, test: str, result: Result) -> None:
+    """Add to the file, whole or not at all; several processes do."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_suffix(".new")
-    new.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
-    new.replace(path)
+    with path.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        results = {**load(path), test: result}
+        new = path.with_suffix(".new")
+        new.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
+        new.replace(path)
 
 
 def table(results: Iterable[Result]) -> str:
     """As Markdown, numbers to the right, notes below."""
     rows: list[tuple[str, ...]] = [HEAD]
     notes: dict[str, int] = {}
-    for one in results:
+    for one in sorted(results, key=lambda one: (one.fault, one.mode)):
         mark = f" ({notes.setdefault(one.note, len(notes) + 1)})" if one.note else ""
         numbers = [f"{getattr(one, name):,}" for name in HEAD[NUMBERS:]]
         numbers[-1] += mark

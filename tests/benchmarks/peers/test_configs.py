@@ -13,7 +13,7 @@ from benchmarks.peers.configs import Places
 from benchmarks.peers.matrix import Cell, Compression, Scenario, cells
 from tests.support.gateway import run_gateway
 
-PLACES = Places("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4")
+PLACES = Places("127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:3", "127.0.0.1:4", "/tmp")
 
 
 def pipeline(config: dict[str, Any]) -> list[str]:
@@ -27,6 +27,7 @@ def pipeline(config: dict[str, Any]) -> list[str]:
         ("receive", ["nop"]),
         ("sample", ["probabilistic_sampler", "batch", "nop"]),
         ("forward", ["batch", "otlp_grpc"]),
+        ("store", ["otlp_grpc"]),
     ],
 )
 def test_pipelines(scenario: Scenario, expected: list[str]) -> None:

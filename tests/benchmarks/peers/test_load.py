@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from benchmarks.peers.load import Order, carry_out
+from benchmarks.peers.load import Order, carry_out, percentile
 from benchmarks.peers.payloads import Request
 from k8strace.errors import RefusedError
 from k8strace.grpc import Call, native
@@ -30,8 +30,15 @@ async def test_the_ring_goes_round() -> None:
         sent = await carry_out(order(rig), REQUESTS, packed=False)
         assert (sent.requests, sent.spans, sent.size, sent.sampled) == (20, 20, 40, 7)
         assert sent.refused == 0
+        assert 0 < sent.p50 <= sent.p99 < sent.seconds
         messages = sorted(call.message for call in rig.calls)
         assert messages == sorted((REQUESTS * 7)[number].message for number in range(20))
+
+
+def test_percentiles() -> None:
+    values = [float(number) for number in range(100, 0, -1)]
+    assert (percentile(values, 50), percentile(values, 99)) == (50, 99)
+    assert (percentile([3.0], 99), percentile([], 99)) == (3, 0)
 
 
 async def test_for_a_time() -> None:

@@ -58,9 +58,9 @@ def test_a_table_of_a_cell() -> None:
     head, *found = rows(text)
     assert head[-1] == "arrived"
     ours, theirs, failed = (" ".join(row) for row in found)
-    assert ours == "10 k8strace 10.0 1.00 1 500 410 50 1 all"
+    assert ours == "10 k8strace 10.0 1.00 1 500 2.00 410 50 1 all"
     assert theirs == (
-        "10 Collector 100 10.0 10.0 (5.0 to 30.0) 500 410 100 2.0 (2.0 to 2.0) all"
+        "10 Collector 100 10.0 10.0 (5.0 to 30.0) 500 2.00 410 100 2.0 (2.0 to 2.0) all"
     )
     assert failed.split() == ["10", "Rotel", "failed"]
 
