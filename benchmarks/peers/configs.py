@@ -41,8 +41,7 @@ def collector(cell: Cell, places: Places) -> dict[str, Any]:
             "hash_seed": HASH_SEED,
         }
     if cell.scenario == "store":
-        # To the disk, as k8strace does without being told.
-        extensions["file_storage"] = {"directory": places.folder, "fsync": True}
+        extensions["file_storage"] = {"directory": places.folder}
         queue = {**QUEUE, "storage": "file_storage"}
     elif cell.scenario != "receive":
         processors["batch"] = BATCH
