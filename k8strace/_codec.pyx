@@ -62,6 +62,7 @@ cdef class Codec:
     cdef Kind kind
     cdef object data  # what holds the pieces
     cdef PyObject *out  # bytes that nobody else has yet
+    cdef size_t held  # of them
 
     def __dealloc__(self):
         Py_XDECREF(self.out)
@@ -110,7 +111,7 @@ cdef class Codec:
     def take(self):
         if not self.stream.is_done or self.out == NULL:
             raise ValueError("the output is not here")
-        if self.stream.size < self.stream.room:
+        if self.stream.size < self.held:
             _PyBytes_Resize(&self.out, <Py_ssize_t>self.stream.size)
         result = <bytes>self.out
         Py_XDECREF(self.out)
@@ -131,9 +132,13 @@ cdef class Codec:
         if self.out == NULL:
             made = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>s.wanted)
             self.out = <PyObject *>made
+            self.held = s.wanted
             Py_INCREF(made)
-        elif s.wanted > s.room:
-            _PyBytes_Resize(&self.out, <Py_ssize_t>s.wanted)
+        elif s.wanted > self.held:
+            # A large one once for all: what is not written to takes no memory, while what
+            # grows step by step leaves its former places, in pieces, to the heap.
+            self.held = s.limit + 1 if s.wanted > AT_ONCE else s.wanted
+            _PyBytes_Resize(&self.out, <Py_ssize_t>self.held)
         s.out = <uint8_t *>PyBytes_AS_STRING(<bytes>self.out)
         s.room = s.wanted
         s.granted = s.window

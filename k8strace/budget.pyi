@@ -22,6 +22,9 @@ RATE_WINDOW: float
 """Seconds over which the rate of giving back is measured."""
 PEER_SHARE: int
 """One peer may always hold this part (1/8) of the budget."""
+ASK_AGAIN: float
+"""Seconds after which memory is asked again."""
+GUARDED_FROM: int
 PACED_ABOVE: int
 LONGEST_PACE: float
 """Seconds; reached at twice the bytes above which senders are paced."""
@@ -73,6 +76,8 @@ class Budget(Room):
     """
 
     backlog: int
+    guard: Callable[[int], bool] | None
+    """Asked, too, for `GUARDED_FROM` bytes and more: whether memory has room for them."""
 
     def follow(self, freed: Callable[[int], None]) -> None:
         """Call `freed` with the amount whenever bytes were given back."""
@@ -88,6 +93,9 @@ class Budget(Room):
 
         `until` is the loop's time. A peer that is over its share waits for itself only.
         """
+
+    async def opens(self, amount: int, peer: str, until: float) -> bool:
+        """Wait until the budget and the share of `peer` have `amount`; False at `until`."""
 
     def refusal(self, amount: int, peer: str) -> RefusedError:
         """What to answer `peer`, for whose `amount` there is no room."""

@@ -19,9 +19,12 @@ RATE_WINDOW = 1.0
 PEER_SHARE = 8
 PACED_ABOVE = 16 * 1024 * 1024
 LONGEST_PACE = 0.05
+GUARDED_FROM = 256 * 1024
+ASK_AGAIN = 0.05  # seconds
 
 cdef Py_ssize_t SHARES = PEER_SHARE
 cdef Py_ssize_t PACED = PACED_ABOVE
+cdef Py_ssize_t GUARDED = GUARDED_FROM
 cdef double LONGEST = LONGEST_PACE
 cdef double SHORTEST_PACE = 0.001  # seconds; timers don't count in less
 
@@ -125,6 +128,7 @@ cdef class _Holding:
 
 cdef class Budget(Room):
     cdef public Py_ssize_t backlog
+    cdef public object guard
     cdef dict holdings
     cdef list followers
     cdef dict queues  # of peers that wait for their own share
@@ -148,7 +152,7 @@ cdef class Budget(Room):
             freed(amount)
 
     def lease(self, Py_ssize_t amount, str peer not None):
-        if not self.has(amount, peer):
+        if not self.has(amount, peer) or not self.is_safe(amount):
             return None
         return Lease(self, amount, peer)
 
@@ -156,7 +160,20 @@ cdef class Budget(Room):
         """Whether the budget and the peer's share have `amount` more."""
         return self.fits(amount) and amount + self.held(peer) <= self.share(peer)
 
+    cdef bint is_safe(self, Py_ssize_t amount) except -1:
+        """Whether memory has as much, too."""
+        return amount < GUARDED or self.guard is None or self.guard(amount)
+
     async def admit(self, Py_ssize_t amount, str peer not None, double until):
+        while await self.opens(amount, peer, until):
+            if self.is_safe(amount):
+                return Lease(self, amount, peer)
+            if asyncio.get_running_loop().time() + ASK_AGAIN > until:
+                break
+            await asyncio.sleep(ASK_AGAIN)
+        return None
+
+    async def opens(self, Py_ssize_t amount, str peer not None, double until):
         cdef Room room
         while not self.has(amount, peer):
             room = self
@@ -166,13 +183,15 @@ cdef class Budget(Room):
                 room.used = self.held(peer)
             try:
                 if not await room.wait(amount, until):
-                    return None
+                    return False
             finally:
                 if room is not self and not room.waiting:
                     self.queues.pop(peer, None)
-        return Lease(self, amount, peer)
+        return True
 
     def refusal(self, Py_ssize_t amount, str peer not None):
+        if self.has(amount, peer):
+            return RefusedError("too much memory is in use", MAX_RETRY_AFTER / 2)
         if self.fits(amount):
             return RefusedError(
                 f"{peer or 'this sender'} holds its share of the memory budget "
@@ -243,7 +262,7 @@ cdef class Lease:
         self.size += amount
 
     def try_grow(self, Py_ssize_t amount):
-        if not self.budget.has(amount, self.peer):
+        if not self.budget.has(amount, self.peer) or not self.budget.is_safe(amount):
             return False
         self.grow(amount)
         return True

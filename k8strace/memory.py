@@ -11,6 +11,7 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 
 _ROOT = Path("/")
+FOR_CONNECTIONS = 8 * 1024 * 1024  # bytes
 KEPT_FREE = 64 * 1024 * 1024  # bytes
 COLLECT_AFTER = 20_000  # objects that came and have not gone
 _ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -38,11 +39,12 @@ def resident_memory(root: Path = _ROOT) -> int:
 
 @cache
 def own_memory() -> int:
-    """Bytes that the process needs without any span: what it had when this was asked first.
+    """Bytes that the process needs without any span: what it had when this was asked first,
+    and `FOR_CONNECTIONS`.
 
     That is when the first graph is built; later, spans and what they left are in there.
     """
-    return resident_memory()
+    return resident_memory() + FOR_CONNECTIONS
 
 
 def trim() -> bool:

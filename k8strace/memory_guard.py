@@ -130,6 +130,7 @@ class MemoryGuard:
         part = budget.limit * self.soft // self.hard
         room.limit = min(self.soft - self._own, part)
         budget.follow(room.give)
+        budget.guard = self.has_memory
         loop = asyncio.get_running_loop()
         self._monitor = loop.create_task(self._watch(), name=self._label)
         self._log.info(
@@ -141,10 +142,22 @@ class MemoryGuard:
 
     async def stop(self) -> None:
         self._budget.unfollow(self.room.give)
+        if self._budget.guard == self.has_memory:
+            self._budget.guard = None
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
             monitor.cancel()
             await asyncio.wait([monitor])
+
+    def has_memory(self, amount: int) -> bool:
+        """Whether `amount` bytes more can be resident, if need be after a trim.
+
+        The budget can't see what the heap has in pieces between what is held: messages
+        that grow while they are decompressed leave more than themselves behind.
+        """
+        if resident_memory() + amount > self.hard and self._may_trim(hard=True):
+            trim()
+        return resident_memory() + amount <= self.hard
 
     def refusal(self, amount: int) -> RefusedError:
         """What to answer where the room has nothing for `amount` bytes."""

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from k8strace import budget as module
 from k8strace.budget import (
+    GUARDED_FROM,
     LONGEST_PACE,
     MAX_RETRY_AFTER,
     MIN_RETRY_AFTER,
@@ -273,6 +274,50 @@ def test_a_full_budget_says_so() -> None:
     refusal = budget.refusal(1, "b")
     assert "used up" in str(refusal)
     assert refusal.retry_after == MAX_RETRY_AFTER
+
+
+class Memory:
+    """A guard that lets nothing in until it `has_room`."""
+
+    def __init__(self) -> None:
+        self.asked: list[int] = []
+        self.has_room = False
+
+    def __call__(self, amount: int) -> bool:
+        self.asked.append(amount)
+        return self.has_room
+
+
+def test_memory_is_asked_for_what_is_large() -> None:
+    budget, memory = Budget(10 * GUARDED_FROM), Memory()
+    budget.guard = memory
+    lease = budget.lease(GUARDED_FROM - 1, "a")
+    assert lease is not None
+    assert lease.try_grow(1)
+    assert not memory.asked
+    assert not lease.try_grow(GUARDED_FROM)
+    assert budget.lease(GUARDED_FROM + 1, "b") is None
+    refusal = budget.refusal(GUARDED_FROM + 1, "b")
+    assert str(refusal) == "too much memory is in use"
+    assert 0 < (refusal.retry_after or 0) <= MAX_RETRY_AFTER
+    assert budget.lease(20 * GUARDED_FROM, "b") is None
+    assert memory.asked == [GUARDED_FROM, GUARDED_FROM + 1]
+    memory.has_room = True
+    assert lease.try_grow(GUARDED_FROM)
+    assert budget.used == 2 * GUARDED_FROM
+
+
+async def test_admission_waits_for_memory() -> None:
+    budget, memory = Budget(10 * GUARDED_FROM), Memory()
+    budget.guard = memory
+    assert await budget.admit(GUARDED_FROM, "a", now()) is None
+    waiting = asyncio.create_task(budget.admit(GUARDED_FROM, "a", soon()))
+    await until(lambda: len(memory.asked) == 3)
+    assert budget.used == 0
+    memory.has_room = True
+    lease = await waiting
+    assert lease is not None
+    assert budget.used == lease.size == GUARDED_FROM
 
 
 def test_senders_are_paced_by_the_backlog() -> None:

@@ -229,3 +229,14 @@ print(faults() - before)
 def test_freed_memory_is_left_alone_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "_mallopt", None)
     assert not memory.keep_free()
+
+
+def test_what_the_process_needs_itself_is_asked_once() -> None:
+    memory.own_memory.cache_clear()
+    before = memory.own_memory()
+    ballast = bytearray(b"x") * (32 * 1024 * 1024)
+    assert memory.own_memory() == before
+    assert before > memory.FOR_CONNECTIONS
+    memory.own_memory.cache_clear()
+    assert memory.own_memory() - before > len(ballast) // 2
+    memory.own_memory.cache_clear()

@@ -167,6 +167,32 @@ async def test_resident_memory_closes_the_room_until_it_is_low_again(
     assert "taking spans" in caplog.text
 
 
+async def test_what_is_large_is_held_against_resident_memory(memory: Memory) -> None:
+    budget = Budget(64 * MIB)
+    one = guard(budget=budget)
+    one.start()
+    memory.resident = 9 * MIB
+    assert budget.lease(MIB, "a") is not None
+    assert memory.trims == 0
+    assert budget.lease(MIB + 1, "a") is None
+    assert memory.trims == 1
+    memory.after_trim = 2 * MIB
+    assert budget.lease(MIB + 1, "a") is not None
+    await one.stop()
+    assert budget.guard is None
+
+
+async def test_of_several_the_last_that_stops_leaves_no_guard(memory: Memory) -> None:
+    budget = Budget(64 * MIB)
+    first, second = guard(budget=budget), guard(budget=budget)
+    first.start()
+    second.start()
+    await first.stop()
+    assert budget.guard is not None
+    await second.stop()
+    assert budget.guard is None
+
+
 async def test_free_memory_is_given_back_before_spans_are_refused(memory: Memory) -> None:
     one = guard()
     memory.resident, memory.after_trim = 20 * MIB, 5 * MIB
