@@ -41,7 +41,7 @@ ATHERIS_VERSION := 3.0.0
 # Tests wait more than they compute; more than two at once make each other slow on two cores.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help build run demo test conformance soak faults faults-docs go-peers lint types check sanitize fuzz bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
+.PHONY: help build run demo test conformance soak faults faults-docs go-peers kube lint types check sanitize fuzz bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -75,6 +75,10 @@ faults: build ## kill, flood and fill it up for long; goes on where it stopped; 
 
 faults-docs: build ## write the table of docs/reliability.md from what came of the faults
 	$(BIN) -m scripts.fault_table
+
+kube: build ## a real kube-apiserver and etcd through the gateway; builds them once, with Go
+	GO="$(GO)" $(BIN) -m tests.end_to_end.kube.binaries
+	$(PYTEST) tests -m control_plane --kube $(ARGS)
 
 go-peers: $(GO_PEERS) ## build the tests' peers in Go: grpc-go at both ends, h2spec, telemetrygen
 

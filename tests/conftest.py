@@ -29,6 +29,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         help="run tests/faults in their long form, and keep what comes of it in this file",
     )
+    parser.addoption(
+        "--kube", action="store_true", help="run what starts a Kubernetes control plane"
+    )
     parser.addoption("--soak", type=int, default=1, help="times what tests of endurance do")
 
 
