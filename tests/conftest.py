@@ -35,6 +35,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", type=int, default=1, help="times what tests of endurance do")
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Nothing starts a control plane unasked."""
+    if not config.getoption("--kube"):
+        items[:] = [i for i in items if i.get_closest_marker("control_plane") is None]
+
+
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
     """One that tests have their certificates from."""

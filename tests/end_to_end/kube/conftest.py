@@ -1,15 +1,10 @@
-"""A control plane is started by `make kube` alone, which prints what came of it."""
+"""What `make kube` prints of control planes at its end."""
 
 from __future__ import annotations
 
 import pytest
 
 TABLES = pytest.StashKey[list[str]]()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.getoption("--kube", default=False):
-        items[:] = [i for i in items if i.get_closest_marker("control_plane") is None]
 
 
 @pytest.fixture(scope="session")
