@@ -211,7 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1 if problems else 0
     try:
         rate = options.sampling_rate_per_million
-        # etcd takes the same rate, and endpoints that are a host and a port.
+        # etcd takes the same rates and the same endpoints.
         TracingConfiguration(endpoint=options.endpoint, sampling_rate_per_million=rate)
         text = COMPONENTS[component](Request(version, options.endpoint, rate))
     except ValueError as error:

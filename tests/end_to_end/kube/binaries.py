@@ -59,13 +59,13 @@ def build() -> Path:
     """
     go = os.environ.get("GO", shutil.which("go"))
     target = folder()
-    target.mkdir(parents=True, exist_ok=True)
     for name, source in PROGRAMS.items():
         if (target / name).exists():
             continue
         if not go:
             raise FileNotFoundError("Install Go to build Kubernetes: https://go.dev/dl")
         sys.stderr.write(f"Building {name} into {target}\n")
+        target.mkdir(parents=True, exist_ok=True)
         # A name of its own first: a build that is killed leaves no half a program behind.
         with tempfile.TemporaryDirectory(dir=target) as work:
             out = Path(work) / name

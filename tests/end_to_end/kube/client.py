@@ -89,12 +89,6 @@ class Client:
                 response.status, await response.read(), response.headers.get("Audit-Id", "")
             )
 
-    async def create(self, path: str, manifest: Manifest) -> Answer:
-        """POST as the admin; an AssertionError says why it was not taken."""
-        answer = await self.request("POST", path, manifest)
-        assert answer.status < 300, (path, answer.status, answer.body)
-        return answer
-
     async def apply(self, manifest: Manifest, *, dry_run: bool = False) -> Answer:
         """Server-side apply of one object as the admin, wherever its kind lives.
 

@@ -27,7 +27,6 @@ class Span(NamedTuple):
     links: tuple[tuple[str, str], ...]
     trace_state: str
     is_error: bool
-    events: tuple[str, ...]
     attributes: dict[str, str | int]
 
     def text(self, attribute: str) -> str:
@@ -101,7 +100,6 @@ def _span(service: str, span: Proto) -> Span:
         links=tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
         trace_state=span.trace_state,
         is_error=span.status.code == span.status.STATUS_CODE_ERROR,
-        events=tuple(event.name for event in span.events),
         attributes={one.key: _value(one) for one in span.attributes},
     )
 

@@ -91,6 +91,30 @@ async def test_the_sampling_rate_is_kept(tmp_path: Path, tables: list[str]) -> N
         expectation(evidence)
 
 
+async def test_at_a_rate_of_zero_only_callers_begin_traces(tmp_path: Path) -> None:
+    """And of them only those who are believed."""
+    async with Backend() as backend, gateway_for(backend, tmp_path) as gateway:
+        endpoint = await gateway.address("grpc")
+        async with ControlPlane(tmp_path / "plane", endpoint, sampling=0) as plane:
+            async with plane.client() as client:
+                await client.apply(manifests.everything_for("devs"))
+                await client.apply(manifests.config_map("one"))
+                traffic = Traffic(client)
+                for user in (ADMIN, USER):
+                    for flags in ("00", "01"):
+                        await _ask(traffic, user, context(flags))
+                    await _ask(traffic, user, {})
+            await plane.stop()
+        await gateway.at_rest()
+        assert await gateway.stop() == 0
+    spans = read(backend.requests)
+    (begun,) = {span.trace for span in spans}
+    (one,) = (one for one in traffic.sent if spans.served(one.audit_id))
+    assert one.user == ADMIN
+    assert one.headers["traceparent"].split("-")[1::2] == [begun, "01"]
+    assert {span.service for span in spans} == {"apiserver", "etcd"}
+
+
 async def _read(traffic: Traffic) -> None:
     """A request after the other, until all of them are made."""
     for _ in range(REQUESTS // CLIENTS):
