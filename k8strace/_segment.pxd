@@ -79,6 +79,7 @@ cdef struct Window:
     int fd
     int error
     int64_t size  # of the file
+    bint is_finished  # what was begun in it was, or is cut off: nothing is TORN
     int64_t start
     int64_t held
     uint8_t *buffer  # of WINDOW bytes
@@ -212,7 +213,11 @@ cdef inline void find(
         place = peek(w, after - <int64_t>sizeof(Trailer), sizeof(Trailer))
         if place != NULL:
             memcpy(&trailer, place, sizeof(trailer))
-        if not trailer and next_record(w, after, salt, found.record.id) < 0:
+        if w.is_finished:
+            if after > w.size:
+                found.kind = DAMAGED
+                found.total = w.size - offset
+        elif not trailer and next_record(w, after, salt, found.record.id) < 0:
             found.kind = TORN
             found.total = w.size - offset
     else:
@@ -232,9 +237,9 @@ cdef inline void find(
                 memcpy(&trailer, place, min(<int64_t>8, w.size - last))
             found.kind = TORN
             found.total = w.size - offset
-            if <uint32_t>trailer == TRAILER_MAGIC:
+            if w.is_finished or <uint32_t>trailer == TRAILER_MAGIC:
                 found.kind = DAMAGED
-                found.total = last + 8 - offset
+                found.total = min(last + 8, w.size) - offset
     if w.error:
         found.kind = UNREADABLE
         found.total = w.size - offset

@@ -103,7 +103,8 @@ class Scan:
     """Looks for records that are not done, from `offset` to `end`.
 
     It reads about `most` bytes of them, at least one record, and goes no further; with 0 it
-    counts them all. `last_id` is that of the record before.
+    counts them all. `last_id` is that of the record before. What was never finished is not
+    to be read: `torn_at` of what was counted is the `end` then.
     """
 
     def __init__(
@@ -128,7 +129,7 @@ class Scan:
 
     @property
     def torn_at(self) -> int | None:
-        """Where a record begins that was never finished."""
+        """Where a record begins that was never finished; only counting tells."""
 
     @property
     def offset(self) -> int:

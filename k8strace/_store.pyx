@@ -194,6 +194,7 @@ cdef class Scan:
             raise ValueError("used already")
         w.window.fd = fd
         w.window.size = end
+        w.window.is_finished = most > 0
         w.window.buffer = <uint8_t *>malloc(WINDOW)
         w.salt = salt
         w.offset = offset

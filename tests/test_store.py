@@ -16,6 +16,7 @@ from k8strace import threads
 from k8strace.store import Store
 from tests.support.stores import (
     DONE_AT,
+    RECORD,
     abandon,
     files,
     flip,
@@ -178,6 +179,30 @@ async def test_a_flipped_bit_costs_one_record(
         again.finish(record.place)
     await again.close()
     assert files(tmp_path) == aside
+
+
+async def test_a_flipped_bit_before_an_unfinished_record_costs_one_record(
+    tmp_path: Path,
+) -> None:
+    one = store(tmp_path)
+    await one.open()
+    for number in range(3):
+        await put(one, b"%d" % number * 10)
+    abandon(one)
+    (path,) = files(tmp_path)
+    places = list(records_in(path))
+    flip(path, places[1][0] + 17)  # the id in the header
+    with path.open("r+b") as file:
+        file.truncate(places[2][0] + RECORD.size)
+    again = store(tmp_path)
+    assert (await again.open()).records == 2
+    found = await read_all(again)
+    assert [record.body for record in found] == [b"0" * 10, b""]
+    for record in found:
+        again.finish(record.place)
+    assert again.records == 0
+    await again.close()
+    assert [one.suffix for one in files(tmp_path)] == [".damaged"]
 
 
 async def test_spans_that_look_like_a_record_are_none(tmp_path: Path) -> None:
