@@ -32,7 +32,8 @@ cdef class GuardedSession(ServerSession):
         early = request.held
         request.held = Buffer(NULL, 0, 0)
         try:
-            self.take_data(<void *>request, early.data, early.size)
+            if early.size:  # where there is none it is nowhere
+                self.take_data(<void *>request, early.data, early.size)
         finally:
             release(&early)
         request.since = now  # what was held came in no time
