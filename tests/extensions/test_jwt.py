@@ -107,7 +107,18 @@ def test_keys_for_other_uses_are_left_out() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a", "a.b", "a.b.c", "a.b.c.d", "e30.e30.", "W10.e30.AA", "..", "ä.b.c"],
+    [
+        "",
+        "a",
+        "a.b",
+        "a.b.c",
+        "a.b.c.d",
+        "e30.e30.",
+        "W10.e30.AA",
+        "..",
+        "ä.b.c",
+        "e30.e30.AA::::AA",
+    ],
 )
 def test_what_is_no_jwt(text: str) -> None:
     with pytest.raises(ValueError, match="no signed JWT"):
