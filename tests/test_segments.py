@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import struct
 from pathlib import Path
 
 import pytest
 
 from k8strace._store import FIRST_RECORD, FORMAT, crc32c, read_head, record_size
 from k8strace.segments import claim, count, segments, sync_folder
-from tests.support.stores import abandon, files, put, records_in, store
-
-HEAD = struct.Struct("<Q2IQ")
+from tests.support.stores import HEAD, abandon, files, put, records_in, store
 
 
 def test_the_checksum_is_crc32c() -> None:

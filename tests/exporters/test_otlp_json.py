@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from typing import Any
 
-from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from hypothesis import given
@@ -18,8 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from k8strace.exporters._otlp_json import encode
 from tests.support.clients import recorded
+from tests.support.otlp_json import expected, read
 
-IDS = {"traceId", "spanId", "parentSpanId"}
 VALUES: dict[int, st.SearchStrategy[Any]] = {
     FieldDescriptor.TYPE_STRING: st.text(max_size=5),
     FieldDescriptor.TYPE_BYTES: st.binary(max_size=16),
@@ -68,38 +66,6 @@ def requests(draw: st.DrawFn) -> ExportTraceServiceRequest:
     for _ in range(draw(st.integers(0, 2))):
         fill(draw, message.resource_spans.add(), 7, draw(st.booleans()))
     return message
-
-
-def expected(message: ExportTraceServiceRequest) -> dict[str, Any]:
-    """protobuf's JSON with what OTLP does otherwise: ids in hex, enums as numbers."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {
-                key: base64.b64decode(one).hex() if key in IDS else convert(one)
-                for key, one in value.items()
-            }
-        return list(map(convert, value)) if isinstance(value, list) else value
-
-    converted = convert(json_format.MessageToDict(message, use_integers_for_enums=True))
-    assert isinstance(converted, dict)
-    return {"resourceSpans": [], **converted}
-
-
-def read(line: bytes) -> ExportTraceServiceRequest:
-    """A request from OTLP's JSON."""
-
-    def convert(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {
-                key: base64.b64encode(bytes.fromhex(one)).decode()
-                if key in IDS
-                else convert(one)
-                for key, one in value.items()
-            }
-        return list(map(convert, value)) if isinstance(value, list) else value
-
-    return json_format.ParseDict(convert(json.loads(line)), ExportTraceServiceRequest())
 
 
 @given(requests())

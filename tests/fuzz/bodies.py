@@ -1,4 +1,4 @@
-"""Trace requests, compressed bodies and configurations made of any bytes."""
+"""Compressed bodies and configurations made of any bytes."""
 
 from __future__ import annotations
 
@@ -7,52 +7,13 @@ from contextlib import suppress
 
 import zstandard
 
-from k8strace import _fastpath as fastpath
 from k8strace._codec import GZIP, ZSTD
 from k8strace.config import load
-from k8strace.errors import ConfigError, MalformedPayloadError
+from k8strace.errors import ConfigError
 from k8strace.grpc.compression import compress, decompress
 from k8strace.grpc.status import Code, StatusError
 
 LIMIT = 1 << 18  # bytes of what is decompressed
-NAMES = ("trace_id", "span_id", "parent_span_id", "trace_state", "name", "service")
-NUMBERS = ("kind", "start", "end", "status", "flags")
-
-
-def trace_request(data: bytes) -> None:
-    """What `count` takes in, all operations take in, and lose no span of it."""
-    chunks = (data,)
-    try:
-        fastpath.count(chunks, True)
-        deep = True
-    except MalformedPayloadError:
-        deep = False
-    try:
-        counted = fastpath.count(chunks)
-    except MalformedPayloadError:
-        assert not deep
-        return
-    verdicts = fastpath.valid(chunks)
-    spans = len(verdicts)
-    assert sum(verdicts) == counted.spans == spans - counted.bad_ids
-    assert fastpath.keep(chunks, b"\1" * spans) == (chunks, spans) or spans == 0
-    some = bytes(number & 1 for number in range(spans))
-    kept, number = fastpath.keep(chunks, some)
-    assert number == sum(some) == len(fastpath.valid(kept))
-    for most, largest in ((1, 0), (0, 100), (2, 200)):
-        parts = fastpath.split(chunks, most, largest)
-        assert sum(part[1] for part in parts) == spans
-        assert sum(len(fastpath.valid(part[0])) for part in parts) == spans
-        assert [sum(map(len, part[0])) for part in parts] == [part[2] for part in parts]
-    for mode in (fastpath.HASH_SEED, fastpath.PROPORTIONAL, fastpath.EQUALIZING):
-        got = fastpath.sample(chunks, mode, 50.0, 7, 4, True)
-        assert got.kept + got.sampled_out + got.rejected == spans
-        assert len(fastpath.valid(got.chunks)) == got.kept
-    columns = fastpath.fields(chunks, *NAMES, *NUMBERS)
-    assert [len(column) for column in columns] == [spans] * len(columns)
-    if all(len(trace_id) == 16 for trace_id in columns[0] if isinstance(trace_id, bytes)):
-        groups = fastpath.group_by_trace(chunks)
-        assert sum(group[2] for group in groups) == spans
 
 
 def inflated(encoding: int, body: bytes) -> bytes | Code:

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz.bodies import config, gzip_body, trace_request, zstd_body
+from tests.fuzz.bodies import config, gzip_body, zstd_body
+from tests.fuzz.credentials import credential
+from tests.fuzz.requests import otlp_json, trace_request
+from tests.fuzz.segments import segment
 from tests.fuzz.sessions import client_session, server_session
 
 CORPUS = Path(__file__).parent / "corpus"
@@ -13,6 +16,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "server_session": server_session,
     "client_session": client_session,
     "trace_request": trace_request,
+    "otlp_json": otlp_json,
+    "segment": segment,
+    "credential": credential,
     "gzip_body": gzip_body,
     "zstd_body": zstd_body,
     "config": config,

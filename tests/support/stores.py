@@ -14,6 +14,7 @@ from k8strace.segments import Place
 from k8strace.store import Store, Stored
 
 LOG = logging.LoggerAdapter(logging.getLogger("k8strace"), {"component": "test"})
+HEAD = struct.Struct("<Q2IQ")  # and its checksum
 RECORD = struct.Struct("<4I3Q2I")
 DONE_AT = 4  # where in a record its mark stands
 
