@@ -22,6 +22,7 @@ STUBS := $(patsubst k8strace/%.pyi,k8strace.%,$(wildcard k8strace/*.pyi))
 COMPILED_TESTS = $(wildcard $(patsubst %,tests/test_%*.py,$(patsubst _%,%,$(basename $(notdir $(wildcard k8strace/*.pyx))))))
 ASAN = $(shell cc -print-file-name=libasan.so) $(shell cc -print-file-name=libubsan.so)
 BUILT := .venv/.built-$(K8STRACE_BUILD)
+INSTALLED = $(or $(firstword $(wildcard .venv/.built-*)),$(BUILT))
 PEERS := .venv/peers
 COLLECTOR := $(PEERS)/collector
 ROTEL_VERSION := 0.0.1a15
@@ -117,20 +118,28 @@ sanitize: ## the compiled part's tests under the address and undefined-behaviour
 		$(PYTEST) $(COMPILED_TESTS) $(ARGS) || status=$$?; \
 	$(MAKE) --no-print-directory build K8STRACE_BUILD=release && exit $$status
 
-fuzz: $(FUZZED) ## each target for SECONDS=60, with sanitizers; ONLY= names one; needs clang
+fuzz: $(FUZZED) ## each target for SECONDS=60, with sanitizers; ONLY= names one, REPLAY= its input; needs clang
 	@mkdir -p $(FUZZ)/found $(foreach name,$(FUZZ_TARGETS),$(FUZZ)/corpus/$(name))
+	@touch $(FUZZ)/found/.begun
 	$(foreach name,$(if $(ONLY),$(ONLY),$(FUZZ_TARGETS)),$(fuzz-target))
 
+# What is found is printed whole: the machine that found it may be gone tomorrow.
 define fuzz-target
-env LD_PRELOAD=$(CURDIR)/$(FUZZ)/site/asan_with_fuzzer.so ASAN_OPTIONS=detect_leaks=0 \
-	PYTHONSAFEPATH=1 PYTHONPATH=$(FUZZ)/lib:.:$(FUZZ)/site $(BIN) -m tests.fuzz $(name) \
-	-max_total_time=$(or $(SECONDS),60) -timeout=20 -rss_limit_mb=4096 -print_final_stats=1 \
-	-artifact_prefix=$(FUZZ)/found/$(name)- $(FUZZ)/corpus/$(name) tests/fuzz/corpus/$(name)
+env PYTHONMALLOC=malloc LD_PRELOAD=$(CURDIR)/$(FUZZ)/site/asan_with_fuzzer.so \
+	ASAN_OPTIONS=detect_leaks=0 PYTHONSAFEPATH=1 PYTHONPATH=$(FUZZ)/lib:.:$(FUZZ)/site \
+	$(BIN) -m tests.fuzz $(name) -timeout=20 -rss_limit_mb=4096 $(or $(REPLAY),$(fuzz-on)) || { \
+	found="$(or $(REPLAY),$$(find $(FUZZ)/found -name '$(name)-*' -newer $(FUZZ)/found/.begun))"; \
+	for one in $$found; do \
+	echo "$(name) breaks on $$one, in base64:"; base64 "$$one"; \
+	echo "Again: make fuzz ONLY=$(name) REPLAY=$$one"; done; exit 1; } >&2
 
 endef
 
+fuzz-on = -max_total_time=$(or $(SECONDS),60) -print_final_stats=1 \
+	-artifact_prefix=$(FUZZ)/found/$(name)- $(FUZZ)/corpus/$(name) tests/fuzz/corpus/$(name)
+
 # Beside the modules in use, whose place they don't take.
-$(FUZZED): pyproject.toml setup.py $(wildcard k8strace/*.p* k8strace/*/*.p*) | $(BUILT)
+$(FUZZED): pyproject.toml setup.py $(wildcard k8strace/*.p* k8strace/*/*.p*) | $(INSTALLED)
 	@command -v clang >/dev/null || { echo 'Install clang to fuzz: apt-get install clang' >&2; exit 2; }
 	$(BIN) -m pip install --quiet --target $(FUZZ)/site --upgrade --no-deps atheris==$(ATHERIS_VERSION)
 	CC=clang LDSHARED='clang -shared' K8STRACE_BUILD=fuzz $(BIN) setup.py --quiet \

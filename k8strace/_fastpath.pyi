@@ -9,7 +9,7 @@ are kept byte for byte.
 
 from typing import Literal, NamedTuple
 
-BUILD: Literal["release", "debug", "sanitize"]
+BUILD: Literal["release", "debug", "sanitize", "fuzz"]
 
 class Count(NamedTuple):
     """`spans` are valid; the others are spans that must be cut out, by what is wrong."""
