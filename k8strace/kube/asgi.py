@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ class TracingMiddleware:
 
     A request belongs to its caller's trace where `trusts` says so of its scope; other
     callers' traces are linked. `name` names the span; by default it is the method alone,
-    since paths have ids in them.
+    since paths have ids in them. `at_end`, for `Tracing.shut_down`, is called in a thread
+    when the server ends, whether or not `app` knows of ASGI's lifespan.
     """
 
     def __init__(
@@ -42,13 +44,18 @@ class TracingMiddleware:
         *,
         trusts: Trusts = nobody,
         name: Callable[[Scope], str] | None = None,
+        at_end: Callable[[], None] | None = None,
     ) -> None:
         self._app = app
         self._tracer = provider.get_tracer("k8strace.kube.asgi")
         self._trusts = trusts
         self._name = name
+        self._at_end = at_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan" and self._at_end is not None:
+            await self._live(scope, receive, send, self._at_end)
+            return
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -74,6 +81,35 @@ class TracingMiddleware:
                 await send(message)
 
             await self._app(scope, receive, told)
+
+    async def _live(
+        self, scope: Scope, receive: Receive, send: Send, at_end: Callable[[], None]
+    ) -> None:
+        has_answered = False
+
+        async def asked() -> MutableMapping[str, Any]:
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await asyncio.to_thread(at_end)
+            return message
+
+        async def told(message: MutableMapping[str, Any]) -> None:
+            nonlocal has_answered
+            has_answered = True
+            await send(message)
+
+        try:
+            await self._app(scope, asked, told)
+        except Exception:
+            if has_answered:
+                raise
+        if has_answered:
+            return
+        # An application that has no lifespan: by ASGI's rules it raises.
+        await send({"type": "lifespan.startup.complete"})
+        while (await asked())["type"] != "lifespan.shutdown":
+            pass
+        await send({"type": "lifespan.shutdown.complete"})
 
 
 class _Headers(Getter[Scope]):

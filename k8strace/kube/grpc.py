@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -42,29 +43,39 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             return None
         method = str(handler_call_details.method)
         make, inner = _kind_of(handler)
-        if handler.response_streaming:
-
-            async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-                with self._span(method, context) as span:
-                    async for answer in inner(request, context):
-                        yield answer
-                    _tell(span, context.code())
-
-            wrapped: Any = stream
-        else:
-
-            async def unary(request: Any, context: Any) -> Any:
-                with self._span(method, context) as span:
-                    answer = await inner(request, context)
-                    _tell(span, context.code())
-                    return answer
-
-            wrapped = unary
         return make(
-            wrapped,
+            self._wrapped(method, inner, is_stream=handler.response_streaming),
             request_deserializer=handler.request_deserializer,
             response_serializer=handler.response_serializer,
         )
+
+    def _wrapped(self, method: str, inner: Any, *, is_stream: bool) -> Any:
+        """`inner` in a span: of the same form, for gRPC runs each of them differently."""
+
+        async def generator(request: Any, context: Any) -> AsyncIterator[Any]:
+            with self._span(method, context):
+                async for answer in inner(request, context):
+                    yield answer
+
+        async def coroutine(request: Any, context: Any) -> Any:
+            with self._span(method, context):
+                return await inner(request, context)
+
+        def threaded_generator(request: Any, context: Any) -> Iterator[Any]:
+            known = _Threaded(context)
+            with self._span(method, known):
+                yield from inner(request, known)
+
+        def threaded(request: Any, context: Any) -> Any:
+            known = _Threaded(context)
+            with self._span(method, known):
+                return inner(request, known)
+
+        if inspect.isasyncgenfunction(inner):
+            return generator
+        if inspect.iscoroutinefunction(inner):
+            return coroutine
+        return threaded_generator if is_stream else threaded
 
     @contextmanager
     def _span(self, method: str, context: Any) -> Iterator[Span]:
@@ -78,14 +89,37 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
             context=found.context,
             kind=SpanKind.SERVER,
             links=found.links,
-            attributes={"rpc.system": "grpc", **_names(method)},
+            attributes={"rpc.system": "grpc", **names(method)},
             record_exception=False,
         ) as span:
             try:
                 yield span
-            except grpc.aio.AbortError:
-                _tell(span, context.code())
+            except Exception:
+                tell(span, context.code() or grpc.StatusCode.UNKNOWN)
                 raise
+            tell(span, context.code())
+
+
+class _Threaded:
+    """The context of a handler that runs in a thread; grpcio's cannot tell its code."""
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+        self._code: grpc.StatusCode | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def code(self) -> grpc.StatusCode | None:
+        return self._code
+
+    def set_code(self, code: grpc.StatusCode) -> None:
+        self._code = code
+        self._context.set_code(code)
+
+    def abort(self, code: grpc.StatusCode, *arguments: Any, **more: Any) -> None:
+        self._code = code
+        self._context.abort(code, *arguments, **more)
 
 
 def _kind_of(handler: Any) -> tuple[Any, Any]:
@@ -99,13 +133,15 @@ def _kind_of(handler: Any) -> tuple[Any, Any]:
     return kinds[handler.request_streaming, handler.response_streaming]
 
 
-def _names(method: str) -> dict[str, str]:
+def names(method: str) -> dict[str, str]:
+    """The attributes that a call's method gives a span."""
     service, _, name = method.lstrip("/").rpartition("/")
     return {"rpc.service": service, "rpc.method": name}
 
 
-def _tell(span: Span, code: Any) -> None:
-    number = 0 if code in (None, 0) else code.value[0]
+def tell(span: Span, code: Any) -> None:
+    """Put a call's status on its span: a StatusCode, its number, or None for OK."""
+    number = code.value[0] if isinstance(code, grpc.StatusCode) else code or 0
     span.set_attribute("rpc.grpc.status_code", number)
     if number:
         span.set_status(Status(StatusCode.ERROR))

@@ -16,18 +16,31 @@ from opentelemetry.propagators.composite import CompositePropagator
 from opentelemetry.propagators.textmap import (
     CarrierT,
     Getter,
+    Setter,
     TextMapPropagator,
     default_getter,
+    default_setter,
 )
-from opentelemetry.trace import INVALID_SPAN, Link
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    TraceFlags,
+    TraceState,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-TRACEPARENT = "traceparent"
+_TRACEPARENT = "traceparent"
 _KNOWN_FLAGS = 2  # Go's propagator takes a version 00 with more for no trace context
 
 
 class TraceContext(TraceContextTextMapPropagator):
-    """W3C Trace Context, of which flags that version 00 doesn't have make nothing."""
+    """W3C Trace Context as Go's propagator reads it, and so that Go's can read it.
+
+    Flags that version 00 doesn't have make nothing of it. Only the sampled flag is kept and
+    sent: a kube-apiserver takes no context that has the random flag, which the SDK sets.
+    """
 
     def extract(
         self,
@@ -35,19 +48,41 @@ class TraceContext(TraceContextTextMapPropagator):
         context: Context | None = None,
         getter: Getter[CarrierT] = default_getter,
     ) -> Context:
-        for header in getter.get(carrier, TRACEPARENT) or ():
-            version, _, rest = header.strip().partition("-")
-            flags = rest.rpartition("-")[2]
-            if version == "00" and len(flags) == 2 and _number(flags) > _KNOWN_FLAGS:
-                return Context() if context is None else context
-        return super().extract(carrier, context, getter)
+        given = Context() if context is None else context
+        found = super().extract(carrier, given, getter)
+        caller = trace.get_current_span(found).get_span_context()
+        if found is given or not caller.is_valid:
+            return given
+        version = (getter.get(carrier, _TRACEPARENT) or [""])[0].strip()[:2]
+        if version == "00" and caller.trace_flags > _KNOWN_FLAGS:
+            return given
+        span = NonRecordingSpan(with_known_flags(caller, caller.trace_state))
+        return trace.set_span_in_context(span, given)
+
+    def inject(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        setter: Setter[CarrierT] = default_setter,
+    ) -> None:
+        ours = trace.get_current_span(context).get_span_context()
+        if not ours.is_valid:
+            return
+        span = NonRecordingSpan(with_known_flags(ours, ours.trace_state))
+        super().inject(carrier, trace.set_span_in_context(span, context), setter)
 
 
-def _number(flags: str) -> int:
-    try:
-        return int(flags, 16)
-    except ValueError:
-        return 0
+def with_known_flags(
+    caller: SpanContext, trace_state: TraceState | None = None
+) -> SpanContext:
+    """`caller`, of whose flags the sampled one alone is kept."""
+    return SpanContext(
+        caller.trace_id,
+        caller.span_id,
+        is_remote=True,
+        trace_flags=TraceFlags(caller.trace_flags & TraceFlags.SAMPLED),
+        trace_state=trace_state,
+    )
 
 
 def propagators() -> TextMapPropagator:
@@ -70,4 +105,5 @@ def incoming(
     caller = trace.get_current_span(context).get_span_context()
     if is_trusted or not caller.is_valid:
         return Incoming(context, ())
-    return Incoming(trace.set_span_in_context(INVALID_SPAN, context), (Link(caller),))
+    link = Link(with_known_flags(caller))  # without the tracestate: that is a stranger's
+    return Incoming(trace.set_span_in_context(INVALID_SPAN, context), (link,))

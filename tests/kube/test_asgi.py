@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+import json
+from collections.abc import MutableMapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,33 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from k8strace.kube.asgi import App, Receive, Scope, Send, TracingMiddleware, everybody
 
 TRACE, SPAN = "5fb6492bc888b375ba25017109117d19", "917b9dcf74b1a57e"
+
+
+TABLE: list[dict[str, Any]] = json.loads(Path("tests/data/traceparents.json").read_text())
+PRIVILEGED = ("system:masters", "system:monitoring")
+
+
+def shown(spans: Sequence[ReadableSpan]) -> list[dict[str, Any]]:
+    """Spans as the table of recorded ones has them."""
+    return [
+        {
+            "parent": span.parent and [*ids(span.parent)],
+            "tracestate": span.context.trace_state.to_header() if span.context else "",
+            "links": [
+                [
+                    *ids(link.context),
+                    link.context.trace_flags.sampled,
+                    link.context.trace_state.to_header(),
+                ]
+                for link in span.links
+            ],
+        }
+        for span in spans
+    ]
+
+
+def ids(context: trace.SpanContext) -> tuple[str, str]:
+    return f"{context.trace_id:032x}", f"{context.span_id:016x}"
 
 
 class Recorded:
@@ -93,6 +122,20 @@ async def test_who_is_trusted_is_the_parent_and_others_are_linked(trusted: bool)
     )
 
 
+@pytest.mark.parametrize("row", TABLE, ids=lambda row: f"{row['caller']}, {row['case']}")
+async def test_callers_are_taken_as_a_kube_apiserver_takes_them(
+    row: dict[str, Any],
+) -> None:
+    recorded = Recorded()
+    app = TracingMiddleware(
+        answering(200),
+        recorded.provider,
+        trusts=lambda _: row["caller"] in PRIVILEGED,
+    )
+    await ask(app, *row["sent"].items())
+    assert shown(recorded.spans) == ([] if row["span"] is None else [row["span"]])
+
+
 async def test_errors_are_on_the_span() -> None:
     recorded = Recorded()
     await ask(TracingMiddleware(answering(503), recorded.provider))
@@ -128,3 +171,62 @@ async def test_other_scopes_pass() -> None:
     await middleware({"type": "lifespan"}, unused, unused)  # type: ignore[arg-type]
     assert seen == ["lifespan"]
     assert recorded.spans == ()
+
+
+async def lifespan(app: App) -> list[str]:
+    """What a server sees of an application that it starts and ends."""
+    messages = iter(["lifespan.startup", "lifespan.shutdown"])
+    sent: list[str] = []
+
+    async def receive() -> MutableMapping[str, Any]:
+        return {"type": next(messages)}
+
+    async def send(message: MutableMapping[str, Any]) -> None:
+        sent.append(message["type"])
+
+    await app({"type": "lifespan"}, receive, send)
+    return sent
+
+
+COMPLETE = ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+
+
+@pytest.mark.parametrize("reads", [True, False])
+async def test_the_end_is_told_where_the_application_has_no_lifespan(reads: bool) -> None:
+    calls: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if reads:
+            (await receive())["body"]
+        raise NotImplementedError
+
+    middleware = TracingMiddleware(
+        app, Recorded().provider, at_end=lambda: calls.append("end")
+    )
+    assert await lifespan(middleware) == COMPLETE
+    assert calls == ["end"]
+
+
+async def test_the_end_is_told_where_the_application_has_one() -> None:
+    calls: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for answer in COMPLETE:
+            calls.append((await receive())["type"])
+            await send({"type": answer})
+
+    middleware = TracingMiddleware(
+        app, Recorded().provider, at_end=lambda: calls.append("end")
+    )
+    assert await lifespan(middleware) == COMPLETE
+    assert calls == ["lifespan.startup", "end", "lifespan.shutdown"]
+
+
+async def test_a_start_that_fails_is_told() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "lifespan.startup.failed"})
+        raise ValueError("no")
+
+    middleware = TracingMiddleware(app, Recorded().provider, at_end=lambda: None)
+    with pytest.raises(ValueError, match="no"):
+        await lifespan(middleware)

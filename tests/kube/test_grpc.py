@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -10,13 +11,16 @@ import grpc
 import pytest
 from opentelemetry import trace
 
+from k8strace.kube.asgi import nobody
 from k8strace.kube.grpc import ServerInterceptor, Trusts
-from tests.kube.test_asgi import SPAN, TRACE, Recorded
+from tests.kube.test_asgi import PRIVILEGED, SPAN, TABLE, TRACE, Recorded, shown
 
 TRACED = (("traceparent", f"00-{TRACE}-{SPAN}-01"),)
 
 
 async def _unary(request: bytes, context: Any) -> bytes:
+    if request == b"set":
+        context.set_code(grpc.StatusCode.NOT_FOUND)
     if request == b"abort":
         await context.abort(grpc.StatusCode.NOT_FOUND, "nothing")
     if request == b"raise":
@@ -38,23 +42,60 @@ async def _echo(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[b
         yield one
 
 
+async def _written(request: bytes, context: Any) -> None:
+    for _ in range(3):
+        await context.write(request)
+
+
+def _threaded(request: bytes, context: Any) -> bytes:
+    if request == b"abort":
+        context.abort(grpc.StatusCode.NOT_FOUND, "nothing")
+    return b"in a span" if trace.get_current_span().is_recording() else b"in none"
+
+
+def _threaded_stream(request: bytes, context: Any) -> Iterator[bytes]:
+    for _ in range(3):
+        yield request
+
+
 @asynccontextmanager
-async def serving(recorded: Recorded, **options: Trusts) -> AsyncIterator[Any]:
-    server = grpc.aio.server(interceptors=[ServerInterceptor(recorded.provider, **options)])
+async def served(
+    recorded: Recorded, service: str = "a.B", *, trusts: Trusts = nobody
+) -> AsyncIterator[int]:
+    """The port of a server with the interceptor."""
+    pool = ThreadPoolExecutor(1)
+    server = grpc.aio.server(
+        pool, interceptors=[ServerInterceptor(recorded.provider, trusts=trusts)]
+    )
     handlers: dict[str, Any] = {
         "Unary": grpc.unary_unary_rpc_method_handler(_unary),
+        "Check": grpc.unary_unary_rpc_method_handler(_unary),
         "Stream": grpc.unary_stream_rpc_method_handler(_stream),
         "Sum": grpc.stream_unary_rpc_method_handler(_sum),
         "Echo": grpc.stream_stream_rpc_method_handler(_echo),
+        "Written": grpc.unary_stream_rpc_method_handler(_written),
+        "Threaded": grpc.unary_unary_rpc_method_handler(_threaded),
+        "ThreadedStream": grpc.unary_stream_rpc_method_handler(_threaded_stream),
     }
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("a.B", handlers)])
+    handler = grpc.method_handlers_generic_handler(service, handlers)
+    server.add_generic_rpc_handlers([handler])
     port = server.add_insecure_port("localhost:0")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"localhost:{port}") as channel:
-            yield channel
+        yield port
     finally:
         await server.stop(0)
+        pool.shutdown()
+
+
+@asynccontextmanager
+async def serving(recorded: Recorded, *, trusts: Trusts = nobody) -> AsyncIterator[Any]:
+    """A channel to such a server."""
+    async with (
+        served(recorded, trusts=trusts) as port,
+        grpc.aio.insecure_channel(f"localhost:{port}") as channel,
+    ):
+        yield channel
 
 
 async def test_each_kind_of_call_is_a_span() -> None:
@@ -102,13 +143,40 @@ async def test_who_is_trusted_is_the_parent_and_others_are_linked(trusted: bool)
 async def test_errors_are_on_the_span() -> None:
     recorded = Recorded()
     async with serving(recorded) as channel:
-        for request, code in ((b"abort", 5), (b"raise", 2)):
+        for request, code in ((b"abort", 5), (b"set", 5), (b"raise", 2)):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await channel.unary_unary("/a.B/Unary")(request)
             assert caught.value.code().value[0] == code
         with pytest.raises(grpc.aio.AioRpcError):
             await channel.unary_unary("/a.B/Other")(b"")
-    assert len(recorded.spans) == 2
+        with pytest.raises(grpc.aio.AioRpcError):
+            await channel.unary_unary("/a.B/Threaded")(b"abort")
     for span in recorded.spans:
         assert span.status.status_code is trace.StatusCode.ERROR
-    assert (recorded.spans[0].attributes or {})["rpc.grpc.status_code"] == 5
+    codes = [(span.attributes or {})["rpc.grpc.status_code"] for span in recorded.spans]
+    assert codes == [5, 5, 2, 5]
+
+
+async def test_each_form_of_handler_is_served() -> None:
+    recorded = Recorded()
+    async with serving(recorded) as channel:
+        assert await channel.unary_unary("/a.B/Threaded")(b"x") == b"in a span"
+        for name in ("Written", "ThreadedStream"):
+            call = channel.unary_stream(f"/a.B/{name}")(b"x")
+            assert [one async for one in call] == [b"x"] * 3
+    assert [span.name for span in recorded.spans] == [
+        *("a.B/Threaded", "a.B/Written", "a.B/ThreadedStream")
+    ]
+
+
+async def test_callers_are_taken_as_a_kube_apiserver_takes_them() -> None:
+    recorded = Recorded()
+
+    def trusts(context: Any) -> bool:
+        return dict(context.invocation_metadata())["caller"] in PRIVILEGED
+
+    async with serving(recorded, trusts=trusts) as channel:
+        for row in TABLE:
+            sent = (*row["sent"].items(), ("caller", row["caller"]))
+            await channel.unary_unary("/a.B/Unary")(b"x", metadata=sent)
+    assert shown(recorded.spans) == [row["span"] for row in TABLE if row["span"]]

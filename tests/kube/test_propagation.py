@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from opentelemetry import baggage, trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import TracerProvider
 
-from k8strace.kube.propagation import Incoming, incoming
+from k8strace.kube.propagation import Incoming, incoming, propagators
 
 TRACE, SPAN = "5fb6492bc888b375ba25017109117d19", "917b9dcf74b1a57e"
 VALID = f"00-{TRACE}-{SPAN}-01"
@@ -67,6 +68,30 @@ def test_what_is_none_is_absent(traceparent: str, is_trusted: bool) -> None:
     found = take(traceparent, is_trusted=is_trusted)
     assert not parent(found).is_valid
     assert found.links == ()
+
+
+@pytest.mark.parametrize(("flags", "kept"), [("fe", False), ("ff", True)])
+def test_what_goes_out_is_of_version_00_again(flags: str, kept: bool) -> None:
+    found = take(f"cc-{TRACE}-{SPAN}-{flags}-extra", is_trusted=True)
+    sent: dict[str, str] = {}
+    propagators().inject(sent, found.context)
+    assert sent == {"traceparent": f"00-{TRACE}-{SPAN}-0{int(kept)}"}
+    assert parent(take(sent["traceparent"], is_trusted=True)).is_valid
+
+
+def test_what_goes_out_is_what_a_kube_apiserver_takes() -> None:
+    """The SDK sets the W3C's random flag, with which Go's propagator takes nothing."""
+    span = TracerProvider(shutdown_on_exit=False).get_tracer("test").start_span("root")
+    assert span.get_span_context().trace_flags == 3
+    sent: dict[str, str] = {}
+    propagators().inject(sent, trace.set_span_in_context(span))
+    assert sent["traceparent"].endswith("-01")
+    assert parent(take(sent["traceparent"], is_trusted=True)).is_valid
+
+
+def test_the_first_of_two_counts() -> None:
+    found = incoming({"traceparent": [VALID, f"00-{TRACE}-{SPAN}-ff"]}, is_trusted=True)
+    assert parent(found).is_valid
 
 
 def test_nothing_is_inherited_from_where_it_is_called() -> None:
