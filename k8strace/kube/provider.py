@@ -3,16 +3,24 @@
 Traces are begun at `samplingRatePerMillion`, those of callers are gone on with as they
 say; spans go out over OTLP/gRPC, unencrypted, in batches of 512 every five seconds at the
 latest. The component never waits: where the gateway is down, spans are dropped and counted.
+The environment that Kubernetes' components heed is heeded: OTEL_EXPORTER_OTLP_HEADERS,
+_TIMEOUT and _COMPRESSION, OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_*.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.environment_variables import (
+    OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
+    OTEL_BSP_MAX_QUEUE_SIZE,
+    OTEL_BSP_SCHEDULE_DELAY,
+)
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import (
@@ -27,22 +35,23 @@ from opentelemetry.sdk.trace.sampling import (
     TraceIdRatioBased,
 )
 from opentelemetry.util.types import AttributeValue
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from k8strace.kube.tracing_config import MILLION, TracingConfiguration
 
 DEFAULT_ENDPOINT = "localhost:4317"
 QUEUE = 2048  # spans; these are the defaults of the Go SDK
 BATCH = 512
-DELAY = 5.0  # seconds
-TIMEOUT = 10.0
+DELAY = 5000  # milliseconds
 
 
-class Tracing:
+class Tracing(Collector):
     """A component's tracing: give `provider` to what makes spans; `shut_down` at the end.
 
     `ended` spans were sampled and are over; of them `sent` were taken by the gateway,
     `failed` not, and `dropped` found no room because it was too slow or not there. The
-    rest waits.
+    rest is `waiting`. It is a collector of prometheus-client, too: `REGISTRY.register` it.
     """
 
     def __init__(
@@ -67,10 +76,37 @@ class Tracing:
     def dropped(self) -> int:
         return self._processor.dropped if self._processor else 0
 
-    def shut_down(self) -> None:
-        """Send what waits, then stop; takes as long as one request at the most."""
-        if isinstance(self.provider, TracerProvider):
+    @property
+    def waiting(self) -> int:
+        return self._processor.waiting if self._processor else 0
+
+    def collect(self) -> Iterator[Metric]:
+        """`k8strace_component_spans_total{outcome}` and `…_spans_waiting`."""
+        over = CounterMetricFamily(
+            "k8strace_component_spans",
+            "Sampled spans of this component, by what became of them.",
+            labels=["outcome"],
+        )
+        for outcome in ("sent", "failed", "dropped"):
+            over.add_metric([outcome], getattr(self, outcome))
+        yield over
+        yield GaugeMetricFamily(
+            "k8strace_component_spans_waiting",
+            "Sampled spans of this component that wait to be sent or for an answer.",
+            value=self.waiting,
+        )
+
+    def shut_down(self, timeout: float = 10.0) -> None:
+        """Send what waits for `timeout` seconds at the most, then stop; the rest failed."""
+        if self._processor is None or not isinstance(self.provider, TracerProvider):
+            return
+        deadline = threading.Timer(timeout, self._processor.give_up)
+        deadline.daemon = True
+        deadline.start()
+        try:
             self.provider.shutdown()
+        finally:
+            deadline.cancel()
 
 
 def tracer_provider(
@@ -80,8 +116,8 @@ def tracer_provider(
 ) -> Tracing:
     """The tracing that `config` asks for; None makes no spans, but context still passes.
 
-    `attributes` are the resource's, over those of OTEL_RESOURCE_ATTRIBUTES;
-    OTEL_EXPORTER_OTLP_HEADERS gives headers, as in Kubernetes' components.
+    `attributes` are the resource's, over those of OTEL_RESOURCE_ATTRIBUTES. Connects when
+    there is something to send, so that it doesn't matter whether the gateway is there yet.
     """
     if config is None:
         return Tracing(trace.NoOpTracerProvider())
@@ -89,9 +125,7 @@ def tracer_provider(
     resource = resource.merge(
         Resource({"service.name": service_name, **(attributes or {})})
     )
-    processor = Counting(
-        OTLPSpanExporter(endpoint=target(config.endpoint), insecure=True, timeout=TIMEOUT)
-    )
+    processor = Counting(OTLPSpanExporter(endpoint=target(config.endpoint), insecure=True))
     provider = TracerProvider(
         sampler=sampler(config), resource=resource, shutdown_on_exit=False
     )
@@ -120,21 +154,34 @@ def target(endpoint: str | None) -> str:
 
 
 class Counting(SpanProcessor):
-    """The SDK's batches, behind a count of what they hold: what is over it is dropped."""
+    """The SDK's batches, behind a count of what they hold: what is over it is dropped.
+
+    The SDK's own queue drops the oldest and tells nobody; Go's drops the newest.
+    """
 
     def __init__(self, exporter: SpanExporter) -> None:
         self.ended = 0
         self.sent = 0
         self.failed = 0
         self.dropped = 0
-        self._waiting = 0
-        self._lock = threading.Lock()
+        self._queued = 0
+        self._is_open = True
+        self._lock = threading.RLock()  # a collected object may end a span anywhere
+        self._exporter = exporter
+        self._queue = _setting(OTEL_BSP_MAX_QUEUE_SIZE, QUEUE)
         self._batches = BatchSpanProcessor(
             _Told(exporter, self),
-            max_queue_size=QUEUE,
-            schedule_delay_millis=DELAY * 1000,
-            max_export_batch_size=BATCH,
+            max_queue_size=self._queue,
+            schedule_delay_millis=_setting(OTEL_BSP_SCHEDULE_DELAY, DELAY),
+            max_export_batch_size=min(
+                _setting(OTEL_BSP_MAX_EXPORT_BATCH_SIZE, BATCH), self._queue
+            ),
         )
+
+    @property
+    def waiting(self) -> int:
+        with self._lock:
+            return self.ended - self.sent - self.failed - self.dropped
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         self._batches.on_start(span, parent_context)
@@ -145,16 +192,17 @@ class Counting(SpanProcessor):
             return
         with self._lock:
             self.ended += 1
-            if self._waiting >= QUEUE:
+            if not self._is_open or self._queued >= self._queue:
                 self.dropped += 1
                 return
-            self._waiting += 1
-        self._batches.on_end(span)
+            self._queued += 1
+            # Under the lock, or it could come behind the last batch of a shutdown.
+            self._batches.on_end(span)
 
     def taken(self, spans: int) -> None:
-        """They wait no longer."""
+        """They are in the queue no longer."""
         with self._lock:
-            self._waiting -= spans
+            self._queued -= spans
 
     def over(self, spans: int, *, was_sent: bool) -> None:
         with self._lock:
@@ -163,11 +211,26 @@ class Counting(SpanProcessor):
             else:
                 self.failed += spans
 
+    def give_up(self) -> None:
+        """Try no more: what waits, or is under way, fails at once."""
+        self._exporter.shutdown()
+
     def shutdown(self) -> None:
+        with self._lock:
+            self._is_open = False
         self._batches.shutdown()  # type: ignore[no-untyped-call]
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return bool(self._batches.force_flush(timeout_millis))
+
+
+def _setting(name: str, default: int) -> int:
+    """A number of the environment; Go's SDK, too, takes none for the default."""
+    try:
+        value = int(os.environ.get(name, ""))
+    except ValueError:
+        return default
+    return value if value > 0 else default
 
 
 class _Told(SpanExporter):

@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from pathlib import Path
 from random import Random
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.sampling import Decision
+from prometheus_client import CollectorRegistry
 
 from k8strace.kube import provider as module
 from k8strace.kube.provider import Tracing, sampler, target, tracer_provider
 from k8strace.kube.tracing_config import TracingConfiguration
 from tests.support.backend import Backend
+from tests.support.gateway import METRICS_PORT, GatewayProcess
 
 ALWAYS = 1_000_000
+GATEWAY = """
+receivers:
+  otlp: {{protocols: {{grpc: {{endpoint: "{endpoint}"}}}}}}
+exporters:
+  debug:
+service:
+  pipelines:
+    traces: {{receivers: [otlp], exporters: [debug]}}
+"""
 
 
 def spans(tracing: Tracing, number: int) -> None:
@@ -54,22 +65,134 @@ async def test_spans_come_to_the_gateway_with_the_components_name(
     )
 
 
-@pytest.mark.slow
-async def test_a_gateway_that_is_down_costs_spans_and_no_time(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.fixture
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a test need not wait for the defaults; a try and one more fit in it."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")  # milliseconds
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")  # seconds
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """The SDK's thread counts: there is no event to wait for."""
+    async with asyncio.timeout(30):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+def balanced(tracing: Tracing) -> bool:
+    over = tracing.sent + tracing.failed + tracing.dropped
+    return tracing.ended == over + tracing.waiting
+
+
+async def test_a_gateway_that_hangs_costs_spans_and_no_time() -> None:
+    """None of the spans waits: the first request has no answer when the last has ended."""
+    hangs, released = asyncio.Event(), asyncio.Event()
+
+    async def hang(_: object) -> None:
+        hangs.set()
+        await released.wait()
+
+    async with Backend() as backend:
+        backend.answer = hang
+        tracing = tracer_provider(
+            TracingConfiguration(
+                endpoint=backend.endpoint, sampling_rate_per_million=ALWAYS
+            ),
+            "webhook",
+        )
+        spans(tracing, module.BATCH)
+        await hangs.wait()
+        spans(tracing, 2 * module.QUEUE)
+        assert (tracing.sent, tracing.failed) == (0, 0)
+        assert tracing.dropped == module.QUEUE
+        assert tracing.waiting == module.BATCH + module.QUEUE
+        released.set()
+        await asyncio.to_thread(tracing.shut_down)
+        assert tracing.sent == module.BATCH + module.QUEUE == backend.spans
+    assert balanced(tracing)
+    assert tracing.waiting == 0
+
+
+@pytest.mark.usefixtures("fast")
+async def test_shutting_down_is_over_when_its_time_is() -> None:
+    """With nobody there each batch would be tried in its turn."""
     async with Backend() as backend:
         endpoint = backend.endpoint
     config = TracingConfiguration(endpoint=endpoint, sampling_rate_per_million=ALWAYS)
     tracing = tracer_provider(config, "webhook")
-    spans(tracing, 3 * module.QUEUE)
-    assert tracing.ended == 3 * module.QUEUE
-    assert tracing.dropped >= module.QUEUE - module.BATCH
-    assert tracing.sent == 0
-    # Nothing of it may go on behind the test: what waits is given up at once.
-    monkeypatch.setattr(OTLPSpanExporter, "export", lambda *_: SpanExportResult.FAILURE)
-    await asyncio.to_thread(tracing.shut_down)
-    assert tracing.sent == 0
+    spans(tracing, module.QUEUE)
+    await asyncio.to_thread(tracing.shut_down, 0.1)
+    assert tracing.failed + tracing.dropped == module.QUEUE
+    spans(tracing, 7)
+    assert (tracing.ended, tracing.waiting) == (module.QUEUE + 7, 0)
+    assert balanced(tracing)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("fast")
+async def test_a_gateway_that_comes_late_goes_away_and_comes_back(
+    unused_tcp_port: int, tmp_path: Path
+) -> None:
+    endpoint = f"127.0.0.1:{unused_tcp_port}"
+    path = tmp_path / "gateway.yaml"
+    path.write_text(GATEWAY.format(endpoint=endpoint))
+    arguments = ("--config", str(path), "--set", METRICS_PORT)
+    config = TracingConfiguration(endpoint=endpoint, sampling_rate_per_million=ALWAYS)
+    tracing = tracer_provider(config, "webhook")
+    for _ in range(2):
+        before = tracing.sent
+        spans(tracing, 100)  # it is not there
+        async with GatewayProcess(*arguments, out=tmp_path / "out") as gateway:
+            spans(tracing, 1000)
+            await until(lambda: tracing.waiting == 0)
+            samples = await gateway.at_rest()
+            arrived = samples.sum("otelcol_receiver_accepted_spans_total")
+            assert arrived == tracing.sent - before >= 1000
+    spans(tracing, 10)
+    await asyncio.to_thread(tracing.shut_down, 0.1)
+    assert tracing.ended == tracing.sent + tracing.failed == 2210
+    assert tracing.failed >= 10
+
+
+async def test_counts_are_metrics() -> None:
+    registry = CollectorRegistry()
+    async with Backend() as backend:
+        config = TracingConfiguration(
+            endpoint=backend.endpoint, sampling_rate_per_million=ALWAYS
+        )
+        tracing = tracer_provider(config, "webhook")
+        registry.register(tracing)
+        spans(tracing, 3)
+        assert registry.get_sample_value("k8strace_component_spans_waiting") == 3
+        await asyncio.to_thread(tracing.shut_down)
+    spans(tracing, 2)
+    assert [
+        registry.get_sample_value("k8strace_component_spans_total", {"outcome": outcome})
+        for outcome in ("sent", "failed", "dropped")
+    ] == [3, 0, 2]
+    assert registry.get_sample_value("k8strace_component_spans_waiting") == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [("700", 700), ("none", 2048), ("-1", 2048)]
+)
+async def test_the_environment_is_heeded(
+    monkeypatch: pytest.MonkeyPatch, value: str, expected: int
+) -> None:
+    """As the Go SDK does it: what is no number is passed over, a batch fits the queue."""
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", value)
+    monkeypatch.setenv("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "5000")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")
+    async with Backend() as backend:
+        config = TracingConfiguration(
+            endpoint=backend.endpoint, sampling_rate_per_million=ALWAYS
+        )
+        tracing = tracer_provider(config, "webhook")
+        spans(tracing, expected)
+        await backend.wait_for_spans(expected)
+        await asyncio.to_thread(tracing.shut_down)
+        assert len(backend.requests) == 1
+        assert backend.metadata[0]["x-tenant"] == "blue"
 
 
 def test_without_a_configuration_there_are_no_spans() -> None:
