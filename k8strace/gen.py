@@ -13,28 +13,34 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from k8strace.kube.tracing_config import (
-    TracingConfiguration,
-    TracingConfigurationError,
-    parse_kubelet,
-    read,
+from k8strace.kube.judgement import judged
+from k8strace.kube.tracing_config import TracingConfiguration
+from k8strace.kube.versions import (
+    APISERVER_TRACING,
+    FIRST_VERSIONS,
+    KUBELET_TRACING,
+    Gate,
+    Version,
+    shown,
 )
 
 DEFAULT_ENDPOINT = "localhost:4317"
 DEFAULT_RATE = 10_000  # one trace in a hundred
 
-Version = tuple[int, int]
-
-# When gates were removed: a component that is given one from then on does not start.
-GONE: dict[str, Version] = {"APIServerTracing": (1, 37)}
+# Whose rate etcd 3.5 takes: earlier ones don't know the flag and don't start with it.
+ETCD_RATE = 11
 
 
 class Request(NamedTuple):
-    """What is asked for; `rate` is per million, `version` that of the component."""
+    """What is asked for; `rate` is per million, `version` that of the component.
+
+    `patch` is None where only the minor version is said.
+    """
 
     version: Version
     endpoint: str
     rate: int
+    patch: int | None = None
 
 
 class VersionError(ValueError):
@@ -44,11 +50,14 @@ class VersionError(ValueError):
 def kube_apiserver(asked: Request) -> str:
     """A TracingConfiguration and the flags of kube-apiserver."""
     flags = "--tracing-config-file=/etc/kubernetes/tracing.yaml"
-    if note := _gate(asked.version, "APIServerTracing", (1, 22)):
-        flags += f" {note}"
-    version = _group_version(asked.version)
+    if _needs(APISERVER_TRACING, asked.version):
+        flags += f" --feature-gates={APISERVER_TRACING.name}=true"
+    version = max(
+        (one for one in FIRST_VERSIONS if FIRST_VERSIONS[one] <= asked.version),
+        key=lambda one: FIRST_VERSIONS[one],
+    )
     return (
-        f"# kube-apiserver {_shown(asked.version)}: {flags}\n"
+        f"# kube-apiserver {shown(asked.version)}: {flags}\n"
         f"apiVersion: apiserver.config.k8s.io/{version}\n"
         "kind: TracingConfiguration\n"
         f"endpoint: {asked.endpoint}\n"
@@ -59,10 +68,10 @@ def kube_apiserver(asked: Request) -> str:
 def kubelet(asked: Request) -> str:
     """The part of a KubeletConfiguration."""
     gate = ""
-    if _gate(asked.version, "KubeletTracing", (1, 25)):
-        gate = "featureGates:\n  KubeletTracing: true\n"
+    if _needs(KUBELET_TRACING, asked.version):
+        gate = f"featureGates:\n  {KUBELET_TRACING.name}: true\n"
     return (
-        f"# kubelet {_shown(asked.version)}: --config=/var/lib/kubelet/config.yaml\n"
+        f"# kubelet {shown(asked.version)}: --config=/var/lib/kubelet/config.yaml\n"
         "apiVersion: kubelet.config.k8s.io/v1beta1\n"
         "kind: KubeletConfiguration\n"
         f"{gate}"
@@ -75,7 +84,12 @@ def kubelet(asked: Request) -> str:
 def etcd(asked: Request) -> str:
     """The flags of etcd, whose versions are 3.5 and newer."""
     if asked.version < (3, 5):
-        raise VersionError(f"etcd {_shown(asked.version)} has no tracing: 3.5 is the first")
+        raise VersionError(f"etcd {shown(asked.version)} has no tracing: 3.5 is the first")
+    if asked.version < (3, 6) and asked.patch is not None and asked.patch < ETCD_RATE:
+        raise VersionError(
+            f"etcd {shown(asked.version)}.{asked.patch} has no sampling rate: "
+            f"3.5.{ETCD_RATE} is the first"
+        )
     head = "--experimental-" if asked.version < (3, 6) else "--"
     flags = {
         "enable-distributed-tracing": "true",
@@ -84,27 +98,17 @@ def etcd(asked: Request) -> str:
         "distributed-tracing-sampling-rate": str(asked.rate),
     }
     lines = "".join(f"{head}{name}={value}\n" for name, value in flags.items())
-    return f"# etcd {_shown(asked.version)}; its sampling rate is per million, too\n{lines}"
+    return f"# etcd {shown(asked.version)}; its sampling rate is per million, too\n{lines}"
 
 
-def _gate(version: Version, gate: str, first: Version) -> str:
-    """The flag for a feature gate, where the version needs it."""
-    if version < first:
+def _needs(gate: Gate, version: Version) -> bool:
+    """Whether the version needs the gate set."""
+    if version < gate.first:
         raise VersionError(
-            f"Kubernetes {_shown(version)} has no {gate}: {_shown(first)} is the first"
+            f"Kubernetes {shown(version)} has no {gate.name}: {shown(gate.first)} is the "
+            "first"
         )
-    return f"--feature-gates={gate}=true" if version < (1, 27) else ""
-
-
-def _group_version(version: Version) -> str:
-    """The newest version of the group that a kube-apiserver knows."""
-    if version >= (1, 34):
-        return "v1"
-    return "v1beta1" if version >= (1, 27) else "v1alpha1"
-
-
-def _shown(version: Version) -> str:
-    return f"{version[0]}.{version[1]}"
+    return version < gate.on
 
 
 COMPONENTS: dict[str, Callable[[Request], str]] = {
@@ -112,39 +116,6 @@ COMPONENTS: dict[str, Callable[[Request], str]] = {
     "kubelet": kubelet,
     "etcd": etcd,
 }
-
-
-def check(component: str, path: Path, version: Version, gates: str) -> list[str]:
-    """What is wrong with a configuration for a component of that version."""
-    found = []
-    try:
-        if component == "kubelet":
-            if parse_kubelet(path.read_text("utf-8-sig")) is None:
-                found.append("the kubelet has no `tracing`: it makes no spans")
-        else:
-            read(path)
-            text = path.read_text("utf-8-sig")
-            named = re.search(r"apiserver\.config\.k8s\.io/(\w+)", text)
-            first = {"v1alpha1": (1, 22), "v1beta1": (1, 27), "v1": (1, 34)}
-            if named and version < first[named[1]]:
-                found.append(
-                    f"kube-apiserver {_shown(version)} does not know {named[0]}: "
-                    f"{_shown(first[named[1]])} is the first"
-                )
-    except (TracingConfigurationError, OSError, UnicodeDecodeError) as error:
-        found.append(str(error))
-    gate = "KubeletTracing" if component == "kubelet" else "APIServerTracing"
-    gone = GONE.get(gate)
-    if f"{gate}=" in gates and gone is not None and version >= gone:
-        found.append(
-            f"unrecognized feature gate: {gate}: it was removed in {_shown(gone)}, tracing "
-            "is always there: leave the gate out"
-        )
-    elif f"{gate}=false" in gates:
-        found.append(f"{gate}=false switches tracing off")
-    elif f"{gate}=true" not in gates and version < (1, 27):
-        found.append(f"{_shown(version)} needs --feature-gates={gate}=true")
-    return found
 
 
 def parser() -> argparse.ArgumentParser:
@@ -194,26 +165,33 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
-def _version(text: str) -> Version:
-    found = re.fullmatch(r"v?(\d+)\.(\d+)(\.\d+.*)?", text)
+def _version(text: str) -> tuple[Version, int | None]:
+    found = re.fullmatch(r"v?(\d+)\.(\d+)(?:\.(\d+).*)?", text)
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is no version such as 1.34")
-    return int(found[1]), int(found[2])
+    return (int(found[1]), int(found[2])), int(found[3]) if found[3] else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 1 where something is wrong with what is asked or judged."""
-    options = parser().parse_args(argv)
-    version, component = options.kubernetes, options.component
+    asked = parser()
+    options = asked.parse_args(argv)
+    (version, patch), component = options.kubernetes, options.component
     if options.check is not None:
-        problems = check(component, options.check, version, options.feature_gates)
-        sys.stderr.writelines(f"{options.check}: {problem}\n" for problem in problems)
+        if component == "etcd":
+            asked.error("--check: etcd has no such file, it takes flags")
+        problems = judged(component, options.check, version, options.feature_gates)
+        for problem in problems:
+            line = "" if problem.line is None else f":{problem.line}"
+            sys.stderr.write(f"{options.check}{line}: {problem.text}\n")
         return 1 if problems else 0
+    if options.feature_gates:
+        asked.error("--feature-gates: only with --check")
     try:
         rate = options.sampling_rate_per_million
         # etcd takes the same rates and the same endpoints.
         TracingConfiguration(endpoint=options.endpoint, sampling_rate_per_million=rate)
-        text = COMPONENTS[component](Request(version, options.endpoint, rate))
+        text = COMPONENTS[component](Request(version, options.endpoint, rate, patch))
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1

@@ -26,6 +26,7 @@ KUBELET_VERSION = "kubelet.config.k8s.io/v1beta1"
 KUBELET_KIND = "KubeletConfiguration"
 MILLION = 1_000_000
 
+_API_VERSIONS = tuple(f"{GROUP}/{version}" for version in VERSIONS)
 _SCHEMES = ("dns", "unix", "unix-abstract")
 _NAMING = "https://github.com/grpc/grpc/blob/master/doc/naming.md"
 _HEAD = (
@@ -37,7 +38,14 @@ _INT32 = 2**31
 
 
 class TracingConfigurationError(K8sTraceError):
-    """What Kubernetes would say of the configuration."""
+    """What Kubernetes would say of the configuration.
+
+    `fields` are the paths of those that are at fault, as they stand in the file.
+    """
+
+    def __init__(self, text: str, fields: tuple[str, ...] = ()) -> None:
+        super().__init__(text)
+        self.fields = fields
 
 
 class TracingConfiguration(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +91,8 @@ def parse(text: str) -> TracingConfiguration:
     except _DecodingError as error:
         raise TracingConfigurationError(
             "failed to read tracing config: unable to decode tracing configuration data: "
-            f"{error}"
+            f"{error}",
+            error.fields,
         ) from None
     return _checked(found, "", "failed to validate tracing configuration: ")
 
@@ -107,15 +116,18 @@ def parse_kubelet(text: str) -> TracingConfiguration | None:
                 tracing,
                 "struct field KubeletConfiguration.tracing",
                 "v1.TracingConfiguration",
+                "tracing",
             )
         found = _decode(tracing, "TracingConfiguration.tracing.", "tracing.")
     except _DecodingError as error:
-        raise TracingConfigurationError(prefix + str(error)) from None
+        raise TracingConfigurationError(prefix + str(error), error.fields) from None
     return _checked(found, "tracing.", "failed to validate kubelet configuration: ")
 
 
 class _DecodingError(Exception):
-    pass
+    def __init__(self, text: str, *fields: str) -> None:
+        super().__init__(text)
+        self.fields = fields
 
 
 class _Loader(yaml.CSafeLoader):
@@ -174,26 +186,28 @@ def _check_kind(values: Mapping[str, Any]) -> None:
     """Kubernetes fills in what isn't said, and knows one kind in three versions."""
     for field in ("apiVersion", "kind"):
         if not isinstance(values.get(field) or "", str):
-            raise _no_kind(values[field], f"struct field .{field} of type string")
+            where = f"struct field .{field} of type string"
+            raise _no_kind(values[field], where, field)
     version, kind = values.get("apiVersion") or "", values.get("kind") or ""
     if version.count("/") > 1:
-        raise _DecodingError(f"unexpected GroupVersion string: {version}")
-    known = [f"{GROUP}/{one}" for one in VERSIONS]
-    if version not in ("", *known) or kind not in ("", KIND):
+        raise _DecodingError(f"unexpected GroupVersion string: {version}", "apiVersion")
+    if version not in ("", *_API_VERSIONS) or kind not in ("", KIND):
         raise _unknown_kind(kind, version)
 
 
 def _unknown_kind(kind: str, version: str) -> _DecodingError:
     return _DecodingError(
         f"no kind {quoted(kind)} is registered for version {quoted(version)} in scheme "
-        '"pkg/runtime/scheme.go:111"'
+        '"pkg/runtime/scheme.go:111"',
+        "kind" if version in (*_API_VERSIONS, KUBELET_VERSION) else "apiVersion",
     )
 
 
-def _no_kind(value: object, where: str) -> _DecodingError:
+def _no_kind(value: object, where: str, *fields: str) -> _DecodingError:
     return _DecodingError(
         "couldn't get version/kind; json parse error: json: cannot unmarshal "
-        f"{_json_type(value)} into Go {where}"
+        f"{_json_type(value)} into Go {where}",
+        *fields,
     )
 
 
@@ -201,29 +215,34 @@ def _decode(values: Mapping[str, Any], where: str, path: str) -> tuple[Any, Any]
     """Endpoint and rate, of the right types; `path` is that of the fields in YAML."""
     endpoint, rate = values.get("endpoint"), values.get("samplingRatePerMillion")
     if endpoint is not None and not isinstance(endpoint, str):
-        raise _mismatch(endpoint, f"struct field {where}endpoint", "string")
+        target = f"struct field {where}endpoint"
+        raise _mismatch(endpoint, target, "string", f"{path}endpoint")
     if rate is not None:
         target = f"struct field {where}samplingRatePerMillion"
+        field = f"{path}samplingRatePerMillion"
         if isinstance(rate, bool) or not isinstance(rate, int | float):
-            raise _mismatch(rate, target, "int32")
+            raise _mismatch(rate, target, "int32", field)
         if rate != int(rate) or not -_INT32 <= rate < _INT32:
             raise _DecodingError(
                 f"json: cannot unmarshal number {_number(rate)} into Go {target} "
-                "of type int32"
+                "of type int32",
+                field,
             )
         rate = int(rate)
     known = {"endpoint", "samplingRatePerMillion"}
     if not path:
         known |= {"apiVersion", "kind"}
     if unknown := sorted(str(key) for key in values if key not in known):
-        fields = ", ".join(f"unknown field {quoted(path + key)}" for key in unknown)
-        raise _DecodingError(f"strict decoding error: {fields}")
+        fields = [path + key for key in unknown]
+        text = ", ".join(f"unknown field {quoted(field)}" for field in fields)
+        raise _DecodingError(f"strict decoding error: {text}", *fields)
     return endpoint, rate
 
 
-def _mismatch(value: object, where: str, wanted: str) -> _DecodingError:
+def _mismatch(value: object, where: str, wanted: str, field: str) -> _DecodingError:
     return _DecodingError(
-        f"json: cannot unmarshal {_json_type(value)} into Go {where} of type {wanted}"
+        f"json: cannot unmarshal {_json_type(value)} into Go {where} of type {wanted}",
+        field,
     )
 
 
@@ -248,7 +267,8 @@ def _checked(found: tuple[Any, Any], path: str, prefix: str) -> TracingConfigura
     endpoint, rate = found
     if problems := _problems(endpoint, rate, path):
         text = problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]"
-        raise TracingConfigurationError(prefix + text)
+        fields = tuple(problem.partition(":")[0] for problem in problems)
+        raise TracingConfigurationError(prefix + text, fields)
     return TracingConfiguration(endpoint=endpoint, sampling_rate_per_million=rate)
 
 
