@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import socket
 import stat
 from urllib.parse import unquote
@@ -13,7 +14,16 @@ from k8strace.addresses import join_address, listen_address
 
 UNIX_PEER = "unix:"
 MAX_UNIX_PATH = 107  # sockaddr_un.sun_path, without the final zero
+GRPC_PORT = (
+    "it speaks HTTP/1.1, and this port is gRPC's: have it use the port of OTLP/HTTP "
+    "(4318), or the protocol grpc"
+)
+HTTP_PORT = (
+    "it speaks gRPC, and this port is OTLP/HTTP's: have it use the port of gRPC (4317), or "
+    "the protocol http/protobuf"
+)
 _PROBE_TIMEOUT = 1.0
+_HTTP1 = re.compile(rb"(?!PRI )[A-Z]{3,10} [/*h]")
 
 
 def check_endpoint(endpoint: str, transport: str) -> None:
@@ -199,6 +209,11 @@ def peer_of_socket(name: object) -> str:
 def host_of(peer: str) -> str:
     """Whose share of the budget `peer` uses: its host's. All on Unix sockets are one."""
     return peer.rpartition(":")[0]
+
+
+def speaks_http1(data: bytes | bytearray) -> bool:
+    """Whether the first bytes of a connection are a request's of HTTP/1."""
+    return _HTTP1.match(data) is not None
 
 
 def speaks_http2(transport: asyncio.BaseTransport) -> bool:

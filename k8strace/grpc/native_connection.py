@@ -33,8 +33,10 @@ from k8strace.grpc import (
 )
 from k8strace.grpc.compression import MAGIC, decompress
 from k8strace.grpc.endpoints import (
+    GRPC_PORT,
     host_of,
     peer_of_socket,
+    speaks_http1,
     speaks_http2,
 )
 from k8strace.grpc.native_announced import LARGE, Announced, Leases
@@ -171,6 +173,8 @@ class Connection(asyncio.BufferedProtocol):
         except ProtocolError as error:
             if not session.is_up and speaks_tls(self._buffer):
                 self._shared.on_reject("tls", self._peer, PLAINTEXT_PORT)
+            elif not session.is_up and speaks_http1(self._buffer):
+                self._shared.on_reject("decode_error", self._peer, GRPC_PORT)
             self._broken(error)
             return
         pause = 0.0

@@ -40,6 +40,7 @@ from k8strace.grpc import (
 )
 from k8strace.grpc.compression import ENCODINGS, decompress
 from k8strace.grpc.endpoints import (
+    HTTP_PORT,
     bound_address,
     check_endpoint,
     claim_unix,
@@ -70,6 +71,7 @@ _CLOSE = 0.1  # seconds for connections whose requests have ended
 MAX_LOGGED = 200  # characters of a malformed request
 # What aiohttp says of a handshake of TLS, or what of one is in what it says.
 _TLS_CLIENT = re.compile(r"HTTPS traffic|\\x16\\x03")
+_GRPC_CLIENT = re.compile(r"\bPRI\b")
 FOR_EVER = 10.0 * 365 * 86400  # seconds
 
 
@@ -394,6 +396,8 @@ class _ParserErrors(logging.Handler):
             text = " ".join(str(record.exc_info[1]).split())
             if _TLS_CLIENT.search(text):
                 self._on_reject("tls", peer, PLAINTEXT_PORT)
+            elif _GRPC_CLIENT.search(text):
+                self._on_reject("decode_error", peer, HTTP_PORT)
             else:
                 self._on_reject("decode_error", peer, text[:MAX_LOGGED])
 

@@ -17,6 +17,7 @@ from k8strace.grpc.endpoints import (
     peer_of_grpc,
     peer_of_socket,
     show_unix,
+    speaks_http1,
     unix_path,
 )
 
@@ -139,3 +140,19 @@ def test_peer_of_grpc(uri: str, peer: str, host: str) -> None:
 )
 def test_peer_of_socket(name: object, peer: str) -> None:
     assert peer_of_socket(name) == peer
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        (b"POST /v1/traces HTTP/1.1\r\n", True),
+        (b"OPTIONS * HTTP/1.1\r\n", True),
+        (b"GET http://gateway/ HTTP/1.1\r\n", True),
+        (b"PRI * HTTP/2.0\r\n\r\nXX", False),
+        (b"\x16\x03\x01\x02\x00", False),
+        (b"POST", False),
+        (b"", False),
+    ],
+)
+def test_speaks_http1(data: bytes, expected: bool) -> None:
+    assert speaks_http1(data) == expected

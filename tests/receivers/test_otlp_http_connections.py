@@ -1,4 +1,4 @@
-"""How OTLP over HTTP accepts connections where there is no room for them."""
+"""Connections that have no room at OTLP over HTTP, or are at the wrong port."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from contextlib import suppress
 from http import HTTPStatus
 
 import aiohttp
+import grpc
 import pytest
 
 from k8strace.grpc import native_listener
 from k8strace.receivers import _otlp_http
+from tests.support.backend import PATH
 from tests.support.otlp import Receiving
 from tests.support.requests import request
 
@@ -49,3 +51,35 @@ async def test_who_is_too_many_is_closed_at_once(
     warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "refused 1 connections" in warnings[0].message
+
+
+async def test_http_at_the_port_of_grpc_is_told_where_to_go(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As containerd comes, which speaks HTTP unless it is told, to 4317."""
+    async with Receiving(grpc={}) as receiving:
+        host, _, port = receiving.grpc.rpartition(":")
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(b"POST /v1/traces HTTP/1.1\r\nHost: gateway:4317\r\n\r\n")
+            with suppress(ConnectionError):
+                await asyncio.wait_for(reader.read(), 20)
+            writer.close()
+        assert receiving.rejected("decode_error") == 2
+    (line,) = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert "this port is gRPC's: have it use the port of OTLP/HTTP (4318)" in line.message
+
+
+async def test_grpc_at_the_port_of_http_is_told_where_to_go(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with Receiving(http={}) as receiving:
+        target = receiving.receiver.addresses["http"]
+        async with grpc.aio.insecure_channel(target) as channel:
+            export = channel.unary_unary(PATH)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await export(GOOD, timeout=20)
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert receiving.rejected("decode_error") >= 1
+    (line,) = [one for one in caplog.records if one.levelno == logging.WARNING]
+    assert "this port is OTLP/HTTP's: have it use the port of gRPC (4317)" in line.message
