@@ -51,7 +51,10 @@ class _Calls:
             tell(span, grpc.StatusCode.UNKNOWN)
             span.end()
             raise
-        call.add_done_callback(lambda done: _end(span, done))
+        try:
+            call.add_done_callback(lambda done: _end(span, done))
+        except NotImplementedError:  # an interceptor behind us has the answer already
+            _end(span, call)
         return call
 
 

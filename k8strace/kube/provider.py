@@ -20,6 +20,8 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_BSP_SCHEDULE_DELAY,
+    OTEL_EXPORTER_OTLP_TIMEOUT,
+    OTEL_EXPORTER_OTLP_TRACES_TIMEOUT,
 )
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor, TracerProvider
@@ -43,7 +45,8 @@ from k8strace.kube.tracing_config import MILLION, TracingConfiguration
 DEFAULT_ENDPOINT = "localhost:4317"
 QUEUE = 2048  # spans; these are the defaults of the Go SDK
 BATCH = 512
-DELAY = 5000  # milliseconds
+DELAY = 5_000  # milliseconds
+TIMEOUT = 10_000  # milliseconds, of a batch with all tries
 
 
 class Tracing(Collector):
@@ -125,7 +128,14 @@ def tracer_provider(
     resource = resource.merge(
         Resource({"service.name": service_name, **(attributes or {})})
     )
-    processor = Counting(OTLPSpanExporter(endpoint=target(config.endpoint), insecure=True))
+    general = _setting(OTEL_EXPORTER_OTLP_TIMEOUT, TIMEOUT)
+    exporter = OTLPSpanExporter(
+        endpoint=target(config.endpoint),
+        insecure=True,
+        # In milliseconds, as OpenTelemetry has it; Python's SDK takes them for seconds.
+        timeout=_setting(OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, general) / 1000,
+    )
+    processor = Counting(exporter)
     provider = TracerProvider(
         sampler=sampler(config), resource=resource, shutdown_on_exit=False
     )

@@ -83,6 +83,25 @@ async def test_errors_and_cancellations_are_on_the_span() -> None:
         assert span.status.status_code is trace.StatusCode.ERROR
 
 
+class Cache(grpc.aio.UnaryUnaryClientInterceptor):
+    """Answers by itself."""
+
+    async def intercept_unary_unary(
+        self, continuation: Any, client_call_details: Any, request: Any
+    ) -> Any:
+        return b"kept"
+
+
+async def test_an_interceptor_behind_us_may_answer() -> None:
+    recorded = Recorded()
+    hooks = [*client_interceptors(recorded.provider), Cache()]
+    async with grpc.aio.insecure_channel("localhost:1", interceptors=hooks) as channel:
+        unary: Any = channel.unary_unary("/a.B/Unary")
+        assert await unary(b"x") == b"kept"
+    (span,) = recorded.spans
+    assert (span.attributes or {})["rpc.grpc.status_code"] == 0
+
+
 async def test_context_passes_where_there_are_no_spans() -> None:
     server = Recorded()
     found = incoming({"traceparent": f"00-{TRACE}-{SPAN}-01"}, is_trusted=True)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 from opentelemetry import trace
@@ -69,7 +70,7 @@ async def test_spans_come_to_the_gateway_with_the_components_name(
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a test need not wait for the defaults; a try and one more fit in it."""
     monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")  # milliseconds
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")  # seconds
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3000")  # milliseconds, too
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -193,6 +194,43 @@ async def test_the_environment_is_heeded(
         await asyncio.to_thread(tracing.shut_down)
         assert len(backend.requests) == 1
         assert backend.metadata[0]["x-tenant"] == "blue"
+
+
+@pytest.mark.parametrize(
+    ("variables", "expected"),
+    [
+        ({}, 10),
+        ({"OTEL_EXPORTER_OTLP_TIMEOUT": "100000"}, 100),
+        (
+            {
+                "OTEL_EXPORTER_OTLP_TIMEOUT": "100000",
+                "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "50000",
+            },
+            50,
+        ),
+    ],
+)
+async def test_timeouts_are_milliseconds(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: int
+) -> None:
+    """What is left of it when a request is there, which may take a while."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    left: list[float] = []
+
+    class Seeing(Backend):
+        async def _export(self, message: Any, context: Any) -> Any:
+            left.append(context.time_remaining())
+            return await super()._export(message, context)
+
+    async with Seeing() as backend:
+        config = TracingConfiguration(
+            endpoint=backend.endpoint, sampling_rate_per_million=ALWAYS
+        )
+        tracing = tracer_provider(config, "webhook")
+        spans(tracing, 1)
+        await asyncio.to_thread(tracing.shut_down)
+    assert expected - 40 < left[0] <= expected
 
 
 def test_without_a_configuration_there_are_no_spans() -> None:

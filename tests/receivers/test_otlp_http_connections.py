@@ -6,6 +6,7 @@ import asyncio
 import logging
 from contextlib import suppress
 from http import HTTPStatus
+from typing import Any
 
 import aiohttp
 import grpc
@@ -76,7 +77,7 @@ async def test_grpc_at_the_port_of_http_is_told_where_to_go(
     async with Receiving(http={}) as receiving:
         target = receiving.receiver.addresses["http"]
         async with grpc.aio.insecure_channel(target) as channel:
-            export = channel.unary_unary(PATH)
+            export: Any = channel.unary_unary(PATH)
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await export(GOOD, timeout=20)
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
