@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from k8strace import memory
+from tests.support.sanitizers import unsanitized
 
 GIB = 1024**3
 MACHINE = 8 * GIB
@@ -164,6 +165,7 @@ def test_resident_memory_is_in_bytes(machine: Machine) -> None:
 
 
 @pytest.mark.skipif(memory._malloc_trim is None, reason="not glibc")
+@unsanitized("their malloc has nothing to trim")
 def test_trim_gives_free_memory_back() -> None:
     blocks = [bytes([number % 256]) * 60_000 for number in range(1000)]
     last = blocks[-1]  # keeps the C heap from shrinking by itself
@@ -206,6 +208,7 @@ def test_what_is_set_aside_is_collected_when_it_is_not_needed_any_more() -> None
 
 
 @pytest.mark.skipif(memory._mallopt is None, reason="not glibc")
+@unsanitized("their malloc keeps what is freed for itself")
 def test_freed_memory_is_kept_for_what_comes_next() -> None:
     code = """
 import resource

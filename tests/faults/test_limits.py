@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import resource
 import shutil
 import subprocess
@@ -29,6 +30,7 @@ from tests.support.backend import Backend
 from tests.support.engine import MIB
 from tests.support.http2 import Raw
 from tests.support.requests import span_ids
+from tests.support.sanitizers import SANITIZED
 from tests.support.workers import Load
 
 pytestmark = [
@@ -93,7 +95,9 @@ async def test_clock_jumps(
     jumps = [DAY, -DAY, 3650 * DAY, -3650 * DAY, 0] * fault.of(1, 20)
     clock = tmp_path / "seconds"
     clock.write_text("0")
-    env = {"LD_PRELOAD": shim, "CLOCK_FILE": str(clock)}
+    # What sanitizers preload has to come first.
+    preload = f"{os.environ.get('LD_PRELOAD', '')}:{shim}"
+    env = {"LD_PRELOAD": preload, "CLOCK_FILE": str(clock)}
     async with Backend(keep=False) as backend:
         async with start(backend.endpoint, env=env, **options(mode)) as gateway:
             async with Load(await gateway.address("grpc")) as load:
@@ -166,7 +170,7 @@ async def test_64_MiB_requests(  # noqa: N802
             assert samples.sum("k8strace_spans_dropped_total") == 0
             assert await gateway.stop() == 0
     assert not load.why
-    assert peak < limit * MIB
+    assert SANITIZED or peak < limit * MIB
     fault.settle(f"{senders} senders, {peak // MIB} MiB", load, backend.ids)
 
 
@@ -196,7 +200,7 @@ async def test_overload(start: Start, fault: Fault, mode: str) -> None:
             samples = await gateway.at_rest(60)
             assert samples.sum("k8strace_spans_dropped_total") == 0
             assert await gateway.stop() == 0
-    assert peak < limit * MIB
+    assert SANITIZED or peak < limit * MIB
     if fault.is_long:
         assert min(taken[1:]) > 0.8 * taken[0], taken
     what = f"{rounds * seconds} s, {rate:,} spans/s, {peak // MIB} MiB"
