@@ -162,9 +162,7 @@ RETRIES: Sequence[str] = (
 
 
 async def test_dropped_batches_because_the_backend_is_away(tmp_path: Path) -> None:
-    async with Backend() as backend:
-        away = backend.endpoint
-    async with gateway(NODE, tmp_path, away, *RETRIES) as process:
+    async with gateway(NODE, tmp_path, "127.0.0.1:1", *RETRIES) as process:
         async with Client(await process.address("grpc")) as client:
             await client.send(recorded()[0])
             samples = await process.metrics()

@@ -20,9 +20,10 @@ from tests.support.backend import Backend
 from tests.support.gateway import METRICS_PORT, GatewayProcess
 
 ALWAYS = 1_000_000
+NOBODY = "127.0.0.1:1"
 GATEWAY = """
 receivers:
-  otlp: {{protocols: {{grpc: {{endpoint: "{endpoint}"}}}}}}
+  otlp: {{protocols: {{grpc: {{endpoint: "{socket}", transport: unix}}}}}}
 exporters:
   debug:
 service:
@@ -117,9 +118,7 @@ async def test_a_gateway_that_hangs_costs_spans_and_no_time() -> None:
 @pytest.mark.usefixtures("fast")
 async def test_shutting_down_is_over_when_its_time_is() -> None:
     """With nobody there each batch would be tried in its turn."""
-    async with Backend() as backend:
-        endpoint = backend.endpoint
-    config = TracingConfiguration(endpoint=endpoint, sampling_rate_per_million=ALWAYS)
+    config = TracingConfiguration(endpoint=NOBODY, sampling_rate_per_million=ALWAYS)
     tracing = tracer_provider(config, "webhook")
     spans(tracing, module.QUEUE)
     await asyncio.to_thread(tracing.shut_down, 0.1)
@@ -131,12 +130,10 @@ async def test_shutting_down_is_over_when_its_time_is() -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("fast")
-async def test_a_gateway_that_comes_late_goes_away_and_comes_back(
-    unused_tcp_port: int, tmp_path: Path
-) -> None:
-    endpoint = f"127.0.0.1:{unused_tcp_port}"
+async def test_a_gateway_that_comes_late_goes_away_and_comes_back(tmp_path: Path) -> None:
+    endpoint = f"unix://{tmp_path}/otlp.sock"
     path = tmp_path / "gateway.yaml"
-    path.write_text(GATEWAY.format(endpoint=endpoint))
+    path.write_text(GATEWAY.format(socket=tmp_path / "otlp.sock"))
     arguments = ("--config", str(path), "--set", METRICS_PORT)
     config = TracingConfiguration(endpoint=endpoint, sampling_rate_per_million=ALWAYS)
     tracing = tracer_provider(config, "webhook")
