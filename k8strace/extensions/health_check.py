@@ -1,7 +1,8 @@
-"""health_check: an HTTP endpoint that says whether the gateway takes spans.
+"""health_check: over HTTP, whether the gateway takes spans, and whether it lives.
 
-200 while all components are started, 503 before and while draining (collector extension
-`health_check`).
+`path` answers 200 while all components are started, 503 before and while draining
+(collector extension `health_check`); `liveness_path`, which is ours, answers 200 as long
+as the event loop runs.
 """
 
 from __future__ import annotations
@@ -25,16 +26,19 @@ class ResponseBody(component.Config, frozen=True, kw_only=True):
 
 
 class Config(component.Config, frozen=True, kw_only=True):
-    """A `path` that ends in / stands for all paths below it, as in the collector."""
+    """A `path` that ends in / stands for all paths below it, as in the collector, but for
+    `liveness_path`; one that is the same as that is readiness, as it is there."""
 
     endpoint: str = "localhost:13133"
     path: str = "/"
+    liveness_path: str = "/livez"
     response_body: ResponseBody | None = None
 
     def __post_init__(self) -> None:
         listen_address(self.endpoint)
-        if not self.path.startswith("/"):
-            raise ValueError(f"path must begin with /, not {self.path!r}")
+        for name, path in (("path", self.path), ("liveness_path", self.liveness_path)):
+            if not path.startswith("/"):
+                raise ValueError(f"{name} must begin with /, not {path!r}")
 
 
 class HealthCheck(component.Extension[Config]):
@@ -45,7 +49,7 @@ class HealthCheck(component.Extension[Config]):
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
         self._up_since: tuple[float, float] | None = None  # by the wall clock, monotonic
-        self._server = HTTPServer({config.path: self._answer})
+        self._server = HTTPServer({config.liveness_path: _live, config.path: self._answer})
 
     @property
     def address(self) -> str:
@@ -83,3 +87,8 @@ class HealthCheck(component.Extension[Config]):
         return web.Response(
             body=msgspec.json.encode(answer), content_type="application/json"
         )
+
+
+async def _live(request: web.BaseRequest) -> web.Response:  # noqa: ARG001
+    """What stands still doesn't get here: whoever asks waits, and gives up."""
+    return web.Response(text='{"status":"Alive"}', content_type="application/json")

@@ -46,11 +46,49 @@ async def test_path_and_bodies() -> None:
     await health.stop(0)
 
 
+async def test_it_lives_before_it_is_ready_and_while_it_drains() -> None:
+    health = extension()
+    await health.start()
+    alive = (200, '{"status":"Alive"}')
+    assert await get(health, "/livez") == alive
+    health.ready(True)
+    assert await get(health, "/livez") == alive
+    health.ready(False)
+    assert await get(health, "/livez") == alive
+    assert (await get(health, "/readyz"))[0] == 503
+    assert (await get(health, "/livez/all"))[0] == 503
+    await health.stop(0)
+
+
+async def test_liveness_has_its_own_path() -> None:
+    health = extension(path="/health/ready", liveness_path="/health/live")
+    await health.start()
+    assert (await get(health, "/health/live"))[0] == 200
+    assert (await get(health, "/health/ready"))[0] == 503
+    assert (await get(health, "/livez"))[0] == 404
+    await health.stop(0)
+
+
+async def test_a_path_of_a_collector_that_is_called_livez_is_readiness() -> None:
+    health = extension(path="/livez")
+    await health.start()
+    assert (await get(health, "/livez"))[0] == 503
+    await health.stop(0)
+
+
 async def test_stop_without_start() -> None:
     await extension().stop(0)
 
 
-@pytest.mark.parametrize("values", [{"endpoint": "13133"}, {"path": "live"}, {"paht": "/"}])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"endpoint": "13133"},
+        {"path": "live"},
+        {"paht": "/"},
+        {"liveness_path": "livez"},
+    ],
+)
 def test_mistakes(values: dict[str, str]) -> None:
     with pytest.raises(ConfigError) as caught:
         configured(HealthCheck, values)
