@@ -32,6 +32,7 @@ export ROTEL DF_ENGINE
 
 GO_BIN := .venv/go/bin
 GO_PEERS := $(addprefix $(GO_BIN)/,grpcpeer h2spec telemetrygen)
+DEPLOY_TOOLS := $(addprefix $(GO_BIN)/,helm promtool)
 
 FAULTS := .venv/faults/results.json
 
@@ -43,7 +44,7 @@ ATHERIS_VERSION := 3.0.0
 # Tests wait more than they compute; more than two at once make each other slow on two cores.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help build run demo test conformance soak faults faults-docs go-peers kube lint types check sanitize fuzz bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs clean
+.PHONY: help build run demo test conformance soak faults faults-docs go-peers kube lint types check sanitize fuzz bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs manifests deploy-tools deploy-checks clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -183,6 +184,25 @@ kube-spans: build ## replay a recording through a gateway and compare; SPANS=rec
 
 docs: build ## write the option tables of docs/components anew
 	$(BIN) -m scripts.option_tables
+
+manifests: build $(GO_BIN)/helm ## write deploy/manifests, the dashboard and the table of values anew; needs Go
+	$(BIN) -m scripts.manifests $(GO_BIN)/helm
+	$(BIN) -m scripts.dashboard
+	$(BIN) -m scripts.helm_values
+
+deploy-checks: build deploy-tools ## the chart, its manifests, alerts and dashboard; needs Go
+	$(PYTEST) $(PARALLEL) tests/deploy $(ARGS)
+
+deploy-tools: $(DEPLOY_TOOLS) ## build helm and promtool; the first time takes minutes of CPU
+
+$(GO_BIN)/helm: $(wildcard tests/deploy/go/helm/*)
+	$(go-build) helm.sh/helm/v3/cmd/helm
+	@touch $@
+
+# Without the ways to find targets, which are most of it.
+$(GO_BIN)/promtool: $(wildcard tests/deploy/go/promtool/*)
+	$(go-build) -tags=remove_all_sd github.com/prometheus/prometheus/cmd/promtool
+	@touch $@
 
 clean: ## remove all that make has made, .venv too
 	rm -rf .venv build dist k8strace.egg-info .benchmarks .hypothesis \

@@ -19,11 +19,11 @@ ROOT = Path(__file__).parent.parent.parent
 LINE = 1 << 20  # bytes that a line of a program's output may have
 
 
-def built(name: str) -> str:
-    """The path of a program in Go; skips the test where it was not built."""
+def built(name: str, target: str = "go-peers") -> str:
+    """The path of a program in Go; skips the test where `target` has not made it."""
     path = ROOT / ".venv" / "go" / "bin" / name
     if not path.exists():
-        pytest.skip(f"{name} is not built: that takes Go, then `make go-peers`")
+        pytest.skip(f"{name} is not built: that takes Go, then `make {target}`")
     return str(path)
 
 

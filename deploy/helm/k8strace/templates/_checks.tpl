@@ -1,0 +1,70 @@
+{{- /* Values that are right each, and wrong together: all mistakes are told at once. */ -}}
+{{- define "k8strace.check" -}}
+{{- $wrong := list -}}
+{{- $values := .Values -}}
+{{- $mode := $values.mode -}}
+
+{{- range $id, $exporter := $values.config.exporters -}}
+{{- if and (has (splitList "/" $id | first) (list "otlp" "otlp_grpc")) (not ($exporter | default dict).endpoint) -}}
+{{- $wrong = append $wrong (printf "config.exporters.%s.endpoint: name the backend, such as http://tempo.observability.svc:4317 (plaintext) or tempo.example.org:4317 (TLS)" $id) -}}
+{{- end -}}
+{{- end -}}
+
+{{- if and $values.autoscaling.enabled (ne $mode "deployment") -}}
+{{- $wrong = append $wrong (printf "autoscaling.enabled: a %s is not scaled by load; set it to false" $mode) -}}
+{{- end -}}
+{{- if lt (int $values.autoscaling.maxReplicas) (int $values.autoscaling.minReplicas) -}}
+{{- $wrong = append $wrong (printf "autoscaling.maxReplicas: %v is less than minReplicas, %v" $values.autoscaling.maxReplicas $values.autoscaling.minReplicas) -}}
+{{- end -}}
+{{- if eq $mode "daemonset" -}}
+{{- if $values.podDisruptionBudget.enabled -}}
+{{- $wrong = append $wrong "podDisruptionBudget.enabled: evictions leave a daemonset alone; set it to false" -}}
+{{- end -}}
+{{- if and $values.daemonset.hostNetwork $values.networkPolicy.enabled -}}
+{{- $wrong = append $wrong "networkPolicy.enabled: policies do not hold for pods with hostNetwork; set it to false" -}}
+{{- end -}}
+{{- end -}}
+
+{{- if not (include "k8strace.starts" (dict "root" . "type" "health_check")) -}}
+{{- $wrong = append $wrong "config.service.extensions: health_check is missing, which the probes ask" -}}
+{{- end -}}
+{{- if and (include "k8strace.isLocal" (include "k8strace.healthEndpoint" .)) (not (include "k8strace.usesHostNetwork" .)) -}}
+{{- $wrong = append $wrong (printf "config.extensions.health_check.endpoint: probes do not reach %s in a pod; write \":13133\"" (include "k8strace.healthEndpoint" .)) -}}
+{{- end -}}
+{{- if and $values.monitoring.serviceMonitor.enabled (not (include "k8strace.metricsPort" .)) -}}
+{{- $wrong = append $wrong "monitoring.serviceMonitor.enabled: config.service.telemetry.metrics has no reader, or level none" -}}
+{{- end -}}
+
+{{- $memory := include "k8strace.bytes" $values.resources.limits.memory | int64 -}}
+{{- $workers := int64 $values.workers -}}
+{{- $own := mul 67108864 (ternary $workers (add $workers 1) (eq $workers 1)) -}}
+{{- if lt $memory (mul 2 $own) -}}
+{{- $wrong = append $wrong (printf "resources.limits.memory: %s is less than %dMi, twice what the processes take before the first span" $values.resources.limits.memory (div (mul 2 $own) 1048576)) -}}
+{{- end -}}
+{{- range $id, $exporter := $values.config.exporters -}}
+{{- $queue := ($exporter | default dict).sending_queue | default dict -}}
+{{- if and (eq ($queue.sizer | default "") "bytes") (or (kindIs "float64" $queue.queue_size) (kindIs "int64" $queue.queue_size)) -}}
+{{- $size := mul (int64 $queue.queue_size) $workers -}}
+{{- $where := printf "config.exporters.%s.sending_queue.queue_size: %d bytes for each of %d workers" $id (int64 $queue.queue_size) $workers -}}
+{{- if and (not $queue.storage) (gt (mul 2 $size) $memory) -}}
+{{- $wrong = append $wrong (printf "%s are more than half of resources.limits.memory, %s; no more than that is held of spans" $where $values.resources.limits.memory) -}}
+{{- end -}}
+{{- $disk := include "k8strace.bytes" $values.persistence.size | int64 -}}
+{{- if and $queue.storage (eq $mode "statefulset") (gt (mul 10 $size) (mul 9 $disk)) -}}
+{{- $wrong = append $wrong (printf "%s are more than nine tenths of persistence.size, %s" $where $values.persistence.size) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{- if and (eq $mode "statefulset") (not (include "k8strace.starts" (dict "root" . "type" "file_storage"))) -}}
+{{- $wrong = append $wrong "config.service.extensions: file_storage is missing, which the statefulset's volume is for" -}}
+{{- end -}}
+
+{{- if $wrong -}}
+{{- fail (printf "\n  %s\nFiles in variants/ of this chart have values that go together." (join "\n  " $wrong)) -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "k8strace.usesHostNetwork" -}}
+{{- if and (eq .Values.mode "daemonset") .Values.daemonset.hostNetwork }}true{{ end -}}
+{{- end -}}
