@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 import yaml
 
 from k8strace.grpc.status import Code, StatusError
@@ -124,8 +125,10 @@ def test_panels_have_their_own_place() -> None:
         taken |= cells
 
 
-async def scrape(folder: Path) -> str:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shown(tmp_path_factory: pytest.TempPathFactory) -> str:
     """What a gateway shows that has some of everything: a store, workers, losses."""
+    folder = tmp_path_factory.mktemp("gateway")
 
     async def refuse(_: object) -> None:
         raise StatusError(Code.INVALID_ARGUMENT, "no")
@@ -139,38 +142,32 @@ async def scrape(folder: Path) -> str:
                 await client.send(request(10))
             await gateway.wait_for_metric("k8strace_spans_dropped_total", 10)
             # Workers write their gauges down once a second.
-            await gateway.wait_for_samples(
+            samples = await gateway.wait_for_samples(
                 lambda samples: "otelcol_exporter_queue_capacity{" in samples.text
             )
-            _, text = await gateway.get(
-                f"http://{await gateway.address('metrics')}/metrics"
-            )
-    return text
+    return samples.text
 
 
 @pytest.mark.slow
-async def test_a_gateway_shows_all_series_that_are_asked_for(tmp_path: Path) -> None:
-    text = await scrape(tmp_path)
-    shown: dict[str, set[str]] = {}
-    for line in text.splitlines():
+def test_a_gateway_shows_all_series_that_are_asked_for(shown: str) -> None:
+    labels_of: dict[str, set[str]] = {}
+    for line in shown.splitlines():
         if match := re.match(r"(\w+)(?:\{(.*)\})? ", line):
-            shown.setdefault(match[1], set()).update(re.findall(r'(\w+)="', match[2] or ""))
+            labels = re.findall(r'(\w+)="', match[2] or "")
+            labels_of.setdefault(match[1], set()).update(labels)
     for query in queries():
-        names = set(SERIES.findall(query)) - {"k8strace_queue_fill"}
+        names = set(SERIES.findall(query))
         assert names or "up{" in query or "k8strace:" in query, query
-        assert names <= set(shown), query
-        labels = {label for text in GROUPS.findall(query) for label in NAMES.findall(text)}
-        labels |= set(MATCHED.findall(query))
-        known = set().union(*(shown[name] for name in names)) | TARGET_LABELS
-        assert labels <= known, query
+        assert names <= set(labels_of), query
+        asked = {label for text in GROUPS.findall(query) for label in NAMES.findall(text)}
+        asked |= set(MATCHED.findall(query))
+        known = set().union(*(labels_of[name] for name in names)) | TARGET_LABELS
+        assert asked <= known, query
     # An id that is another one at each start would make all series new ones.
-    assert "service_instance_id" not in set().union(
-        *(labels for name, labels in shown.items() if name != "target_info")
-    )
+    del labels_of["target_info"]
+    assert "service_instance_id" not in set().union(*labels_of.values())
 
 
 @pytest.mark.slow
-async def test_what_a_gateway_shows_is_as_prometheus_wants_it(tmp_path: Path) -> None:
-    built("promtool", "deploy-tools")
-    status, out = promtool("check", "metrics", given=await scrape(tmp_path))
-    assert (status, out) == (0, "")
+def test_what_a_gateway_shows_is_as_prometheus_wants_it(shown: str) -> None:
+    assert promtool("check", "metrics", given=shown) == (0, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.support.manifests import (
 )
 
 EXAMPLES = DEPLOY / "examples"
+DOCKERFILE = DEPLOY.parent / "Dockerfile"
 STATIC_POD = "kube-apiserver-sidecar"
 RESTRICTED_VOLUMES = {
     *("configMap", "csi", "downwardAPI", "emptyDir", "ephemeral"),
@@ -157,6 +159,13 @@ def test_the_pod_is_given_the_time_that_its_drain_takes(variant: str) -> None:
     assert sleep == "sleep"
     # Over the drain: 5 s until workers are killed, 2 s for TLS, and what a busy node takes.
     assert pod["terminationGracePeriodSeconds"] >= int(seconds) + timeout + 10
+
+
+def test_pods_run_as_the_user_of_the_image() -> None:
+    (user,) = re.findall(r"^USER (\S+)$", DOCKERFILE.read_text(), re.MULTILINE)
+    for variant in VARIANTS:
+        context = pod_of(committed(variant))["securityContext"]
+        assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
 
 
 def test_rights_are_asked_for_only_where_they_are_used() -> None:
