@@ -132,15 +132,15 @@ def test_a_wrong_value_is_named(path: str, value: Any, words: list[str]) -> None
         (
             "deployment",
             "resources.limits.memory",
-            "100Mi",
-            "resources.limits.memory: 100Mi is less than 128Mi",
+            "64Mi",
+            "resources.limits.memory: 64Mi leaves no room for spans; 1 processes",
         ),
-        ("deployment", "workers", 4, "134217728 bytes for each of 4 workers are more than"),
+        ("deployment", "workers", 2, "134217728 bytes for each of 2 workers are more than"),
         (
             "deployment",
             "config.exporters.otlp.sending_queue.queue_size",
-            268435457,
-            "queue_size: 268435457 bytes for each of 1 workers are more than half",
+            201326593,
+            "queue_size: 201326593 bytes for each of 1 workers are more than the 201326592",
         ),
         ("statefulset", "persistence.size", "8G", "nine tenths of persistence.size, 8G"),
         (

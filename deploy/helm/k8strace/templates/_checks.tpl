@@ -37,17 +37,18 @@
 
 {{- $memory := include "k8strace.bytes" $values.resources.limits.memory | int64 -}}
 {{- $workers := int64 $values.workers -}}
-{{- $own := mul 67108864 (ternary $workers (add $workers 1) (eq $workers 1)) -}}
-{{- if lt $memory (mul 2 $own) -}}
-{{- $wrong = append $wrong (printf "resources.limits.memory: %s is less than %dMi, twice what the processes take before the first span" $values.resources.limits.memory (div (mul 2 $own) 1048576)) -}}
+{{- $processes := ternary $workers (add $workers 1) (eq $workers 1) -}}
+{{- $room := include "k8strace.roomForSpans" (dict "root" . "memory" $memory "processes" $processes) | int64 -}}
+{{- if le $room 0 -}}
+{{- $wrong = append $wrong (printf "resources.limits.memory: %s leaves no room for spans; %d processes take some 64Mi each" $values.resources.limits.memory $processes) -}}
 {{- end -}}
 {{- range $id, $exporter := $values.config.exporters -}}
 {{- $queue := ($exporter | default dict).sending_queue | default dict -}}
 {{- if and (eq ($queue.sizer | default "") "bytes") (or (kindIs "float64" $queue.queue_size) (kindIs "int64" $queue.queue_size)) -}}
 {{- $size := mul (int64 $queue.queue_size) $workers -}}
 {{- $where := printf "config.exporters.%s.sending_queue.queue_size: %d bytes for each of %d workers" $id (int64 $queue.queue_size) $workers -}}
-{{- if and (not $queue.storage) (gt (mul 2 $size) $memory) -}}
-{{- $wrong = append $wrong (printf "%s are more than half of resources.limits.memory, %s; no more than that is held of spans" $where $values.resources.limits.memory) -}}
+{{- if and (not $queue.storage) (gt $room 0) (gt $size $room) -}}
+{{- $wrong = append $wrong (printf "%s are more than the %d that resources.limits.memory, %s, leaves for spans" $where $room $values.resources.limits.memory) -}}
 {{- end -}}
 {{- $disk := include "k8strace.bytes" $values.persistence.size | int64 -}}
 {{- if and $queue.storage (eq $mode "statefulset") (gt (mul 10 $size) (mul 9 $disk)) -}}
@@ -67,4 +68,21 @@
 
 {{- define "k8strace.usesHostNetwork" -}}
 {{- if and (eq .Values.mode "daemonset") .Values.daemonset.hostNetwork }}true{{ end -}}
+{{- end -}}
+
+{{- /* Bytes that senders may fill: memory_limiter's soft limit, of half of the memory at most. */ -}}
+{{- define "k8strace.roomForSpans" -}}
+{{- $own := mul 67108864 .processes -}}
+{{- $hard := .memory -}}
+{{- $soft := .memory -}}
+{{- range $id, $processor := .root.Values.config.processors -}}
+{{- $percent := ($processor | default dict).limit_percentage | default 0 | int64 -}}
+{{- if and (eq (splitList "/" $id | first) "memory_limiter") (gt $percent 0) -}}
+{{- $hard = div (mul $.memory $percent) 100 -}}
+{{- $spike := div (mul $.memory ($processor.spike_limit_percentage | default 0 | int64)) 100 -}}
+{{- $soft = sub $hard (ternary (div $hard 5) $spike (eq $spike 0)) -}}
+{{- end -}}
+{{- end -}}
+{{- $budget := min (div .memory 2) (sub $hard $own) -}}
+{{- min (sub $soft $own) (div (mul $budget $soft) $hard) -}}
 {{- end -}}
