@@ -79,7 +79,7 @@ faults: build ## kill, flood and fill it up for long; goes on where it stopped; 
 faults-docs: build ## write the table of docs/reliability.md from what came of the faults
 	$(BIN) -m scripts.fault_table
 
-kube: build ## a real kube-apiserver and etcd through the gateway; builds them once, with Go
+kube: build $(GO_BIN)/helm ## a real kube-apiserver and etcd through the gateway; builds them once, with Go
 	GO="$(GO)" $(BIN) -m tests.end_to_end.kube.binaries
 	$(PYTEST) tests -m control_plane --kube $(ARGS)
 
