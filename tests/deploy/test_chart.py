@@ -142,6 +142,18 @@ def test_a_wrong_value_is_named(path: str, value: Any, words: list[str]) -> None
             201326593,
             "queue_size: 201326593 bytes for each of 1 workers are more than the 201326592",
         ),
+        (
+            "statefulset",
+            "persistence.mountPath",
+            "/data",
+            "/var/lib/k8strace/queue is not below persistence.mountPath, /data",
+        ),
+        (
+            "deployment",
+            "resources.requests.cpu",
+            None,
+            "autoscaling.enabled: it needs resources.requests.cpu",
+        ),
         ("statefulset", "persistence.size", "8G", "nine tenths of persistence.size, 8G"),
         (
             "statefulset",
@@ -165,6 +177,77 @@ def test_all_that_does_not_go_together_is_told_at_once() -> None:
     for name in ("exporters.otlp.endpoint", "autoscaling", "podDisruptionBudget"):
         assert name in err
     assert "variants/" in err
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [
+        {"level": "none"},
+        {"readers": []},
+        {"readers": [{"pull": {"exporter": {"prometheus": {"port": 8888}}}}]},
+    ],
+)
+def test_metrics_that_nobody_reaches_are_not_scraped(metrics: dict[str, Any]) -> None:
+    config = nested("service.telemetry.metrics", metrics)
+    objects = template("deployment", config=config)
+    ports = {one["name"] for one in container_of(pod_of(objects))["ports"]}
+    assert ports == {"otlp-grpc", "otlp-http", "health"}
+    values = nested("monitoring.serviceMonitor.enabled", True) | {"config": config}
+    status, _, err = helm("template", "deployment", values)
+    assert status == 1
+    assert "monitoring.serviceMonitor.enabled: config.service.telemetry.metrics has" in err
+
+
+def test_what_is_given_for_objects_reaches_them() -> None:
+    annotations = {"note": "b"}
+    objects = template(
+        "statefulset",
+        nameOverride="gate",
+        image={"pullPolicy": "Always", "tag": "9.9"},
+        replicas=5,
+        service={"annotations": annotations},
+        serviceAccount={"name": "mine", "annotations": annotations},
+        persistence={"size": "20Gi", "storageClassName": "fast"},
+        podDisruptionBudget={"maxUnavailable": "25%"},
+        podSecurityContext={"fsGroup": 7},
+    )
+    (account,) = of_kind(objects, "ServiceAccount")
+    assert account["metadata"]["name"] == pod_of(objects)["serviceAccountName"] == "mine"
+    balanced, _ = of_kind(objects, "Service")
+    for one in (account, balanced):
+        assert one["metadata"]["annotations"] == annotations
+    made = workload(objects)
+    assert made["metadata"]["name"] == "release-name-gate"
+    assert made["metadata"]["labels"]["app.kubernetes.io/name"] == "gate"
+    assert made["spec"]["replicas"] == 5
+    (claim,) = made["spec"]["volumeClaimTemplates"]
+    assert claim["spec"]["storageClassName"] == "fast"
+    assert claim["spec"]["resources"]["requests"]["storage"] == "20Gi"
+    (budget,) = of_kind(objects, "PodDisruptionBudget")
+    assert budget["spec"]["maxUnavailable"] == "25%"
+    container = container_of(pod_of(objects))
+    assert container["image"].endswith(":9.9")
+    assert container["imagePullPolicy"] == "Always"
+    assert pod_of(objects)["securityContext"]["fsGroup"] == 7
+
+
+def test_a_daemonset_may_leave_the_nodes_network_and_directories_alone() -> None:
+    config = {
+        "extensions": {"health_check": {"endpoint": ":13133"}},
+        "receivers": {
+            "otlp/socket": None,
+            "otlp": nested("protocols.grpc.endpoint", ":4317"),
+        },
+        "service": {"pipelines": {"traces": {"receivers": ["otlp"]}}},
+    }
+    given = {"hostNetwork": False, "socketDirectory": ""}
+    objects = template("daemonset", daemonset=given, config=config)
+    pod = pod_of(objects)
+    assert "hostNetwork" not in pod
+    assert "initContainers" not in pod
+    assert [one["name"] for one in pod["volumes"]] == ["config"]
+    balanced, _ = of_kind(objects, "Service")
+    assert balanced["spec"]["internalTrafficPolicy"] == "Local"
 
 
 def test_tokens_are_reviewed_with_no_other_right() -> None:

@@ -13,6 +13,9 @@
 {{- if and $values.autoscaling.enabled (ne $mode "deployment") -}}
 {{- $wrong = append $wrong (printf "autoscaling.enabled: a %s is not scaled by load; set it to false" $mode) -}}
 {{- end -}}
+{{- if and $values.autoscaling.enabled (not ($values.resources.requests | default dict).cpu) -}}
+{{- $wrong = append $wrong "autoscaling.enabled: it needs resources.requests.cpu, of which cpuPercent is a part" -}}
+{{- end -}}
 {{- if lt (int $values.autoscaling.maxReplicas) (int $values.autoscaling.minReplicas) -}}
 {{- $wrong = append $wrong (printf "autoscaling.maxReplicas: %v is less than minReplicas, %v" $values.autoscaling.maxReplicas $values.autoscaling.minReplicas) -}}
 {{- end -}}
@@ -32,7 +35,7 @@
 {{- $wrong = append $wrong (printf "config.extensions.health_check.endpoint: probes do not reach %s in a pod; write \":13133\"" (include "k8strace.healthEndpoint" .)) -}}
 {{- end -}}
 {{- if and $values.monitoring.serviceMonitor.enabled (not (include "k8strace.metricsPort" .)) -}}
-{{- $wrong = append $wrong "monitoring.serviceMonitor.enabled: config.service.telemetry.metrics has no reader, or level none" -}}
+{{- $wrong = append $wrong "monitoring.serviceMonitor.enabled: config.service.telemetry.metrics has no reader, one on localhost, or level none" -}}
 {{- end -}}
 
 {{- $memory := include "k8strace.bytes" $values.resources.limits.memory | int64 -}}
@@ -57,6 +60,12 @@
 {{- end -}}
 {{- end -}}
 
+{{- range $id, $extension := $values.config.extensions -}}
+{{- $directory := ($extension | default dict).directory | default "/var/lib/otelcol/file_storage" -}}
+{{- if and (eq $mode "statefulset") (eq (splitList "/" $id | first) "file_storage") (not (hasPrefix (printf "%s/" $values.persistence.mountPath) $directory)) -}}
+{{- $wrong = append $wrong (printf "config.extensions.%s.directory: %s is not below persistence.mountPath, %s" $id $directory $values.persistence.mountPath) -}}
+{{- end -}}
+{{- end -}}
 {{- if and (eq $mode "statefulset") (not (include "k8strace.starts" (dict "root" . "type" "file_storage"))) -}}
 {{- $wrong = append $wrong "config.service.extensions: file_storage is missing, which the statefulset's volume is for" -}}
 {{- end -}}

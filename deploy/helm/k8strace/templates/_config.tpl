@@ -44,12 +44,17 @@
 {{- (.Values.config.extensions.health_check | default dict).endpoint | default "localhost:13133" -}}
 {{- end -}}
 
-{{- /* The metrics' port; empty where there are none. */ -}}
+{{- /* The metrics' port; empty where there are none, or none for others. */ -}}
 {{- define "k8strace.metricsPort" -}}
 {{- $metrics := (.Values.config.service.telemetry | default dict).metrics | default dict -}}
 {{- if ne ($metrics.level | default "") "none" -}}
 {{- range $metrics.readers -}}
-{{- .pull.exporter.prometheus.port | int -}}
+{{- with .pull.exporter.prometheus -}}
+{{- $host := ternary .host "localhost" (hasKey . "host") -}}
+{{- if not (include "k8strace.isLocal" (printf "%s:" $host)) -}}
+{{- .port | int -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
