@@ -123,6 +123,8 @@ async def test_health_and_states_follow_the_workers(start: Start, tmp_path: Path
         os.kill(processes(gateway)[1], signal.SIGKILL)
         await gateway.wait_for_log("was ended by SIGKILL: starting again in 0.1 s worker=1")
         await wait_for_health(gateway, 503)
+        liveness = f"http://{await gateway.address('health')}/livez"
+        assert (await gateway.get(liveness))[0] == 200
         # It cannot start, and is not tried again at once.
         for pause in ("0.2", "0.4"):
             await gateway.wait_for_log(f"with status 1: starting again in {pause} s")
