@@ -32,7 +32,7 @@ LARGE = 500_000  # bytes of an object, which come in many pieces
 @asynccontextmanager
 async def webhook(folder: Path, endpoint: str, pair: Pair) -> AsyncIterator[int]:
     """The page's example in a process of its own, behind uvicorn with TLS; its port."""
-    config, code = re.findall(r"```(?:yaml|python)\n(.*?)```", PAGE, re.DOTALL)
+    config, code, *_ = re.findall(r"```(?:yaml|python)\n(.*?)```", PAGE, re.DOTALL)
     tracing = folder / "tracing.yaml"
     tracing.write_text(config.replace("k8strace.observability:4317", endpoint))
     module = folder / "webhook.py"
