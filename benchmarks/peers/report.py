@@ -66,7 +66,7 @@ def _rows(cell: Cell, results: Results) -> list[list[str]]:
                 number(median(cpu_a_span(run) for run in runs)),
                 "1" if side == US else _times(measured, side, cpu_a_span),
                 f"{median(run.spans / run.seconds for run in runs):,.0f}",
-                number(median(run.p99 for run in runs) * 1000),
+                _milliseconds(median(run.p99 for run in runs)),
                 number(median(run.wire_size / run.spans for run in runs))
                 if cell.is_sent
                 else "",
@@ -79,6 +79,11 @@ def _rows(cell: Cell, results: Results) -> list[list[str]]:
         empty = [""] * (len(HEAD) - TEXT_COLUMNS - 1)
         rows.append([cell.payload, results.titles.get(side, side), *empty, "failed"])
     return rows
+
+
+def _milliseconds(seconds: float) -> str:
+    """Nothing where nobody had measured it yet."""
+    return number(seconds * 1000) if seconds else ""
 
 
 def cpu_a_request(run: Run) -> float:
