@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import signal
-import socket
 import sys
 from collections import Counter
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+from tests.support.ports import free_port
+
 RETRY = {"initial_interval": "50ms", "max_interval": "200ms", "max_elapsed_time": "0s"}
 BATCH = {"batch": {"timeout": "20ms"}}
 WAIT: dict[str, Any] = {"sending_queue": {"wait_for_result": True}}
@@ -65,16 +63,6 @@ def storage(mode: str, directory: Path) -> tuple[str, ...]:
 def options(mode: str, **exporter: object) -> dict[str, Any]:
     """The keywords of `start` that make a pipeline of this mode."""
     return {"retry_on_failure": RETRY, **MODES[mode], **exporter}
-
-
-def free_port() -> int:
-    """One that the system gives to no connection while nobody listens on it."""
-    first = int(EPHEMERAL.read_text().split()[0])
-    while True:
-        port = random.randrange(first // 2, first)
-        with socket.socket() as one, suppress(OSError):
-            one.bind(("127.0.0.1", port))
-            return port
 
 
 def at(port: int) -> tuple[str, ...]:

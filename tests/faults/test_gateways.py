@@ -11,8 +11,9 @@ import pytest
 
 from tests.end_to_end.conftest import Start
 from tests.faults.conftest import Fault
-from tests.faults.processes import at, free_port, modes, options, storage
+from tests.faults.processes import at, modes, options, storage
 from tests.support.backend import Backend
+from tests.support.ports import free_port
 from tests.support.workers import Load, kill
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]

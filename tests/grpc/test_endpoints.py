@@ -20,6 +20,7 @@ from k8strace.grpc.endpoints import (
     speaks_http1,
     unix_path,
 )
+from tests.support.ports import free_port
 
 
 @pytest.mark.parametrize(
@@ -87,10 +88,10 @@ def test_claim_keeps_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ""])
 async def test_check_free(host: str) -> None:
+    port = free_port()
     with socket.socket() as busy:
-        busy.bind(("127.0.0.1", 0))
+        busy.bind(("127.0.0.1", port))
         busy.listen()
-        port = busy.getsockname()[1]
         with pytest.raises(OSError, match="in use") as caught:
             await check_free(host, port)
         assert f"{host}:{port}" in str(caught.value)

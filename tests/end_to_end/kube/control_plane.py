@@ -13,9 +13,9 @@ from k8strace.gen import Request, etcd, kube_apiserver
 from tests.end_to_end.kube import binaries
 from tests.end_to_end.kube.client import GROUPS, Client
 from tests.end_to_end.kube.component import Component
-from tests.faults.processes import free_port
 from tests.support.certificates import LOCAL, Authority, Pair
 from tests.support.gateway import Samples
+from tests.support.ports import free_port
 
 MILLION = 1_000_000
 AUDIT_POLICY = (

@@ -18,8 +18,9 @@ from tests.end_to_end.kube.control_plane import ControlPlane
 from tests.end_to_end.kube.run import gateway_for
 from tests.end_to_end.kube.spans import read
 from tests.end_to_end.kube.traffic import CONFIG_MAPS
-from tests.faults.processes import at, free_port
+from tests.faults.processes import at
 from tests.support.backend import Backend
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.slow, pytest.mark.timeout(900)]
 REQUESTS = 600  # whose spans are more than two queues of an exporter

@@ -19,9 +19,9 @@ from tests.end_to_end.kube.expectations import Sent
 from tests.end_to_end.kube.run import gateway_for
 from tests.end_to_end.kube.spans import CLIENT, SERVER, Span, Spans, read
 from tests.end_to_end.kube.traffic import Traffic, context
-from tests.faults.processes import free_port
 from tests.support.backend import Backend
 from tests.support.certificates import Pair
+from tests.support.ports import free_port
 
 pytestmark = [pytest.mark.control_plane, pytest.mark.slow, pytest.mark.timeout(300)]
 PAGE = Path("docs/components.md").read_text()

@@ -27,8 +27,8 @@ from tests.end_to_end.kube.client import (
 from tests.end_to_end.kube.control_plane import ControlPlane
 from tests.end_to_end.kube.expectations import Sent
 from tests.end_to_end.kube.manifests import config_map, thing
-from tests.faults.processes import free_port
 from tests.kube.test_propagation import BAD
+from tests.support.ports import free_port
 
 CONFIG_MAPS = "/api/v1/namespaces/default/configmaps"
 WIDGETS = "/apis/k8strace.test/v1/namespaces/default/widgets"
