@@ -138,6 +138,9 @@ class _Loader(yaml.CSafeLoader):
     ) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                found = _go_syntax(self.construct_object(key, deep=True))
+                raise _DecodingError(f"yaml: invalid map key: {found}")
             if key.value in seen:
                 raise _DecodingError(
                     "strict decoding error: yaml: unmarshal errors:\n"
@@ -171,6 +174,24 @@ def _load(text: str) -> Mapping[str, Any] | None:
     if found is None or isinstance(found, Mapping):
         return found
     raise _no_kind(found, f"value of type {_HEAD}")
+
+
+def _go_syntax(value: object) -> str:
+    """A value as Go's `%#v` writes what yaml.v2 has read."""
+    match value:
+        case dict():
+            inside = (f"{_go_syntax(k)}:{_go_syntax(v)}" for k, v in value.items())
+            return f"map[interface {{}}]interface {{}}{{{', '.join(inside)}}}"
+        case list():
+            return f"[]interface {{}}{{{', '.join(map(_go_syntax, value))}}}"
+        case None:
+            return "interface {}(nil)"
+        case bool():
+            return str(value).lower()
+        case str():
+            return quoted(value)
+        case _:
+            return str(value)
 
 
 def _yaml_error(error: yaml.MarkedYAMLError) -> str:

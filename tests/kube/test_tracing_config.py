@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from k8strace.kube.tracing_config import (
@@ -39,6 +39,7 @@ def test_says_what_the_apiserver_says(case: dict[str, Any]) -> None:
     )
 
 
+@example("{{}}")
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
     for source in (text, f"{HEAD}endpoint: {text}", f"{HEAD}endpoint: {json.dumps(text)}"):
