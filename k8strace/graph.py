@@ -105,8 +105,7 @@ class Graph:
             raise ConfigError(problems)
 
     def _hard_limits(self) -> Iterator[int]:
-        processors = (one for chain in self.processors.values() for one in chain)
-        for one in (*self.extensions.values(), *processors):
+        for one in (*self.extensions.values(), *self.consumers()):
             if one.hard_limit is not None:
                 yield one.hard_limit
 

@@ -155,8 +155,11 @@ class MemoryGuard:
         The budget can't see what the heap has in pieces between what is held: messages
         that grow while they are decompressed leave more than themselves behind.
         """
-        if resident_memory() + amount > self.hard and self._may_trim(hard=True):
-            trim()
+        if resident_memory() + amount <= self.hard:
+            return True
+        if not self._may_trim(hard=True):
+            return False
+        trim()
         return resident_memory() + amount <= self.hard
 
     def refusal(self, amount: int) -> RefusedError:
