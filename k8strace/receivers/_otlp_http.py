@@ -54,6 +54,7 @@ from k8strace.grpc.native_listener import Listener
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
 from k8strace.middleware import Middleware
 from k8strace.payload import Origin
+from k8strace.receivers._http_connection import Connection
 from k8strace.tls.contexts import Contexts
 from k8strace.tls.options import ServerTLS
 from k8strace.tls.peers import PLAINTEXT_PORT, subject_of
@@ -88,11 +89,13 @@ class HTTPConfig(Config, frozen=True, kw_only=True):
     middlewares: tuple[Middleware, ...] = ()
     keep_alives_enabled: bool = True
     idle_timeout: Duration = Duration(0)
+    read_header_timeout: Duration = Duration(20)
 
     def __post_init__(self) -> None:
         check_endpoint(self.endpoint, self.transport)
-        if self.idle_timeout < 0:
-            raise ValueError(f"idle_timeout must not be negative: {self.idle_timeout}")
+        for name in ("idle_timeout", "read_header_timeout"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must not be negative: {getattr(self, name)}")
 
     @property
     def max_size(self) -> int:
@@ -151,19 +154,23 @@ class Server:
         config = self._config
         if self._tls is not None:
             self._tls.load()
-        server = web.Server(
-            self._handle,
-            handler_cancellation=True,
-            access_log=None,
-            logger=_parser_log(self._on_reject),
-            auto_decompress=False,
-            lingering_time=LINGER,
-            keepalive_timeout=float(config.idle_timeout) or FOR_EVER,
-        )
+        server = web.Server(self._handle, handler_cancellation=True)
+        options = {
+            "access_log": None,
+            "logger": _parser_log(self._on_reject),
+            "auto_decompress": False,
+            "lingering_time": LINGER,
+            "keepalive_timeout": float(config.idle_timeout) or FOR_EVER,
+        }
+
+        def connection() -> Connection:
+            timeout = float(config.read_header_timeout)
+            return Connection(server, timeout, self._on_reject, options)
+
         address, sockets = await self._bind()
         self._web = server
         self._listeners = [
-            Listener(one, server, self._tls, self._has_room, self._on_reject)
+            Listener(one, connection, self._tls, self._has_room, self._on_reject)
             for one in sockets
         ]
         for listener in self._listeners:
@@ -211,9 +218,13 @@ class Server:
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.begin()
         try:
             return await self._respond(request)
         finally:
+            connection.end(request)
             self._running.discard(task)
             del task  # it keeps its cancellation, whose frames hold the payload
 

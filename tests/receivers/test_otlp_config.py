@@ -96,6 +96,7 @@ def test_no_protocol(values: dict[str, Any]) -> None:
         ({"http": {"endpoint": "4318"}}, "4318"),
         ({"http": {"max_request_body_size": -1}}, "max_request_body_size"),
         ({"http": {"idle_timeout": "-1s"}}, "idle_timeout"),
+        ({"http": {"read_header_timeout": "-1s"}}, "read_header_timeout"),
         ({"http": {"cors": {}}}, "cors"),
         ({"htpp": {}}, "htpp"),
     ],
