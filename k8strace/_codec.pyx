@@ -109,8 +109,10 @@ cdef class Codec:
             raise CodecError(f"{name}: {(<bytes>s.problem).decode()}")
 
     def take(self):
-        if not self.stream.is_done or self.out == NULL:
+        if not self.stream.is_done or (self.out == NULL and self.stream.size):
             raise ValueError("the output is not here")
+        if self.out == NULL:
+            return b""  # all frames were to be skipped, which takes no room
         if self.stream.size < self.held:
             _PyBytes_Resize(&self.out, <Py_ssize_t>self.stream.size)
         result = <bytes>self.out

@@ -238,6 +238,7 @@ def test_skippable_frames_are_skipped() -> None:
     assert inflate(ZSTD, skippable(b"what?") + packed + skippable(b"") + packed) == (
         b"spansspans"
     )
+    assert inflate(ZSTD, skippable(b"what?") * 2) == b""
     with pytest.raises(CodecError, match="zstd"):
         inflate(ZSTD, packed + skippable(b"what?")[:-1])
 
