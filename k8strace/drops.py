@@ -1,6 +1,6 @@
-"""The one place where spans are lost: counted, logged once a minute, kept as a sample.
+"""The one place where spans are lost or refused: logged once a minute, kept as a sample.
 
-Nothing here runs while nothing is lost.
+Nothing here runs while all get through.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ MAX_NAME = 200  # characters of a peer, of a service's name
 _SAYS = {
     "dropped": ("dropped spans: %s", "spans"),
     "rejected": ("rejected spans: %s", "spans"),
+    "refused": ("refused spans: %s", "spans"),
     "requests": ("rejected requests: %s", "requests"),
 }
 
@@ -79,7 +80,7 @@ class Drops:
         text: str,
         sender: Callable[[], Sender] | Sender = NOBODY,
     ) -> None:
-        """Tell of what was counted already."""
+        """Tell of what was counted already; `reason` is empty where `text` says it all."""
         loss = Loss(*self._where, what, reason)
         now = time.monotonic()
         since, sample = self._samples.get(loss, (0.0, None))

@@ -25,6 +25,7 @@ from k8strace.units import Duration
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024  # what OTLP 1.11 recommends
+CLOCK = 0.002  # seconds by which a loop's clock may be late: uvloop's has milliseconds
 MAX_HOLD = 2.0  # seconds for which an answer may be held while there is no room
 SLOW_AFTER = 2.0  # seconds; from then on a body has to come at SLOW_RATE
 SLOW_RATE = 64 * 1024  # bytes a second
@@ -57,6 +58,14 @@ def hold_until(now: float, deadline: float | None) -> float:
     if deadline is None:
         return now + MAX_HOLD
     return now + min((deadline - now) / 3, MAX_HOLD)
+
+
+def is_over(deadline: float, now: float) -> bool:
+    """Whether a server that gave a call up can have done so for its deadline.
+
+    Its clock may come to it first, by a little; `deadline` and `now` are the loop's.
+    """
+    return now >= deadline - CLOCK
 
 
 Handler = Callable[[Call], Awaitable[bytes]]

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -43,6 +44,7 @@ from k8strace.grpc import (
     Reject,
     ServerSettings,
     hold_until,
+    is_over,
 )
 from k8strace.grpc.compression import MAGIC, decompress
 from k8strace.grpc.endpoints import (
@@ -405,7 +407,7 @@ class Client:
         if method is None:
             method = self._methods[path] = channel.unary_unary(path)
         loop = asyncio.get_running_loop()
-        began = loop.time()
+        deadline = math.inf if timeout is None else loop.time() + timeout
         try:
             answer: bytes = await method(
                 message[0] if len(message) == 1 else b"".join(message),
@@ -415,8 +417,8 @@ class Client:
                 compression=self._compression,
             )
         except grpc.aio.AioRpcError as error:
-            is_late = timeout is not None and loop.time() - began >= timeout
-            if is_late and error.code() is grpc.StatusCode.CANCELLED:
+            is_cancelled = error.code() is grpc.StatusCode.CANCELLED
+            if is_cancelled and is_over(deadline, loop.time()):
                 # The server gave the call up before this side's timer came to it.
                 text = f"{target}: the deadline is over"
                 raise StatusError(Code.DEADLINE_EXCEEDED, text) from None

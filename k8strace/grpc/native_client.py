@@ -23,7 +23,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from k8strace._http2_client import Call
-from k8strace.grpc import ClientSettings, Metadata
+from k8strace.grpc import ClientSettings, Metadata, is_over
 from k8strace.grpc.compression import ENCODINGS, compress, decompress
 from k8strace.grpc.native_channel import Channel
 from k8strace.grpc.native_place import Place, jittered, longer
@@ -117,13 +117,13 @@ class Client:
                 deadline=deadline,
             )
             try:
-                is_over = await future
+                has_ended = await future
             except asyncio.CancelledError:
                 channel.cancel(call)
                 raise
             finally:
                 call.future = None
-            if not is_over:
+            if not has_ended:
                 raise self._failure(Code.DEADLINE_EXCEEDED, "the deadline is over")
             if call.status == b"0" and call.answer is not None:
                 return await self._unpacked(call) if call.encoding else call.answer
@@ -135,7 +135,7 @@ class Client:
                 break
             if timeout is not None:
                 timeout = max(deadline - loop.time(), 0.0)
-        if call.status is None and loop.time() >= deadline:
+        if call.status is None and is_over(deadline, loop.time()):
             # The server gave the call up before this side's timer came to it.
             raise self._failure(Code.DEADLINE_EXCEEDED, "the deadline is over")
         raise self._status(call, channel.error)

@@ -304,6 +304,8 @@ class OTLP(Receiver[Config]):
         elif isinstance(error, PASSED_ON):
             self.ledger.refused += spans
             counts.refused.add(spans)
+            text = str(error) or "their sender went away, or its deadline was over"
+            self.drops.tell("refused", spans, "", text, lambda: sender_of(payload))
         else:
             counts.failed.add(spans)
             self._reject_spans(spans, "internal_error", repr(error), payload)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from contextlib import suppress
 from typing import Any
@@ -11,7 +12,14 @@ import grpc
 import grpc.aio
 import pytest
 
-from k8strace.grpc import Call, ClientKeepalive, ServerKeepalive, native, native_client
+from k8strace.grpc import (
+    Call,
+    ClientKeepalive,
+    ServerKeepalive,
+    is_over,
+    native,
+    native_client,
+)
 from k8strace.grpc.native_client import grpc_timeout
 from k8strace.grpc.status import Code, StatusError
 from k8strace.units import Duration
@@ -34,6 +42,14 @@ from tests.support.native import call, client
 )
 def test_timeouts_as_headers(seconds: float, text: bytes) -> None:
     assert grpc_timeout(seconds) == text
+
+
+def test_a_deadline_that_the_server_noticed_first() -> None:
+    now = 12345.678
+    assert is_over(now + 0.2, now + 0.199)  # a clock of milliseconds
+    assert is_over(now, now)
+    assert not is_over(now + 0.2, now + 0.19)
+    assert not is_over(math.inf, now)
 
 
 async def test_connections_that_age_lose_no_request() -> None:

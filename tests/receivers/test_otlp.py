@@ -27,6 +27,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
 from k8strace.grpc import Call
 from k8strace.grpc.status import retry_delay
+from k8strace.losses import Loss
 from k8strace.metrics import SPANS_REJECTED
 from k8strace.payload import Origin
 from k8strace.receivers.otlp import OTLP
@@ -236,7 +237,28 @@ async def test_a_defect_of_its_own_is_internal(caplog: pytest.LogCaptureFixture)
         assert receiving.counted("grpc") == (0, 0, 5)
 
 
-async def test_a_client_that_goes_away_is_refused() -> None:
+async def test_refused_spans_are_told_of_once_a_minute(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with grpc_only() as (receiving, client):
+        receiving.sink.failures = [RefusedError("the queue of otlp is full")] * 3
+        for _ in range(3):
+            await failure(client, request(5))
+        receiving.receiver.drops.lines.flush()
+        losses = receiving.context.metrics.losses
+        sample = losses.samples[Loss("receivers", "otlp", "refused", "")]
+    lines = [one.__dict__ for one in caplog.records if one.levelno == logging.WARNING]
+    assert [one["spans"] for one in lines] == [5, 10]
+    for line in lines:
+        assert line["message"] == "refused spans: the queue of otlp is full"
+        assert line["service"] == sample.service == "apiserver"
+        assert line["peer"] == sample.peer
+        assert "reason" not in line
+
+
+async def test_a_client_that_goes_away_is_refused(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with grpc_only() as (receiving, client):
         receiving.sink.gate = asyncio.Event()
         caught = await failure(client, request(5), timeout=0.2)
@@ -248,6 +270,7 @@ async def test_a_client_that_goes_away_is_refused() -> None:
         await client.send(request(1))
         assert receiving.ledger.refused == 5
         assert receiving.counted("grpc") == (1, 5, 0)
+    assert "refused spans: their sender went away, or its deadline was over" in caplog.text
 
 
 async def test_metadata_comes_along_when_asked() -> None:
