@@ -112,7 +112,7 @@ def parser() -> argparse.ArgumentParser:
         "--drop-orphans",
         action="store_const",
         const=True,
-        help="at the start, delete what is stored for exporters that are not configured "
+        help="at the start, delete what is stored for exporters that store nothing there "
         "any more; without it that is named, and kept",
     )
     # A supervisor starts its workers with this; the number is of a descriptor.

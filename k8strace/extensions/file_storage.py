@@ -80,12 +80,13 @@ class FileStorage(component.Storage[Config]):
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
         self._path = Path(config.directory)
-        self._named: set[str] = set()
+        self.named: set[str] = set()
+        """Folders of exporters that store here."""
         self._lock: Lock | None = None
 
     def place(self, exporter: ComponentID) -> Path:
         name = quote(str(exporter), safe="")
-        self._named.add(name)
+        self.named.add(name)
         return self._path / name
 
     async def start(self) -> None:
@@ -112,8 +113,8 @@ class FileStorage(component.Storage[Config]):
         self._lock = lock
         for path, totals in self._orphans():
             self.log.warning(
-                "%s keeps %d requests of %d spans of the exporter %s, which is not there "
-                "any more: --drop-orphans deletes them",
+                "%s keeps %d requests of %d spans of the exporter %s, which stores "
+                "nothing here any more: --drop-orphans deletes them",
                 *(path, totals.records, totals.spans, unquote(path.name)),
             )
 
@@ -135,20 +136,28 @@ class FileStorage(component.Storage[Config]):
             drops.spans(
                 totals.spans,
                 "orphaned",
-                f"deleted {totals.records} requests of the exporter {exporter}, which is "
-                "not there any more",
+                f"deleted {totals.records} requests of the exporter {exporter}, which "
+                "stores nothing here any more",
             )
 
     def _orphans(self) -> list[tuple[Path, Totals]]:
         found = []
+        named = self.named.union(*(one.named for one in self._sharing()))
         for path in sorted(self._path.iterdir()):
-            if path.name in self._named or not path.is_dir():
+            if path.name in named or not path.is_dir():
                 continue
             held = list(segments(path))
             if held:
                 totals = zip(*map(count, held), strict=True)
                 found.append((path, Totals(*map(sum, totals))))
         return found
+
+    def _sharing(self) -> list[FileStorage]:
+        """Other extensions of this gateway that have the same directory."""
+        here = os.path.realpath(self._path)
+        others = self.context.extensions.values()
+        found = [one for one in others if isinstance(one, FileStorage)]
+        return [one for one in found if os.path.realpath(one.config.directory) == here]
 
     def _make_directory(self) -> None:
         path = self._path

@@ -234,7 +234,7 @@ async def test_orphans_are_kept_until_they_are_dropped(
         path.write_text(yaml.safe_dump(config))
         out = tmp_path / "out.txt"
         arguments = ("--config", str(path), *options)
-        kept = "keeps 1 requests of 30 spans of the exporter otlp, which is not there"
+        kept = "keeps 1 requests of 30 spans of the exporter otlp, which stores"
         async with GatewayProcess(*arguments, out=out) as gateway:
             await gateway.wait_for_log(kept)
             assert await gateway.stop() == 0

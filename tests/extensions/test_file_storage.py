@@ -139,3 +139,25 @@ async def test_orphans_are_named_and_dropped_when_told(
     assert (tmp_path / "otlp" / "0").exists()
     assert (tmp_path / "exporter_otlp_").exists()
     await extension.stop(0)
+
+
+async def test_who_shares_the_directory_has_no_orphans(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    a, b = storage(tmp_path / "store"), storage(tmp_path / "link")
+    both = {ComponentID("file_storage", "a"): a, ComponentID("file_storage", "b"): b}
+    for number, extension in enumerate(both.values()):
+        extension.context = structs.replace(extension.context, extensions=both)
+        one = store(extension.place(ComponentID("otlp", str(number))))
+        one.base.mkdir(parents=True)
+        await one.open()
+        await put(one, b"spans", spans=5)
+        await one.close()
+    for extension in both.values():
+        await extension.start()
+        extension.drop_orphans(Metrics())
+    assert not caplog.text
+    assert len([one for one in files(tmp_path) if one.suffix == ".segment"]) == 2
+    for extension in both.values():
+        await extension.stop(0)
