@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMessage, InvalidURLError
 
 from k8strace.addresses import join_address, listening_sockets
 from k8strace.grpc.native_listener import Listener
@@ -13,6 +16,27 @@ MAX_CONNECTIONS = 64  # out of the descriptors that other listeners leave
 LAST_WORDS = 1.0  # seconds for requests that run when it stops
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.Response]]
+
+_QUOTED = re.compile(r"""b?(['"]).*\1""")
+
+log = logging.getLogger(__name__)
+
+
+def malformed(error: BaseException | None) -> str:
+    """What is wrong with a request that is no HTTP, without anything of what it says:
+    that may be a credential."""
+    if not isinstance(error, BadHttpMessage) or isinstance(error, InvalidURLError):
+        return "malformed request"
+    reason, _, _ = error.message.partition("\n")
+    return _QUOTED.sub("…", reason).rstrip(" :")
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether what aiohttp logs is an error of ours, and not a peer's, who is told."""
+    return not (record.exc_info and isinstance(record.exc_info[1], BadHttpMessage))
+
+
+log.addFilter(_is_ours)
 
 
 class HTTPServer:
@@ -28,7 +52,7 @@ class HTTPServer:
         """Listen; raises OSError that names the address."""
         sockets = await listening_sockets(host, port)
         bound_host, bound_port = sockets[0].getsockname()[:2]
-        self._server = server = web.Server(self._answer, access_log=None)
+        self._server = server = web.Server(self._answer, access_log=None, logger=log)
         self._listeners = [
             Listener(one, server, None, self._make_room, _no_tls, reserve=0)
             for one in sockets

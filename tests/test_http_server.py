@@ -5,9 +5,15 @@ import asyncio
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.http_exceptions import (
+    BadHttpMessage,
+    BadStatusLine,
+    InvalidURLError,
+    LineTooLong,
+)
 
 from k8strace import http_server
-from k8strace.http_server import HTTPServer
+from k8strace.http_server import HTTPServer, malformed
 
 
 async def hello(request: web.BaseRequest) -> web.Response:
@@ -75,3 +81,50 @@ async def test_who_hangs_on_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) ->
     for reader, writer in idle:
         assert await asyncio.wait_for(reader.read(), 20) == b""
         writer.close()
+
+
+async def test_what_is_no_http_is_a_matter_of_its_sender(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = HTTPServer({"/": hello})
+    await server.start("127.0.0.1", 0)
+    host, _, port = server.address.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET / HTTP/1.1\r\nHost: test\r\nAuthorization: hunter2\x01\r\n\r\n")
+    assert b" 400 " in await asyncio.wait_for(reader.readline(), 20)
+    writer.close()
+    await server.stop()
+    assert not caplog.text
+
+
+async def test_a_handler_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def fail(_: web.BaseRequest) -> web.Response:
+        raise ValueError("a defect")
+
+    server = HTTPServer({"/": fail})
+    await server.start("127.0.0.1", 0)
+    async with aiohttp.ClientSession() as session:
+        async with session.get(f"http://{server.address}/") as response:
+            assert response.status == 500
+    await server.stop()
+    assert "ValueError: a defect" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (LineTooLong(b"hunter2'", 8190), "Got more than 8190 bytes when reading: …."),
+        (BadHttpMessage("Invalid header:\n\n  b'hunter2'\n  ^"), "Invalid header"),
+        (BadStatusLine('it\'s "hunter2"'), "Bad status line …"),
+        (BadHttpMessage("Duplicate 'Host' header found."), "Duplicate … header found."),
+        (BadHttpMessage("It can't be"), "It can't be"),
+        (InvalidURLError("http://ann:hunter2@[::1"), "malformed request"),
+        (ValueError("hunter2"), "malformed request"),
+        (None, "malformed request"),
+    ],
+    ids=range(8),
+)
+def test_what_is_malformed_is_named_and_not_quoted(
+    error: Exception | None, text: str
+) -> None:
+    assert malformed(error) == text

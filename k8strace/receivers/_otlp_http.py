@@ -52,6 +52,7 @@ from k8strace.grpc.endpoints import (
 )
 from k8strace.grpc.native_listener import Listener
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
+from k8strace.http_server import malformed
 from k8strace.middleware import Middleware
 from k8strace.payload import Origin
 from k8strace.receivers._http_connection import Connection
@@ -69,7 +70,6 @@ LINGER = (
     2.0  # seconds for which the rest of a refused body is read, so that the answer arrives
 )
 _CLOSE = 0.1  # seconds for connections whose requests have ended
-MAX_LOGGED = 200  # characters of a malformed request
 # What aiohttp says of a handshake of TLS, or what of one is in what it says.
 _TLS_CLIENT = re.compile(r"HTTPS traffic|\\x16\\x03")
 _GRPC_CLIENT = re.compile(r"\bPRI\b")
@@ -410,7 +410,7 @@ class _ParserErrors(logging.Handler):
             elif _GRPC_CLIENT.search(text):
                 self._on_reject("decode_error", peer, HTTP_PORT)
             else:
-                self._on_reject("decode_error", peer, text[:MAX_LOGGED])
+                self._on_reject("decode_error", peer, malformed(record.exc_info[1]))
 
 
 def _parser_log(on_reject: Reject) -> logging.Logger:

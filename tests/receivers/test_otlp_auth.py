@@ -186,3 +186,28 @@ async def test_a_client_that_goes_while_it_is_asked_about() -> None:
         while not found.rejected("incomplete"):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         assert one.doorman.asked == [b"Bearer eve"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b" HTTP/1.1\r\nAuthorization: Bearer hunter2\x01",
+        b" HTTP/1.1\r\nAuthorization: Bearer hunter2" + b"y" * 10_000,
+        b" HTTP/1.1\r\nAuthorization Bearer hunter2",
+        b"?authorization=hunter2\x01 HTTP/1.1\r\nHost: test",
+        b"?authorization=hunter2" + b"y" * 10_000 + b" HTTP/1.1\r\nHost: test",
+    ],
+    ids=range(5),
+)
+async def test_of_what_is_no_http_nothing_is_logged(
+    head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with receiving(extension(BearerTokenAuth, token="hunter2")) as found:
+        host, _, port = found.receiver.addresses["http"].rpartition(":")
+        reader, writer = await asyncio.open_connection(host, int(port))
+        writer.write(b"POST /v1/traces" + head + b"\r\n\r\n")
+        assert b" 400 " in await asyncio.wait_for(reader.readline(), 20)
+        writer.close()
+        assert found.rejected("decode_error") == 1
+    assert "rejected requests" in caplog.text
+    assert "hunter2" not in caplog.text
