@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from Crypto.Hash import SHA256, SHA384, SHA512
@@ -122,7 +123,8 @@ def _time(claims: dict[str, Any], name: str) -> float | None:
     if value is None:
         return None
     if type(value) in (int, float):
-        return float(value)
+        with suppress(OverflowError):
+            return float(value)
     raise ValueError(f"the token's {name} is no time")
 
 

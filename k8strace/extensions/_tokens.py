@@ -54,4 +54,7 @@ def expiry(token: str) -> float | None:
         return None
     if isinstance(found, bool) or not isinstance(found, (int, float)):
         return None
-    return float(found)
+    try:
+        return float(found)
+    except OverflowError:
+        return None

@@ -138,6 +138,7 @@ def test_what_is_no_jwt(text: str) -> None:
         ({"exp": None}, "never expires"),
         ({"exp": "soon"}, "exp is no time"),
         ({"exp": True}, "exp is no time"),
+        ({"exp": 10**400}, "exp is no time"),
         ({"exp": 1000}, "has expired"),
         ({"exp": 999.5}, "has expired"),
         ({"nbf": 1301}, "not valid yet"),
