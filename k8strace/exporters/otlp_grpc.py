@@ -107,6 +107,8 @@ class Config(SendingConfig, frozen=True, kw_only=True):
                 endpoint = place
         else:
             place = endpoint
+        if "@" in place:
+            raise ValueError('"endpoint" must have no user or password in it')
         match = _PLACE.fullmatch(place)
         if match is None or int(match[2]) > 65535:
             raise ValueError(f'"endpoint" {self.endpoint!r} is not host:port')

@@ -26,6 +26,7 @@ from k8strace.extensions._files import WatchedFile
 LOG_EVERY = 60.0  # seconds between two log lines about one server
 MAX_ANSWER = 1024 * 1024  # bytes
 MAX_RETRY_AFTER = 60.0  # seconds
+NO_USER = "a URL must have no user or password in it"
 
 T = TypeVar("T")
 Log = logging.LoggerAdapter[logging.Logger]
@@ -48,11 +49,13 @@ def check_url(url: str, *, insecure: bool = False) -> None:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
+        if "@" in url:
+            raise ValueError(NO_USER) from error
         raise ValueError(f"{url!r} is no URL: {error}") from error
+    if parts.username is not None:
+        raise ValueError(NO_USER)
     if parts.scheme not in ("http", "https") or not host:
         raise ValueError(f"{url!r} is no URL that begins with https://")
-    if parts.username is not None:
-        raise ValueError("a URL must have no user or password in it")
     if parts.scheme == "http" and not insecure and not _is_here(host):
         raise ValueError(f"{url!r} would be asked unencrypted: write https://")
 

@@ -65,7 +65,7 @@ class ClientCredentials(ComponentConfig, frozen=True, kw_only=True):
         if not (self.username or self.username_file):
             raise ValueError("give `username` or `username_file`")
         if ":" in self.username:
-            raise ValueError(f"`username` {self.username!r} has a colon, which ends it")
+            raise ValueError("`username` has a colon, which ends it")
 
 
 class Config(AuthConfig, frozen=True, kw_only=True):

@@ -42,7 +42,8 @@ class Config(AuthConfig, frozen=True, kw_only=True):
         except ValueError as error:
             raise ValueError(f"`header`: {error}") from error
         if self.scheme and not is_scheme(self.scheme):
-            raise ValueError(f"`scheme`: {self.scheme!r} is no authentication scheme")
+            # Not shown: it may have the token behind it.
+            raise ValueError("`scheme` is no authentication scheme, which is one word")
         if self.token and self.tokens:
             raise ValueError("either `tokens` or `token` should be provided, not both")
         if not (self.token or self.tokens or self.filename):

@@ -113,6 +113,8 @@ def test_all_options_reach_the_client(tmp_path: Path) -> None:
         ({"endpoint": "::1:4317"}, "is not host:port"),
         ({"endpoint": "https://backend:4317/v1/traces"}, "is not host:port"),
         ({"endpoint": "ftp://backend:4317"}, "is not host:port"),
+        ({"endpoint": "https://ann:hunter2@backend:4317"}, "no user or password in it"),
+        ({"endpoint": "https://hunter2@backend:4317"}, "no user or password in it"),
         ({"endpoint": "unix:"}, "names no socket"),
         ({"compression": "snappy"}, "expected one of gzip, zstd, none"),
         (
@@ -144,6 +146,7 @@ def test_what_cannot_work_is_an_error(values: dict[str, Any], text: str) -> None
         decode(Config, values)
     assert text in str(error.value)
     assert "geh" not in str(error.value)
+    assert "hunter2" not in str(error.value)
 
 
 async def test_a_certificate_that_is_not_there_is_an_error_at_the_start() -> None:

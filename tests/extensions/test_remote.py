@@ -43,6 +43,8 @@ def test_urls_that_can_be_asked(url: str) -> None:
         "https://a:b",
         "https://[",
         "https://u:hunter2@a",
+        "https://u:hunter2@a:b",
+        "ftp://u:hunter2@a",
     ],
 )
 def test_urls_that_cannot(url: str) -> None:
