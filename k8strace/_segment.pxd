@@ -213,11 +213,15 @@ cdef inline void find(
         place = peek(w, after - <int64_t>sizeof(Trailer), sizeof(Trailer))
         if place != NULL:
             memcpy(&trailer, place, sizeof(trailer))
-        if w.is_finished:
-            if after > w.size:
-                found.kind = DAMAGED
-                found.total = w.size - offset
-        elif not trailer and next_record(w, after, salt, found.record.id) < 0:
+        if after > w.size:
+            # Not begun and never finished: there was room for all of it.
+            found.kind = DAMAGED
+            found.total = w.size - offset
+        elif (
+            not w.is_finished
+            and not trailer
+            and next_record(w, after, salt, found.record.id) < 0
+        ):
             found.kind = TORN
             found.total = w.size - offset
     else:
@@ -237,7 +241,11 @@ cdef inline void find(
                 memcpy(&trailer, place, min(<int64_t>8, w.size - last))
             found.kind = TORN
             found.total = w.size - offset
-            if w.is_finished or <uint32_t>trailer == TRAILER_MAGIC:
+            if (
+                w.is_finished
+                or <uint32_t>trailer == TRAILER_MAGIC
+                or w.size - offset < size_of(0, 0)
+            ):
                 found.kind = DAMAGED
                 found.total = min(last + 8, w.size) - offset
     if w.error:

@@ -192,8 +192,10 @@ async def test_a_flipped_bit_before_an_unfinished_record_costs_one_record(
     (path,) = files(tmp_path)
     places = list(records_in(path))
     flip(path, places[1][0] + 17)  # the id in the header
+    begun, size = places[2]
     with path.open("r+b") as file:
-        file.truncate(places[2][0] + RECORD.size)
+        file.seek(begun + RECORD.size)
+        file.write(bytes(size - RECORD.size))
     again = store(tmp_path)
     assert (await again.open()).records == 2
     found = await read_all(again)
@@ -203,6 +205,33 @@ async def test_a_flipped_bit_before_an_unfinished_record_costs_one_record(
     assert again.records == 0
     await again.close()
     assert [one.suffix for one in files(tmp_path)] == [".damaged"]
+
+
+@pytest.mark.parametrize("kept", [RECORD.size + 5, 20])
+async def test_a_segment_that_was_cut_short_is_no_unfinished_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: int
+) -> None:
+    one = store(tmp_path)
+    await one.open()
+    for number in range(3):
+        await put(one, b"%d" % number * 10)
+    await one.close()
+    (path,) = files(tmp_path)
+    begun, _ = list(records_in(path))[1]
+    os.truncate(path, begun + kept)
+    again = store(tmp_path)
+    assert (await again.open()).records == 2
+    found = await read_all(again)
+    assert [(record.body, record.intact) for record in found] == [
+        (b"0" * 10, True),
+        (b"", False),
+    ]
+    assert caplog.text.count("fail their checksum; they are set aside as") == 1
+    for record in found:
+        again.finish(record.place)
+    await again.close()
+    (aside,) = files(tmp_path)
+    assert (aside.suffix, aside.stat().st_size) == (".damaged", kept)
 
 
 async def test_spans_that_look_like_a_record_are_none(tmp_path: Path) -> None:
