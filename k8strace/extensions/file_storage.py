@@ -124,8 +124,19 @@ class FileStorage(component.Storage[Config]):
             lock.release()
 
     def drop_orphans(self, metrics: Metrics) -> None:
-        for path, totals in self._orphans():
-            shutil.rmtree(path)
+        for path, held in self._orphans():
+            left = Totals()
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                left = _totals(path)
+                self.log.error(  # noqa: TRY400  (it says all)
+                    "cannot delete %s, which keeps %d requests of %d spans: %s",
+                    *(path, left.records, left.spans, error.strerror),
+                )
+            if left.records == held.records:
+                continue
+            totals = Totals(*(was - now for was, now in zip(held, left, strict=True)))
             exporter = unquote(path.name)
             ledger = metrics.ledger("exporters", exporter)
             ledger.recovered += totals.spans
@@ -146,10 +157,8 @@ class FileStorage(component.Storage[Config]):
         for path in sorted(self._path.iterdir()):
             if path.name in named or not path.is_dir():
                 continue
-            held = list(segments(path))
-            if held:
-                totals = zip(*map(count, held), strict=True)
-                found.append((path, Totals(*map(sum, totals))))
+            if next(segments(path), None) is not None:
+                found.append((path, _totals(path)))
         return found
 
     def _sharing(self) -> list[FileStorage]:
@@ -178,3 +187,9 @@ class FileStorage(component.Storage[Config]):
         path.mkdir(self.config.directory_mode, parents=True, exist_ok=True)
         with suppress(PermissionError):  # who may write there may read it, mostly
             sync_folder(path.parent)
+
+
+def _totals(path: Path) -> Totals:
+    """What all segments of an exporter hold."""
+    totals = [count(one) for one in segments(path)]
+    return Totals(*map(sum, zip(Totals(), *totals, strict=True)))

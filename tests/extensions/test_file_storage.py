@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -138,6 +140,32 @@ async def test_orphans_are_named_and_dropped_when_told(
     assert not (tmp_path / "otlp%2Fold").exists()
     assert (tmp_path / "otlp" / "0").exists()
     assert (tmp_path / "exporter_otlp_").exists()
+    await extension.stop(0)
+
+
+async def test_an_orphan_that_cannot_be_deleted_stays_and_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = store(tmp_path / "old")
+    (tmp_path / "old").mkdir()
+    await one.open()
+    await put(one, b"spans", spans=5)
+    await one.close()
+    extension = storage(tmp_path)
+    await extension.start()
+
+    def forbidden(path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", forbidden)
+        metrics = Metrics()
+        extension.drop_orphans(metrics)
+    text = f"cannot delete {tmp_path}/old, which keeps 1 requests of 5 spans: Permission"
+    assert text in caplog.text
+    assert metrics.ledger("exporters", "old").dropped == {}
+    extension.drop_orphans(metrics)
+    assert metrics.ledger("exporters", "old").dropped == {"orphaned": 5}
     await extension.stop(0)
 
 
