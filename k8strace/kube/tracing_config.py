@@ -8,15 +8,17 @@ What is wrong is said in Kubernetes' own words (component-base, tracing/api/v1).
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import yaml
 
 from k8strace.errors import K8sTraceError
+from k8strace.kube import _go_json
 from k8strace.kube._go_url import GoURLError, quoted, scheme_of
 
 GROUP = "apiserver.config.k8s.io"
@@ -26,6 +28,13 @@ KUBELET_VERSION = "kubelet.config.k8s.io/v1beta1"
 KUBELET_KIND = "KubeletConfiguration"
 MILLION = 1_000_000
 
+_AUTH_KINDS = ("AuthenticationConfiguration", "AuthorizationConfiguration")
+# Files of kube-apiserver's other flags, which it knows as such.
+_OTHER_KINDS = {
+    "v1alpha1": _AUTH_KINDS,
+    "v1beta1": _AUTH_KINDS,
+    "v1": (*_AUTH_KINDS, "AdmissionConfiguration", "EncryptionConfiguration"),
+}
 _API_VERSIONS = tuple(f"{GROUP}/{version}" for version in VERSIONS)
 _SCHEMES = ("dns", "unix", "unix-abstract")
 _NAMING = "https://github.com/grpc/grpc/blob/master/doc/naming.md"
@@ -33,7 +42,14 @@ _HEAD = (
     r'struct { APIVersion string "json:\"apiVersion,omitempty\""; '
     r'Kind string "json:\"kind,omitempty\"" }'
 )
-_EXPONENT = re.compile(r"[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$")
+# Go's YAML knows no numbers of base 60, and others of Python's are different in it.
+_SCALARS = {
+    "bool": r"(?:[yYnN]|yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE"
+    r"|on|On|ON|off|Off|OFF)$",
+    "int": r"[-+]?(?:0b[01_]+|0x[0-9a-fA-F_]+|0o?[0-7_]+|0|[1-9][0-9_]*)$",
+    "float": r"(?:[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?[eE][-+]?[0-9]+|[0-9][0-9_]*\.[0-9_]*"
+    r"|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN))$",
+}
 _INT32 = 2**31
 
 
@@ -131,7 +147,9 @@ class _DecodingError(Exception):
 
 
 class _Loader(yaml.CSafeLoader):
-    """YAML as sigs.k8s.io/yaml reads it: keys stand once, numbers may have exponents."""
+    """YAML as sigs.k8s.io/yaml reads it: keys stand once, scalars are Go's."""
+
+    bool_values: ClassVar = {**yaml.CSafeLoader.bool_values, "y": True, "n": False}
 
     def construct_mapping(
         self, node: yaml.MappingNode, deep: bool = False
@@ -151,15 +169,22 @@ class _Loader(yaml.CSafeLoader):
         return super().construct_mapping(node, deep)
 
 
+_KEPT = ("tag:yaml.org,2002:null", "tag:yaml.org,2002:merge")
 _Loader.yaml_implicit_resolvers = {
-    first: [one for one in resolvers if one[0] != "tag:yaml.org,2002:timestamp"]
+    first: [one for one in resolvers if one[0] in _KEPT]
     for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
 }
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _EXPONENT, list("-+0123456789"))
+for _name, _pattern in _SCALARS.items():
+    _firsts = list("yYnNtTfFoO" if _name == "bool" else "-+.0123456789")
+    _Loader.add_implicit_resolver(
+        f"tag:yaml.org,2002:{_name}", re.compile(_pattern), _firsts
+    )
 
 
 def _load(text: str) -> Mapping[str, Any] | None:
-    """The first document; None where it is empty."""
+    """The first document, or all of the text where it is JSON; None where it is empty."""
+    if _go_json.is_json(text):
+        return _load_json(text)
     loader = _Loader(text.removeprefix("\ufeff"))
     try:
         found = loader.get_data()
@@ -174,6 +199,18 @@ def _load(text: str) -> Mapping[str, Any] | None:
     if found is None or isinstance(found, Mapping):
         return found
     raise _no_kind(found, f"value of type {_HEAD}")
+
+
+def _load_json(text: str) -> Mapping[str, Any]:
+    try:
+        found: Mapping[str, Any] = _go_json.load(text)
+    except _go_json.GoJSONError as error:
+        raise _DecodingError(
+            f"couldn't get version/kind; json parse error: {error}"
+        ) from None
+    except RecursionError as error:
+        raise _DecodingError(f"couldn't get version/kind; {error}") from None
+    return found
 
 
 def _go_syntax(value: object) -> str:
@@ -212,6 +249,11 @@ def _check_kind(values: Mapping[str, Any]) -> None:
     version, kind = values.get("apiVersion") or "", values.get("kind") or ""
     if version.count("/") > 1:
         raise _DecodingError(f"unexpected GroupVersion string: {version}", "apiVersion")
+    group, _, name = version.partition("/")
+    if group == GROUP and kind in _OTHER_KINDS.get(name, ()):
+        raise _DecodingError(
+            f"converting ({name}.{kind}) to (apiserver.{KIND}): unknown conversion", "kind"
+        )
     if version not in ("", *_API_VERSIONS) or kind not in ("", KIND):
         raise _unknown_kind(kind, version)
 
@@ -235,6 +277,10 @@ def _no_kind(value: object, where: str, *fields: str) -> _DecodingError:
 def _decode(values: Mapping[str, Any], where: str, path: str) -> tuple[Any, Any]:
     """Endpoint and rate, of the right types; `path` is that of the fields in YAML."""
     endpoint, rate = values.get("endpoint"), values.get("samplingRatePerMillion")
+    for value in (endpoint, rate):
+        if isinstance(value, float) and not math.isfinite(value):
+            sign = "+Inf" if value > 0 else "-Inf" if value < 0 else "NaN"
+            raise _DecodingError(f"json: unsupported value: {sign}")
     if endpoint is not None and not isinstance(endpoint, str):
         target = f"struct field {where}endpoint"
         raise _mismatch(endpoint, target, "string", f"{path}endpoint")
@@ -243,7 +289,11 @@ def _decode(values: Mapping[str, Any], where: str, path: str) -> tuple[Any, Any]
         field = f"{path}samplingRatePerMillion"
         if isinstance(rate, bool) or not isinstance(rate, int | float):
             raise _mismatch(rate, target, "int32", field)
-        if rate != int(rate) or not -_INT32 <= rate < _INT32:
+        if (
+            isinstance(rate, _go_json.Literal)
+            or rate != int(rate)
+            or not -_INT32 <= rate < _INT32
+        ):
             raise _DecodingError(
                 f"json: cannot unmarshal number {_number(rate)} into Go {target} "
                 "of type int32",
@@ -253,11 +303,27 @@ def _decode(values: Mapping[str, Any], where: str, path: str) -> tuple[Any, Any]
     known = {"endpoint", "samplingRatePerMillion"}
     if not path:
         known |= {"apiVersion", "kind"}
-    if unknown := sorted(str(key) for key in values if key not in known):
-        fields = [path + key for key in unknown]
-        text = ", ".join(f"unknown field {quoted(field)}" for field in fields)
-        raise _DecodingError(f"strict decoding error: {text}", *fields)
+    if wrong := _wrong_keys(values, known):
+        text = ", ".join(f"{why} field {quoted(path + key)}" for key, why in wrong.items())
+        raise _DecodingError(
+            f"strict decoding error: {text}", *(path + key for key in wrong)
+        )
     return endpoint, rate
+
+
+def _wrong_keys(values: Mapping[str, Any], known: set[str]) -> dict[str, str]:
+    """Those that Kubernetes does not take, and why: of JSON as written, of YAML sorted."""
+    if isinstance(values, _go_json.Object):
+        written = list(values.written)
+    else:
+        written = sorted(map(str, values))
+    found: dict[str, str] = {}
+    for index, key in enumerate(written):
+        if key not in known:
+            found[key] = "unknown"
+        elif key in written[:index]:
+            found[key] = "duplicate"
+    return found
 
 
 def _mismatch(value: object, where: str, wanted: str, field: str) -> _DecodingError:
@@ -278,7 +344,9 @@ def _json_type(value: object) -> str:
 
 
 def _number(value: float) -> str:
-    """As it stands in the JSON that Kubernetes makes of YAML."""
+    """As it stands in JSON, or in the JSON that Kubernetes makes of YAML."""
+    if isinstance(value, _go_json.Literal):
+        return value.text
     if isinstance(value, int) and -(2**63) <= value < 2**64:
         return str(value)
     return format(float(value), ".0f") if value == int(value) else repr(value)

@@ -40,9 +40,13 @@ def test_says_what_the_apiserver_says(case: dict[str, Any]) -> None:
 
 
 @example("{{}}")
+@example(".inf")
 @given(st.text())
 def test_any_text_is_read_or_refused(text: str) -> None:
-    for source in (text, f"{HEAD}endpoint: {text}", f"{HEAD}endpoint: {json.dumps(text)}"):
+    sources = [text, f'{{"endpoint": {text}}}', f'{{"endpoint": "{text}"}}']
+    sources += [f"{HEAD}endpoint: {one}" for one in (text, json.dumps(text))]
+    sources += [f"{HEAD}samplingRatePerMillion: {text}"]
+    for source in sources:
         with suppress(TracingConfigurationError):
             assert isinstance(parse(source), TracingConfiguration)
 
