@@ -7,6 +7,7 @@ tracing-config   the tracing configuration of a component, as its version wants 
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Callable, Sequence
@@ -14,7 +15,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from k8strace.kube.judgement import judged
-from k8strace.kube.tracing_config import TracingConfiguration
+from k8strace.kube.tracing_config import (
+    TracingConfiguration,
+    TracingConfigurationError,
+    parse,
+    unreachable,
+)
 from k8strace.kube.versions import (
     APISERVER_TRACING,
     FIRST_VERSIONS,
@@ -60,7 +66,7 @@ def kube_apiserver(asked: Request) -> str:
         f"# kube-apiserver {shown(asked.version)}: {flags}\n"
         f"apiVersion: apiserver.config.k8s.io/{version}\n"
         "kind: TracingConfiguration\n"
-        f"endpoint: {asked.endpoint}\n"
+        f"endpoint: {_scalar(asked.endpoint)}\n"
         f"samplingRatePerMillion: {asked.rate}\n"
     )
 
@@ -76,7 +82,7 @@ def kubelet(asked: Request) -> str:
         "kind: KubeletConfiguration\n"
         f"{gate}"
         "tracing:\n"
-        f"  endpoint: {asked.endpoint}\n"
+        f"  endpoint: {_scalar(asked.endpoint)}\n"
         f"  samplingRatePerMillion: {asked.rate}\n"
     )
 
@@ -99,6 +105,16 @@ def etcd(asked: Request) -> str:
     }
     lines = "".join(f"{head}{name}={value}\n" for name, value in flags.items())
     return f"# etcd {shown(asked.version)}; its sampling rate is per million, too\n{lines}"
+
+
+def _scalar(text: str) -> str:
+    """`text` in YAML: quoted only where it would be taken for something else."""
+    try:
+        if parse(f"endpoint: {text}\n").endpoint == text:
+            return text
+    except TracingConfigurationError:
+        pass
+    return json.dumps(text)
 
 
 def _needs(gate: Gate, version: Version) -> bool:
@@ -187,6 +203,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1 if problems else 0
     if options.feature_gates:
         asked.error("--feature-gates: only with --check")
+    if why := unreachable(options.endpoint):
+        sys.stderr.write(f"error: {why}\n")
+        return 1
     try:
         rate = options.sampling_rate_per_million
         # etcd takes the same rates and the same endpoints.

@@ -83,6 +83,7 @@ def test_etcds(capsys: pytest.CaptureFixture[str], version: str, prefix: str) ->
         (("--component", "etcd", "--kubernetes", "3.4"), "etcd 3.4 has no tracing"),
         (("--component", "etcd", "--kubernetes", "3.5.9"), "3.5.9 has no sampling rate"),
         (("--kubernetes", "1.34", "--endpoint", "http://x:1"), "unsupported scheme: http"),
+        (("--kubernetes", "1.34", "--endpoint", "unix://run/x"), "write unix:///run/x"),
         (("--kubernetes", "1.34", "--sampling-rate-per-million", "-1"), "must be positive"),
     ],
 )
@@ -93,6 +94,18 @@ def test_what_there_is_not(
     out, err = capsys.readouterr()
     assert out == ""
     assert error in err
+
+
+@pytest.mark.parametrize("component", ["kube-apiserver", "kubelet"])
+@pytest.mark.parametrize("endpoint", ["[::1]:4317", "", "true", "10", "x#y", "y"])
+def test_endpoints_that_yaml_takes_for_something_else(
+    capsys: pytest.CaptureFixture[str], component: str, endpoint: str
+) -> None:
+    arguments = ("--component", component, "--kubernetes", "1.34", "--endpoint", endpoint)
+    text = generate(capsys, *arguments)
+    found = parse_kubelet(text) if component == "kubelet" else parse(text)
+    assert found is not None
+    assert found.endpoint == endpoint
 
 
 @pytest.mark.parametrize("version", ["1.25", "1.34"])

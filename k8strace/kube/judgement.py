@@ -13,6 +13,7 @@ from k8strace.kube.tracing_config import (
     TracingConfigurationError,
     parse_kubelet,
     read,
+    unreachable,
 )
 from k8strace.kube.versions import (
     APISERVER_TRACING,
@@ -41,10 +42,12 @@ def judged(component: str, path: Path, version: Version, gates: str) -> list[Pro
     found: list[Problem] = []
     fields = _Fields(path)
     try:
-        if not is_kubelet:
-            read(path)
-        elif parse_kubelet(path.read_text("utf-8-sig")) is None:
+        config = parse_kubelet(path.read_text("utf-8-sig")) if is_kubelet else read(path)
+        if config is None:
             found.append(Problem("the kubelet has no `tracing`: it makes no spans"))
+        elif problem := unreachable(config.endpoint):
+            where = "tracing.endpoint" if is_kubelet else "endpoint"
+            found.append(Problem(problem, fields.line(where)))
     except TracingConfigurationError as error:
         found.append(Problem(str(error), fields.line(*error.fields)))
     except (OSError, UnicodeDecodeError) as error:

@@ -140,6 +140,21 @@ def parse_kubelet(text: str) -> TracingConfiguration | None:
     return _checked(found, "tracing.", "failed to validate kubelet configuration: ")
 
 
+def unreachable(endpoint: str | None) -> str:
+    """Why gRPC can't connect to an endpoint that Kubernetes takes, "" where it can.
+
+    The component starts, and says so each time that it has spans.
+    """
+    scheme, _, rest = (endpoint or "").partition("://")
+    authority, _, name = rest.partition("/")
+    scheme = scheme.lower()
+    if scheme not in _SCHEMES or not authority or (scheme == "dns" and name):
+        return ""
+    why = "missing address" if scheme == "dns" else f"invalid authority: {authority}"
+    right = authority if scheme == "dns" else f"{scheme}:///{rest}"
+    return f"endpoint: {quoted(endpoint or '')}: no connection, {why}: write {right}"
+
+
 class _DecodingError(Exception):
     def __init__(self, text: str, *fields: str) -> None:
         super().__init__(text)

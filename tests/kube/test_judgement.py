@@ -137,6 +137,15 @@ def test_what_a_kube_apiserver_takes(
         (
             "1.36",
             "",
+            APISERVER.format("v1") + "endpoint: unix-abstract://x\n",
+            [
+                '3: endpoint: "unix-abstract://x": no connection, invalid authority: x: '
+                "write unix-abstract:///x"
+            ],
+        ),
+        (
+            "1.36",
+            "",
             APISERVER.format("v1").replace("Tracing", "Egress"),
             [
                 "2: failed to read tracing config: unable to decode tracing configuration "
@@ -175,6 +184,12 @@ def test_what_is_no_yaml_has_its_line_in_the_error(judge: Judge) -> None:
             ],
         ),
         ("1.34", "", KUBELET, ["-: the kubelet has no `tracing`: it makes no spans"]),
+        (
+            "1.34",
+            "",
+            f"{KUBELET}tracing:\n  endpoint: dns://x:1\n",
+            ['4: endpoint: "dns://x:1": no connection, missing address: write x:1'],
+        ),
         (
             "1.34",
             "",

@@ -20,6 +20,7 @@ from k8strace.kube.tracing_config import (
     parse,
     parse_kubelet,
     read,
+    unreachable,
 )
 
 CASES = json.loads(Path("tests/data/tracing-configuration.json").read_text())
@@ -101,3 +102,34 @@ def test_a_wrong_stanza(text: str, error: str) -> None:
 def test_one_made_by_hand_is_checked_too() -> None:
     with pytest.raises(ValueError, match="unsupported scheme: http"):
         TracingConfiguration(endpoint="http://x:1")
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "why"),
+    [
+        ("unix://run/x", "invalid authority: run: write unix:///run/x"),
+        ("unix-abstract://x", "invalid authority: x: write unix-abstract:///x"),
+        ("DNS://collector:4317", "missing address: write collector:4317"),
+        ("dns://collector:4317/", "missing address: write collector:4317"),
+    ],
+)
+def test_what_kubernetes_takes_and_grpc_does_not(endpoint: str, why: str) -> None:
+    assert parse(f"endpoint: {endpoint}").endpoint == endpoint
+    assert unreachable(endpoint) == f'endpoint: "{endpoint}": no connection, {why}'
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        None,
+        "",
+        "x:1",
+        "[::1]:1",
+        "unix:///run/x",
+        "dns:///x:1",
+        "dns://192.0.2.1/x:1",
+        "dns",
+    ],
+)
+def test_what_grpc_connects_to(endpoint: str | None) -> None:
+    assert unreachable(endpoint) == ""

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from k8strace.kube.tracing_config import unreachable
 from tests.end_to_end.kube.component import Component
 from tests.end_to_end.kube.control_plane import ControlPlane
 
@@ -30,6 +31,22 @@ async def test_where_there_is_no_gateway(
     async with ControlPlane(tmp_path / "plane", endpoint) as plane:
         (asked,) = [one for one in (plane.apiserver, plane.etcd) if one.name == component]
         await _says(asked, quoted.replace("127.0.0.1:4317", endpoint))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "text"),
+    [
+        ("unix-abstract://otel", "invalid (non-empty) authority: otel"),
+        ("dns://127.0.0.1:4317", "missing address"),
+    ],
+)
+async def test_an_endpoint_that_is_taken_and_leads_nowhere(
+    endpoint: str, text: str, tmp_path: Path
+) -> None:
+    assert unreachable(endpoint)
+    assert text.partition(":")[0] in PAGE
+    async with ControlPlane(tmp_path / "plane", endpoint) as plane:
+        await asyncio.gather(*(_says(one, text) for one in (plane.apiserver, plane.etcd)))
 
 
 async def _says(component: Component, text: str) -> None:
