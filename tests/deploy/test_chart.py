@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +86,7 @@ def test_helm_has_nothing_against_it(variant: str) -> None:
         ("replicas", "two", ["/replicas", "integer"]),
         ("workers", 0, ["/workers", "minimum"]),
         ("image.digest", "sha256:1", ["/image/digest", "pattern"]),
+        ("image.tag", "0.1:0", ["/image/tag", "pattern"]),
         ("image.pullPolicy", "Sometimes", ["/image/pullPolicy", "Always"]),
         ("drain.preStopSeconds", "5s", ["/drain/preStopSeconds", "integer"]),
         ("resources.limits.memory", "512MB", ["/resources/limits/memory", "pattern"]),
@@ -101,6 +103,22 @@ def test_a_wrong_value_is_named(path: str, value: Any, words: list[str]) -> None
     assert (status, out) == (1, "")
     for word in words:
         assert word in err
+
+
+def paths(values: dict[str, Any], start: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        if name != "config":
+            yield start + name
+            if isinstance(value, dict):
+                yield from paths(value, f"{start}{name}.")
+
+
+@pytest.mark.parametrize(
+    "path", list(paths(yaml.safe_load((CHART / "values.yaml").read_text())))
+)
+def test_a_value_that_is_taken_away_is_named_or_not_needed(path: str) -> None:
+    status, _, err = helm("template", "deployment", nested(path, None))
+    assert status == 0 or path in err or f"'{path.rpartition('.')[2]}'" in err, err
 
 
 @pytest.mark.parametrize(
@@ -129,6 +147,13 @@ def test_a_wrong_value_is_named(path: str, value: Any, words: list[str]) -> None
             "probes do not reach localhost:13133",
         ),
         ("daemonset", "daemonset.hostNetwork", False, "probes do not reach"),
+        (
+            "daemonset",
+            "daemonset.socketDirectory",
+            "/run/other",
+            "config.receivers.otlp/socket.protocols.grpc.endpoint: /run/k8strace/otlp.sock "
+            "is in no directory that the pod may write",
+        ),
         (
             "deployment",
             "resources.limits.memory",
@@ -185,6 +210,7 @@ def test_all_that_does_not_go_together_is_told_at_once() -> None:
         {"level": "none"},
         {"readers": []},
         {"readers": [{"pull": {"exporter": {"prometheus": {"port": 8888}}}}]},
+        {"readers": [{"periodic": {"exporter": {"otlp": {}}}}]},
     ],
 )
 def test_metrics_that_nobody_reaches_are_not_scraped(metrics: dict[str, Any]) -> None:

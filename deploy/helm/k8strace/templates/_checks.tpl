@@ -28,6 +28,32 @@
 {{- end -}}
 {{- end -}}
 
+{{- $used := list -}}
+{{- range $pipeline := $values.config.service.pipelines -}}
+{{- $used = concat $used $pipeline.receivers -}}
+{{- end -}}
+{{- $writable := list -}}
+{{- if include "k8strace.hasSocketDirectory" . -}}
+{{- $writable = append $writable $values.daemonset.socketDirectory -}}
+{{- end -}}
+{{- range $values.volumeMounts -}}
+{{- $writable = append $writable (toString .mountPath) -}}
+{{- end -}}
+{{- range $id, $receiver := $values.config.receivers -}}
+{{- range $protocol, $server := ($receiver | default dict).protocols -}}
+{{- $path := regexReplaceAll "^unix:(//)?" (($server | default dict).endpoint | default "" | toString) "" -}}
+{{- if and (has $id $used) (eq (($server | default dict).transport | default "tcp") "unix") (hasPrefix "/" $path) -}}
+{{- $found := false -}}
+{{- range $writable -}}
+{{- $found = or $found (hasPrefix (printf "%s/" (trimSuffix "/" .)) $path) -}}
+{{- end -}}
+{{- if not $found -}}
+{{- $wrong = append $wrong (printf "config.receivers.%s.protocols.%s.endpoint: %s is in no directory that the pod may write; daemonset.socketDirectory is one, in a daemonset" $id $protocol $path) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- if not (include "k8strace.starts" (dict "root" . "type" "health_check")) -}}
 {{- $wrong = append $wrong "config.service.extensions: health_check is missing, which the probes ask" -}}
 {{- end -}}

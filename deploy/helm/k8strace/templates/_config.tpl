@@ -49,7 +49,7 @@
 {{- $metrics := (.Values.config.service.telemetry | default dict).metrics | default dict -}}
 {{- if ne ($metrics.level | default "") "none" -}}
 {{- range $metrics.readers -}}
-{{- with .pull.exporter.prometheus -}}
+{{- with ((.pull).exporter).prometheus -}}
 {{- $host := ternary .host "localhost" (hasKey . "host") -}}
 {{- if not (include "k8strace.isLocal" (printf "%s:" $host)) -}}
 {{- .port | int -}}
