@@ -60,7 +60,9 @@ async def webhook(folder: Path, authority: Authority, endpoint: str) -> AsyncIte
                 line = await process.stderr.readline()
                 assert line, log
                 log += line.decode()
-            yield found[1]
+            # Not on loopback, where no kube-apiserver reaches a Pod.
+            assert "//0.0.0.0:" in found[1]
+            yield found[1].replace("0.0.0.0", "127.0.0.1")
             process.send_signal(signal.SIGTERM)
             log += (await process.stderr.read()).decode()
         assert "Traceback" not in log, log
