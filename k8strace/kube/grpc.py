@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -94,6 +95,9 @@ class ServerInterceptor(grpc.aio.ServerInterceptor):
         ) as span:
             try:
                 yield span
+            except (asyncio.CancelledError, GeneratorExit):  # of a call that is given up
+                tell(span, grpc.StatusCode.CANCELLED)
+                raise
             except Exception:
                 tell(span, context.code() or grpc.StatusCode.UNKNOWN)
                 raise

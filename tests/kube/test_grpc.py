@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -31,6 +32,8 @@ async def _unary(request: bytes, context: Any) -> bytes:
 async def _stream(request: bytes, context: Any) -> AsyncIterator[bytes]:
     for _ in range(3):
         yield request
+        if request == b"hang":
+            await asyncio.Event().wait()
 
 
 async def _sum(requests: AsyncIterator[bytes], context: Any) -> bytes:
@@ -45,6 +48,8 @@ async def _echo(requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[b
 async def _written(request: bytes, context: Any) -> None:
     for _ in range(3):
         await context.write(request)
+        if request == b"hang":
+            await asyncio.Event().wait()
 
 
 def _threaded(request: bytes, context: Any) -> bytes:
@@ -155,6 +160,21 @@ async def test_errors_are_on_the_span() -> None:
         assert span.status.status_code is trace.StatusCode.ERROR
     codes = [(span.attributes or {})["rpc.grpc.status_code"] for span in recorded.spans]
     assert codes == [5, 5, 2, 5]
+
+
+async def test_calls_that_are_given_up_say_so() -> None:
+    recorded = Recorded()
+    async with serving(recorded) as channel:
+        for name in ("Written", "Stream"):
+            call = channel.unary_stream(f"/a.B/{name}")(b"hang")
+            assert await call.read() == b"hang"
+            call.cancel()
+        async with asyncio.timeout(60):
+            while len(recorded.spans) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    for span in recorded.spans:
+        assert (span.attributes or {})["rpc.grpc.status_code"] == 1
+        assert span.status.status_code is trace.StatusCode.ERROR
 
 
 async def test_each_form_of_handler_is_served() -> None:
