@@ -20,6 +20,7 @@ from k8strace.grpc import ClientSettings
 from k8strace.grpc.status import Code, StatusError
 from k8strace.tls.options import ClientTLS
 from tests.support.backend import PATH
+from tests.support.ports import free_port
 
 TLS = Path(__file__).parent.parent / "data" / "tls"
 
@@ -234,8 +235,7 @@ async def test_connections_that_age_lose_no_request(engine: ModuleType) -> None:
 
 
 async def test_a_target_that_comes_late(engine: ModuleType) -> None:
-    async with Peer().serve() as peer:
-        target = peer.target
+    target = f"127.0.0.1:{free_port()}"
     async with client(engine, target) as one, client(engine, target) as fresh:
         with pytest.raises(StatusError) as caught:
             await one.call(PATH, (b"\x0a\x00",), timeout=20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from tests.conformance.test_client import client
 from tests.support.backend import PATH, Backend
 from tests.support.engine import ONE_LOOP, Rig
+from tests.support.ports import free_port
 from tests.support.programs import ROOT, built, listening, output_of, running
 from tests.support.requests import request, span_ids
 from tests.support.spans import Spans
@@ -27,8 +27,7 @@ async def collector(folder: Path, sink: str, compression: str) -> AsyncIterator[
     """The address of a Collector that passes what it gets on to `sink`."""
     if not COLLECTOR.exists():
         pytest.skip("the Collector is not built: that takes Go, then `make peers`")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     address = f"127.0.0.1:{port}"
     exporter = {
         "endpoint": sink,

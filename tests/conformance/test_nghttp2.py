@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import ModuleType
@@ -14,6 +13,7 @@ import pytest
 from k8strace.grpc.status import Code, StatusError
 from tests.conformance.test_client import client
 from tests.support.backend import PATH
+from tests.support.ports import free_port
 from tests.support.programs import installed, listening, running
 
 ECHO = ("--echo-upload", "--trailer=grpc-status: 0")
@@ -23,8 +23,7 @@ ECHO = ("--echo-upload", "--trailer=grpc-status: 0")
 async def nghttpd(*options: str) -> AsyncIterator[str]:
     """The address of one that listens."""
     command = installed("nghttpd", "nghttp2-server")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     async with running(command, "--no-tls", "-a127.0.0.1", *options, str(port)):
         await listening(port)
         yield f"127.0.0.1:{port}"

@@ -27,6 +27,7 @@ from tests.support.backend import PATH
 from tests.support.engine import Rig
 from tests.support.http2 import GOAWAY, REFUSED_STREAM, RST_STREAM, SETTINGS, frame, serving
 from tests.support.native import call, client
+from tests.support.ports import free_port
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,8 @@ async def test_several_connections_take_turns() -> None:
 
 
 async def test_pick_first_stays_where_it_is_and_falls_back() -> None:
-    async with Rig(native) as first, Rig(native) as second:
+    endpoint = f"127.0.0.1:{free_port()}"
+    async with Rig(native, endpoint=endpoint) as first, Rig(native) as second:
         target = f"ipv4:{first.address},{second.address}"
         settings = {"balancer_name": "pick_first", "connections": 2}
         async with client(target, **settings) as one:

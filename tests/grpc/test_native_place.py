@@ -13,6 +13,7 @@ from k8strace.grpc.native_place import Place, jittered, longer
 from k8strace.grpc.native_target import Address, Target
 from tests.support.engine import Rig
 from tests.support.http2 import GOAWAY, SETTINGS, frame, serving
+from tests.support.ports import free_port
 
 
 def address_of(text: str) -> Address:
@@ -20,11 +21,9 @@ def address_of(text: str) -> Address:
     return host, int(port)
 
 
-async def unused() -> Address:
+def unused() -> Address:
     """Where nobody listens."""
-    async with Rig(native) as rig:
-        address = rig.address
-    return address_of(address)
+    return "127.0.0.1", free_port()
 
 
 class Watched:
@@ -78,7 +77,7 @@ def test_backoffs_grow_and_are_jittered() -> None:
 
 async def test_the_first_address_that_connects_is_taken() -> None:
     async with Rig(native) as rig:
-        async with watched(await unused(), address_of(rig.address)) as one:
+        async with watched(unused(), address_of(rig.address)) as one:
             await one.connect()
             assert not one.place.is_idle
             assert one.place.channel is not None
@@ -87,7 +86,7 @@ async def test_the_first_address_that_connects_is_taken() -> None:
 
 async def test_it_tries_again_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_place, "FIRST_BACKOFF", 0.01)
-    nowhere = await unused()
+    nowhere = unused()
     async with watched(nowhere) as one:
         task = one.connect()
         await one.until_changed(2)

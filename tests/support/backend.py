@@ -16,6 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from k8strace.grpc.status import StatusError
+from tests.support.ports import free_port
 from tests.support.requests import span_ids
 
 PATH = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
@@ -36,7 +37,7 @@ class Backend:
         self.ids: Counter[bytes] = Counter()
         self.calls = 0
         self.answer: Answer | None = None
-        self.port = 0
+        self.port = free_port()  # for when it comes back
         self._max_message = max_message
         self._server: grpc.aio.Server | None = None
         self._changed = asyncio.Event()
@@ -49,7 +50,7 @@ class Backend:
         await self.stop()
 
     async def start(self) -> None:
-        """Listen; the second time on the same port as the first."""
+        """Listen, each time on the same port."""
         server = grpc.aio.server(
             options=[
                 ("grpc.max_receive_message_length", self._max_message),
@@ -64,7 +65,7 @@ class Backend:
         service, name = PATH[1:].split("/")
         handler = grpc.method_handlers_generic_handler(service, {name: method})
         server.add_generic_rpc_handlers((handler,))
-        self.port = server.add_insecure_port(f"127.0.0.1:{self.port}")
+        server.add_insecure_port(self.endpoint)
         await server.start()
         self._server = server
 

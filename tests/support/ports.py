@@ -8,13 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST = 10_000  # below are those that services are known by
 
 
 def free_port() -> int:
     """One that the system gives to no connection while nobody listens on it."""
-    first = int(EPHEMERAL.read_text().split()[0])
+    first, last = map(int, EPHEMERAL.read_text().split())
+    others = [*range(min(LOWEST, first), first), *range(last + 1, 65_536)]
     while True:
-        port = random.randrange(first // 2, first)
+        port = random.choice(others or range(first, last + 1))
         with socket.socket() as one, suppress(OSError):
             one.bind(("127.0.0.1", port))
             return port
