@@ -16,6 +16,7 @@ from k8strace.metrics import RECEIVER_ACCEPTED_SPANS, Metrics
 from k8strace.supervisor import Plan
 from k8strace.worker_process import SharedBlock, WorkerProcess
 from tests.support.clients import Client
+from tests.support.descriptors import open_descriptors
 from tests.support.pipeline import until
 from tests.support.requests import request
 
@@ -133,9 +134,9 @@ async def test_a_process_that_cannot_be_made(
 ) -> None:
     monkeypatch.setattr("sys.executable", str(tmp_path / "no python"))
     async with Rig(tmp_path / "out") as rig:
-        before = len(os.listdir("/proc/self/fd"))
+        before = open_descriptors()
         with pytest.raises(FileNotFoundError):
             await rig.start()
         await asyncio.sleep(0)
         # The sockets that were bound, one for each worker.
-        assert len(os.listdir("/proc/self/fd")) == before + 2
+        assert len(open_descriptors() - before) == 2

@@ -22,6 +22,7 @@ from k8strace.edges import Edge
 from k8strace.errors import ConfigError, RefusedError, RejectedError
 from k8strace.exporters.file import File, _end_of_lines, own_path
 from k8strace.payload import Payload
+from tests.support.descriptors import open_descriptors
 from tests.support.pipeline import (
     MIB,
     assert_at_rest,
@@ -370,12 +371,12 @@ async def test_a_disk_that_fails_to_flush_is_logged(
 
 
 async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = open_descriptors()
     rotation = {"max_megabytes": 1}
     async with running(tmp_path / "a", format="proto", rotation=rotation) as (_, edge):
         for _ in range(4):
             await edge(large(900_000))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not open_descriptors() - before
 
 
 def test_rotation_is_on_when_it_is_there() -> None:
