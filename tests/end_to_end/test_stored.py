@@ -6,6 +6,7 @@ import asyncio
 import os
 import resource
 import signal
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,8 @@ async def kill_all(gateway: GatewayProcess) -> None:
     """SIGKILL for the gateway and its workers."""
     pids = [gateway.process.pid, *processes(gateway).values()]
     for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # a worker that saw its supervisor go
+            os.kill(pid, signal.SIGKILL)
     await gateway.wait()
     for pid in pids:
         await until_gone(pid)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -173,7 +174,8 @@ async def test_a_worker_that_is_told_to_end_drains_and_is_followed(start: Start)
                 await client.send(request(30))
             seen = len(gateway.log)
             for _ in range(2):  # a worker drains, however often it is told
-                os.kill(processes(gateway)[0], signal.SIGTERM)
+                with suppress(ProcessLookupError):
+                    os.kill(processes(gateway)[0], signal.SIGTERM)
             await gateway.wait_for_log("ended with status 0: starting again", after=seen)
             await gateway.wait_for_log("worker is ready.* worker=0", after=seen)
             assert await gateway.stop() == 0
