@@ -50,7 +50,7 @@ async def test_recorded_requests(start: Start, gzip: bool, compression: str) -> 
             )
             samples.assert_balanced()
             assert samples.sum("k8strace_spans_dropped_total") == 0
-            assert samples.sum("k8strace_budget_used_bytes") == 0
+            await gateway.wait_for_metric("k8strace_budget_used_bytes", 0)
             assert await gateway.stop() == 0
     arrived: Counter[tuple[bytes, bytes, bytes]] = Counter()
     for message in backend.requests:

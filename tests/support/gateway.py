@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,19 @@ class GatewayProcess:
             return samples
 
     async def at_rest(self, timeout: float = 30.0) -> Samples:
-        """Scrape until nothing is under way, at most `timeout` s; the accounting holds."""
-        try:
+        """Scrape until nothing is under way, at most `timeout` s; the accounting holds.
+
+        It has to hold twice in a row: workers count while their counters are read, one
+        after the other.
+        """
+        with suppress(TimeoutError):
             async with asyncio.timeout(timeout):
-                while not (samples := await self.metrics()).is_balanced():  # noqa: ASYNC110
+                while True:
+                    before, samples = await self.metrics(), await self.metrics()
+                    if before.is_balanced() and samples.is_balanced():
+                        return samples
                     await asyncio.sleep(0.05)
-        except TimeoutError:
-            samples = await self.metrics()
+        samples = await self.metrics()
         samples.assert_balanced()
         return samples
 
