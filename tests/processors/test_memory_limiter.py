@@ -192,7 +192,12 @@ class Slow(Sink):
     sizes=st.lists(st.integers(1, 10), max_size=25),
     turns=st.lists(st.integers(0, 5), max_size=25),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    suppress_health_check=[
+        *settings().suppress_health_check,
+        HealthCheck.function_scoped_fixture,
+    ]
+)
 def test_all_get_through_and_never_too_many_at_once(
     sizes: list[int], turns: list[int]
 ) -> None:

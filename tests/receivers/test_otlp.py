@@ -352,7 +352,12 @@ def mutations() -> st.SearchStrategy[bytes]:
     return st.one_of(st.binary(max_size=200), cut, flipped)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    suppress_health_check=[
+        *settings().suppress_health_check,
+        HealthCheck.function_scoped_fixture,
+    ]
+)
 @pytest.mark.parametrize("validate", ["span", "deep"])
 @given(body=mutations())
 def test_any_bytes_are_answered_and_accounted(validate: str, body: bytes) -> None:
