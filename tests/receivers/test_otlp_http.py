@@ -320,6 +320,7 @@ async def test_a_slow_body_is_cut_off(
         writer.close()
         assert receiving.rejected("slow") == 1
         assert receiving.budget.used == 0
+        monkeypatch.undo()
         assert (await post(GOOD)).status == HTTPStatus.OK
 
 
