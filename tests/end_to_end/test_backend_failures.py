@@ -75,7 +75,7 @@ async def test_hangs(start: Start) -> None:
 
     async with Backend() as backend:
         backend.answer = answer
-        async with start(backend.endpoint, timeout="300ms") as gateway:
+        async with start(backend.endpoint, timeout="1s") as gateway:
             ids = await send(gateway, 10)
             await assert_all_arrived(gateway, backend, ids)
         hanging.set()

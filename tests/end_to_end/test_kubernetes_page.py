@@ -156,7 +156,7 @@ async def speak(address: str, data: bytes) -> None:
 
 RETRIES: Sequence[str] = (
     "exporters.otlp.retry_on_failure={initial_interval: 100ms, max_interval: 200ms, "
-    "max_elapsed_time: 1s}",
+    "max_elapsed_time: 3s}",  # in which the queue is looked at, and found full
     "exporters.otlp.sending_queue.queue_size=300000",
 )
 

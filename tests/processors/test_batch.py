@@ -158,7 +158,7 @@ async def test_without_a_maximum_batches_may_be_larger_than_the_trigger() -> Non
 
 @both_drivers
 async def test_a_batch_goes_on_when_its_time_is_over(drive: Drive) -> None:
-    rig = Rig(timeout=0.002)
+    rig = Rig(timeout=0.1)
     await drive(rig.into(rig.payload(2)))
     await drive(rig.into(rig.payload(1)))
     assert rig.sizes == []

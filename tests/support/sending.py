@@ -30,7 +30,7 @@ from tests.support.pipeline import (
 from tests.support.requests import parse, span_ids
 
 FAST_RETRY = {"initial_interval": "1ms", "max_interval": "1ms", "max_elapsed_time": "20s"}
-BRIEF_RETRY = {**FAST_RETRY, "max_elapsed_time": "10ms"}
+BRIEF_RETRY = {**FAST_RETRY, "max_elapsed_time": "100ms"}
 
 Answer = Callable[[Payload], Awaitable[Sent | None]]
 

@@ -44,7 +44,7 @@ def test_percentiles() -> None:
 async def test_for_a_time() -> None:
     async with Rig(native) as rig:
         rig.answer = take
-        sent = await carry_out(order(rig, 0, 0.05), REQUESTS, packed=False)
+        sent = await carry_out(order(rig, 0, 0.2), REQUESTS, packed=False)
         assert sent.requests == len(rig.calls) > 0
 
 
