@@ -22,6 +22,7 @@ from k8strace.grpc.status import Code, StatusError
 from tests.support.backend import Backend
 from tests.support.proxy import Proxy
 from tests.support.requests import request, span_ids
+from tests.support.slowness import without_slowness
 
 
 async def run(*arguments: str | Path) -> tuple[int, str, str]:
@@ -36,7 +37,7 @@ async def run(*arguments: str | Path) -> tuple[int, str, str]:
     )
     out, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
+    return process.returncode, out.decode(), without_slowness(err.decode())
 
 
 def figures(out: str) -> dict[str, list[int]]:
