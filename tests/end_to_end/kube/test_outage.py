@@ -36,6 +36,7 @@ async def test_a_gateway_that_goes_away(tmp_path: Path, tables: list[str]) -> No
         async with ControlPlane(tmp_path / "plane", f"127.0.0.1:{port}") as plane:
             async with plane.client() as client:
                 await client.apply(manifests.config_map("one"))
+                await _load(client)  # while the kube-apiserver still starts this and that
                 absent = await _load(client)
                 async with gateway_for(backend, tmp_path, *arguments) as gateway:
                     await _sends_again(plane, backend)
