@@ -97,7 +97,8 @@ class GatewayProcess:
                 for line in self.log[after:]:
                     if match := re.search(pattern, line):
                         return match
-                if self.process.returncode is not None:
+                assert self._reader is not None
+                if self._reader.done():  # it has ended, and all that it said is here
                     raise AssertionError(
                         f"ended with {self.process.returncode}:\n" + "\n".join(self.log)
                     )
