@@ -16,7 +16,7 @@ def free_port() -> int:
     first, last = map(int, EPHEMERAL.read_text().split())
     others = [*range(min(LOWEST, first), first), *range(last + 1, 65_536)]
     while True:
-        port = random.choice(others or range(first, last + 1))
+        port: int = random.choice(others or range(first, last + 1))
         with socket.socket() as one, suppress(OSError):
             one.bind(("127.0.0.1", port))
             return port
