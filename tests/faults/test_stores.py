@@ -55,7 +55,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() or subprocess.run(["mount", *options, path], check=False).returncode:
         pytest.skip("a small disk can only be mounted by root")
     yield path
-    subprocess.run(["umount", path], check=True)
+    subprocess.run(["umount", "--lazy", path], check=True)
 
 
 @pytest.mark.parametrize("mode", modes("stored", batch=True))
