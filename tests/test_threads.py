@@ -42,7 +42,7 @@ async def test_threads_are_started_when_there_is_work_for_them() -> None:
     assert (one.is_done, _threads.started()) == (True, 1)
     await threads.run(job())
     assert _threads.started() == 1
-    jobs = [job() for _ in range(20)]
+    jobs = [job(32 * MIB) for _ in range(10)]  # the next comes before one can be done
     await asyncio.gather(*(threads.run(one) for one in jobs))
     assert all(one.is_done for one in jobs)
     assert _threads.started() == _threads.THREADS
