@@ -247,7 +247,7 @@ class Store:
         """The folders of this worker: its slot's, and some of slots that are no more."""
         found = [self.base / str(self._slot)]
         for path in sorted(self.base.iterdir()):
-            slot = int(path.name) if path.name.isdigit() else -1
+            slot = int(path.name) if path.name.isdecimal() and path.name.isascii() else -1
             if slot >= self._workers and slot % self._workers == self._slot:
                 found.append(path)
         return found

@@ -136,6 +136,7 @@ async def test_slots_that_are_no_more_are_adopted(tmp_path: Path) -> None:
         await one.open()
         await put(one, b"%d" % slot)
         await one.close()
+    (tmp_path / "²").mkdir()  # a digit, but no number: not ours
     first, second = (store(tmp_path, slot=slot, workers=2) for slot in (0, 1))
     await first.open()
     await second.open()
