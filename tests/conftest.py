@@ -1,4 +1,4 @@
-"""What asyncio's debug mode says of callbacks that took 0.1 s: of the machine alone."""
+"""What holds for every test."""
 
 from __future__ import annotations
 

@@ -162,10 +162,10 @@ class FileStorage(component.Storage[Config]):
         return found
 
     def _sharing(self) -> list[FileStorage]:
-        """Other extensions of this gateway that have the same directory."""
+        """Extensions of this gateway that have this directory."""
         here = os.path.realpath(self._path)
-        others = self.context.extensions.values()
-        found = [one for one in others if isinstance(one, FileStorage)]
+        all_ = self.context.extensions.values()
+        found = [one for one in all_ if isinstance(one, FileStorage)]
         return [one for one in found if os.path.realpath(one.config.directory) == here]
 
     def _make_directory(self) -> None:

@@ -41,7 +41,6 @@ class Connection(web.RequestHandler):
         self._wait()
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        self._since = None
         if self._check is not None:
             self._check.cancel()
         super().connection_lost(exc)

@@ -17,13 +17,6 @@ WHOLE = HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD
 SHORT = {"read_header_timeout": "500ms"}
 LONGER = 0.8  # seconds
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-
-
-async def connect(receiving: Receiving) -> Streams:
-    host, _, port = receiving.receiver.addresses["http"].rpartition(":")
-    return await asyncio.open_connection(host, int(port))
-
 
 async def answered(reader: asyncio.StreamReader) -> None:
     head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
@@ -38,7 +31,7 @@ async def ended(reader: asyncio.StreamReader) -> None:
 
 async def test_a_connection_that_says_nothing_ends() -> None:
     async with Receiving(http=SHORT) as receiving:
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         await ended(reader)
         writer.close()
         assert receiving.rejected("slow") == 0
@@ -49,7 +42,7 @@ async def test_half_a_head_ends_its_connection(
     before: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Receiving(http=SHORT) as receiving:
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         if before:
             writer.write(before)
             await answered(reader)
@@ -62,7 +55,7 @@ async def test_half_a_head_ends_its_connection(
 
 async def test_bytes_one_by_one_don_t_help() -> None:
     async with Receiving(http=SHORT) as receiving:
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         end = asyncio.create_task(ended(reader))
         for byte in HEAD * 100:
             writer.write(bytes([byte]))
@@ -75,7 +68,7 @@ async def test_bytes_one_by_one_don_t_help() -> None:
 
 async def test_a_head_in_time_an_idle_connection_and_a_slow_body_are_left_alone() -> None:
     async with Receiving(http=SHORT) as receiving:
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         writer.write(WHOLE)
         await answered(reader)
         await asyncio.sleep(LONGER)
@@ -91,7 +84,7 @@ async def test_a_head_in_time_an_idle_connection_and_a_slow_body_are_left_alone(
 async def test_a_request_that_waits_for_the_one_before_is_left_alone() -> None:
     async with Receiving(http=SHORT) as receiving:
         receiving.sink.gate = gate = asyncio.Event()
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         writer.write(WHOLE)
         await until(lambda: receiving.sink.calls == 1)
         writer.write(WHOLE)
@@ -105,7 +98,7 @@ async def test_a_request_that_waits_for_the_one_before_is_left_alone() -> None:
 
 async def test_without_a_limit_a_head_may_take_for_ever() -> None:
     async with Receiving(http={"read_header_timeout": "0s"}) as receiving:
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         writer.write(WHOLE[:20])
         await asyncio.sleep(LONGER)
         writer.write(WHOLE[20:])

@@ -118,8 +118,7 @@ async def test_a_bearer_token_over_http() -> None:
 async def test_over_http_nobodys_body_is_not_waited_for() -> None:
     one = extension(BearerTokenAuth, token="x")
     async with receiving(one) as found:
-        host, _, port = found.receiver.addresses["http"].rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await found.connect()
         writer.write(
             b"POST /v1/traces HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n"
             b"Content-Type: application/x-protobuf\r\nExpect: 100-continue\r\n\r\n"
@@ -199,8 +198,7 @@ async def test_of_what_is_no_http_nothing_is_logged(
     head: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with receiving(extension(BearerTokenAuth, token="hunter2")) as found:
-        host, _, port = found.receiver.addresses["http"].rpartition(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
+        reader, writer = await found.connect()
         writer.write(b"POST /v1/traces" + head + b"\r\n\r\n")
         assert b" 400 " in await asyncio.wait_for(reader.readline(), 20)
         writer.close()

@@ -249,7 +249,7 @@ async def test_a_full_budget_refuses_before_the_body_is_read(
             answer = await post(body)
             assert answer.status == HTTPStatus.SERVICE_UNAVAILABLE
             assert int(answer.headers["Retry-After"]) >= 1
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         writer.write(HEAD + b"Content-Length: 9999\r\n\r\n")
         assert b" 503 " in await reader.readline()
         writer.close()
@@ -296,13 +296,6 @@ async def test_a_body_that_outgrows_the_budget_is_refused() -> None:
         assert budget.used == 0
 
 
-async def connect(
-    receiving: Receiving,
-) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    host, _, port = receiving.receiver.addresses["http"].rpartition(":")
-    return await asyncio.open_connection(host, int(port))
-
-
 @pytest.mark.parametrize(
     "framing", [b"Content-Length: 1000", b"Transfer-Encoding: chunked"]
 )
@@ -312,7 +305,7 @@ async def test_a_slow_body_is_cut_off(
     monkeypatch.setattr(_otlp_http, "SLOW_AFTER", 0.05)
     monkeypatch.setattr(_otlp_http, "LINGER", 0.05)
     async with http_only() as (receiving, post):
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         writer.write(HEAD + framing + b"\r\n\r\n3\r\nabc\r\n")
         assert b" 408 " in await asyncio.wait_for(reader.readline(), 20)
         rest = await asyncio.wait_for(reader.read(), 20)
@@ -329,7 +322,7 @@ async def test_a_slow_but_steady_body_is_taken(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(_otlp_http, "SLOW_AFTER", 0.2)
     monkeypatch.setattr(_otlp_http, "SLOW_RATE", 100)
     async with http_only() as (receiving, _):
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD))
         step = len(GOOD) // 4 + 1
         for start in range(0, len(GOOD), step):
@@ -345,7 +338,7 @@ async def test_a_slow_but_steady_body_is_taken(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("part", [b"", b"3\r\nabc\r\n"])
 async def test_a_client_that_goes_away_in_the_body(framing: bytes, part: bytes) -> None:
     async with http_only() as (receiving, post):
-        _, writer = await connect(receiving)
+        _, writer = await receiving.connect()
         writer.write(HEAD + framing + b"\r\n\r\n" + part)
         await writer.drain()
         assert (await post(GOOD)).status == HTTPStatus.OK
@@ -359,7 +352,7 @@ async def test_a_client_that_goes_away_in_the_body(framing: bytes, part: bytes) 
 async def test_a_client_that_goes_away_while_it_waits_is_refused() -> None:
     async with http_only() as (receiving, _):
         receiving.sink.gate = asyncio.Event()
-        _, writer = await connect(receiving)
+        _, writer = await receiving.connect()
         writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD)
         async with asyncio.timeout(20):
             while not receiving.sink.calls:  # noqa: ASYNC110
@@ -384,7 +377,7 @@ async def test_a_client_that_goes_away_while_it_waits_is_refused() -> None:
 )
 async def test_what_is_no_http(rubbish: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with http_only() as (receiving, post):
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         writer.write(rubbish)
         assert b" 400 " in await asyncio.wait_for(reader.readline(), 20)
         writer.close()
@@ -398,7 +391,7 @@ async def test_what_is_no_http(rubbish: bytes, caplog: pytest.LogCaptureFixture)
 async def test_random_bytes() -> None:
     async with http_only() as (receiving, post):
         for _ in range(5):
-            reader, writer = await connect(receiving)
+            reader, writer = await receiving.connect()
             writer.write(os.urandom(1000))
             writer.write_eof()
             await asyncio.wait_for(reader.read(), 20)
@@ -418,7 +411,7 @@ async def test_metadata_comes_along_when_asked() -> None:
 @pytest.mark.parametrize("alive", [True, False])
 async def test_keep_alive(alive: bool) -> None:
     async with http_only({"keep_alives_enabled": alive}) as (receiving, _):
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         for number in range(2):
             writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD)
             head = await reader.readuntil(b"\r\n\r\n")
@@ -432,7 +425,7 @@ async def test_keep_alive(alive: bool) -> None:
 
 async def test_idle_connections_end() -> None:
     async with http_only({"idle_timeout": "50ms"}) as (receiving, _):
-        reader, writer = await connect(receiving)
+        reader, writer = await receiving.connect()
         writer.write(HEAD + b"Content-Length: 0\r\n\r\n")
         assert b" 200 " in await reader.readuntil(b"\r\n\r\n")
         assert await asyncio.wait_for(reader.read(), 20) == b""

@@ -27,7 +27,6 @@ async def test_who_is_too_many_is_closed_at_once(
     what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with Receiving(http={}) as receiving, aiohttp.ClientSession() as session:
-        host, _, port = receiving.receiver.addresses["http"].rpartition(":")
 
         async def send() -> int:
             async with session.post(receiving.url, data=GOOD, headers=HEADERS) as answer:
@@ -39,13 +38,13 @@ async def test_who_is_too_many_is_closed_at_once(
         else:
             monkeypatch.setattr(_otlp_http, "MAX_CONNECTIONS", 1)
         for _ in range(3):
-            reader, writer = await asyncio.open_connection(host, port)
+            reader, writer = await receiving.connect()
             with suppress(ConnectionError):
                 assert await asyncio.wait_for(reader.read(1), 20) == b""
             writer.close()
         assert await send() == HTTPStatus.OK
         monkeypatch.undo()
-        _, writer = await asyncio.open_connection(host, port)
+        _, writer = await receiving.connect()
         writer.write(b"POST /v1/traces HTTP/1.1\r\n")
         assert await send() == HTTPStatus.OK
         writer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from k8strace.auth import Authenticator
@@ -67,6 +68,11 @@ class Receiving:
     @property
     def url(self) -> str:
         return f"http://{self.receiver.addresses['http']}/v1/traces"
+
+    async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """A connection to the server of HTTP, for bytes as they are given."""
+        host, _, port = self.receiver.addresses["http"].rpartition(":")
+        return await asyncio.open_connection(host, int(port))
 
     def counted(self, transport: str) -> tuple[float, float, float]:
         """Accepted, refused and failed spans."""
