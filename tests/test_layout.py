@@ -24,7 +24,7 @@ from k8strace.components import COMPONENTS
 ROOT = Path(k8strace.__file__).parent.parent
 PACKAGE = ROOT / "k8strace"
 KINDS = ("receivers", "processors", "exporters", "extensions")
-LINES = 500
+LINES = 800
 
 # Modules without a test file of their own name, and where they are tested.
 TESTED_ELSEWHERE: dict[str, str] = {
