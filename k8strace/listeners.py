@@ -8,10 +8,8 @@ and all workers accept from it.
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from typing import NamedTuple
 
 from k8strace.addresses import listen_address
@@ -127,12 +125,4 @@ def _key(receiver: str, name: str, endpoint: Endpoint) -> _Key:
 def _close(sets: Iterable[Iterable[socket.socket]]) -> None:
     for sockets in sets:
         for one in sockets:
-            if one.family == socket.AF_UNIX:
-                _unlink(one.getsockname())
             one.close()
-
-
-def _unlink(path: str | bytes) -> None:
-    if isinstance(path, str):  # an abstract one has no file
-        with suppress(FileNotFoundError):
-            os.unlink(path)

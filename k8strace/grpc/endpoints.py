@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import stat
+from contextlib import suppress
 from urllib.parse import unquote
 
 from k8strace.addresses import join_address, listen_address
@@ -64,12 +65,13 @@ def claim_unix(path: str) -> None:
     Raises OSError that names the path when somebody listens there, or it is no socket.
     """
     where = show_unix(path)
+    found = None
     if not path.startswith("\0"):
         try:
-            mode = os.lstat(path).st_mode
+            found = os.lstat(path)
         except FileNotFoundError:
             return
-        if not stat.S_ISSOCK(mode):
+        if not stat.S_ISSOCK(found.st_mode):
             raise OSError(
                 errno.EEXIST, f"cannot listen on {where}: the file exists and is no socket"
             )
@@ -78,8 +80,11 @@ def claim_unix(path: str) -> None:
         try:
             probe.connect(path)
         except ConnectionRefusedError:
-            if not path.startswith("\0"):
-                os.unlink(path)
+            if found is not None:
+                try:
+                    _remove(path, found)
+                except OSError as error:
+                    raise cannot_listen(where, error.errno) from error
             return
         except TimeoutError:
             pass  # its backlog is full: somebody listens
@@ -166,9 +171,39 @@ async def listen_tcp(
     return bound
 
 
-def listen_unix(path: str) -> socket.socket:
-    """A socket bound to `path`. Raises OSError that names it."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+def _remove(path: str, found: os.stat_result) -> None:
+    """Remove the file at `path` if it is still the one that was found. Raises OSError."""
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.lstat(path), found):
+            os.unlink(path)
+
+
+class UnixSocket(socket.socket):
+    """A listening Unix socket that removes its file when it is closed.
+
+    It leaves a file that another process has put in its place: as long as the socket is
+    open, no other file can have its inode. Duplicates of the socket remove nothing.
+    """
+
+    _file: tuple[str, os.stat_result] | None = None
+
+    def bind(self, path: str) -> None:  # type: ignore[override]
+        """Raises OSError."""
+        super().bind(path)
+        if not path.startswith("\0"):
+            self._file = (path, os.lstat(path))
+
+    def close(self) -> None:
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # such as in a directory that is read-only by now
+                _remove(*file)
+        super().close()
+
+
+def listen_unix(path: str) -> UnixSocket:
+    """A socket bound to `path`, whose file goes when it is closed. Raises OSError."""
+    sock = UnixSocket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         sock.setblocking(False)
         sock.bind(path)

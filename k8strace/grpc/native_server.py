@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -50,7 +49,6 @@ class Server:
         self._tls = None if tls is None else Contexts(tls, ("h2",))
         self._listeners: list[Listener] = []
         self._timer: asyncio.TimerHandle | None = None
-        self._unix: tuple[str, int] | None = None
 
     async def start(self) -> str:
         loop = asyncio.get_running_loop()
@@ -90,10 +88,7 @@ class Server:
             return await listen_tcp(host, port, reuse_port=settings.reuse_port)
         path = unix_path(settings.endpoint)
         claim_unix(path)
-        sock = listen_unix(path)
-        if not path.startswith("\0"):
-            self._unix = (path, os.stat(path).st_ino)
-        return [sock]
+        return [listen_unix(path)]
 
     async def stop(self, grace: float) -> None:
         listeners, self._listeners = self._listeners, []
@@ -102,11 +97,6 @@ class Server:
         self.shared.is_draining = True
         for listener in listeners:
             await listener.stop()
-        if self._unix is not None:
-            path, inode = self._unix
-            with suppress(FileNotFoundError):
-                if os.stat(path).st_ino == inode:
-                    os.unlink(path)
         for connection in tuple(self.shared.connections):
             connection.drain(grace)
         with suppress(TimeoutError):

@@ -10,10 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import os
 import re
 from collections.abc import Sequence
-from contextlib import suppress
 from http import HTTPStatus
 from socket import socket
 from typing import Annotated, Literal
@@ -143,7 +141,6 @@ class Server:
         self._web: web.Server | None = None
         self._tls = None if config.tls is None else Contexts(config.tls, ("http/1.1",))
         self._listeners: list[Listener] = []
-        self._unix_path = ""
         self._running: set[asyncio.Task[object]] = set()
 
     async def start(self) -> str:
@@ -184,9 +181,7 @@ class Server:
         if self._config.transport == "unix":
             path = unix_path(endpoint)
             claim_unix(path)
-            sock = listen_unix(path)
-            self._unix_path = path
-            return show_unix(path), [sock]
+            return show_unix(path), [listen_unix(path)]
         sockets = await listening_sockets(*listen_address(endpoint))
         return join_address(*sockets[0].getsockname()[:2]), sockets
 
@@ -204,9 +199,6 @@ class Server:
             return
         for listener in listeners:
             await listener.stop()
-        if self._unix_path and not self._unix_path.startswith("\0"):
-            with suppress(FileNotFoundError):
-                os.unlink(self._unix_path)
         server.pre_shutdown()
         if self._running:
             _, late = await asyncio.wait(self._running, timeout=max(grace, 0.0))

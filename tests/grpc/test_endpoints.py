@@ -14,6 +14,7 @@ from k8strace.grpc.endpoints import (
     check_free,
     claim_unix,
     host_of,
+    listen_unix,
     peer_of_grpc,
     peer_of_socket,
     show_unix,
@@ -84,6 +85,28 @@ def test_claim_keeps_a_file(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="no socket"):
         claim_unix(str(path))
     assert path.read_text() == "precious"
+
+
+def test_a_socket_removes_its_own_file_alone(tmp_path: Path) -> None:
+    path = tmp_path / "a.sock"
+    ours = listen_unix(str(path))
+    ours.dup().close()
+    assert path.exists()
+    path.unlink()
+    with listen_unix(str(path)) as theirs:
+        theirs.listen()
+        ours.close()
+        ours.close()
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+    assert not path.exists()
+
+
+def test_a_socket_whose_file_is_gone_is_closed(tmp_path: Path) -> None:
+    ours = listen_unix(str(tmp_path / "a.sock"))
+    (tmp_path / "a.sock").unlink()
+    ours.close()
+    assert ours.fileno() == -1
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", ""])
