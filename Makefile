@@ -6,6 +6,7 @@
 #   ARGS="…"              arguments for what is run: run, demo, test, bench, kube-spans
 #   ONLY=                 a part of soak's, faults' or fuzz's work, by name; TIMES=, SECONDS= of it
 #   GO=                   leave out what takes Go; tests that need it are skipped
+#   RELEASES= USERS= SHORT=1   what releases tries: suites, root and user, the fast tests only
 #   ONLY= SIZES= ROUNDS= FRESH=1   what bench-peers measures; ROTEL= DF_ENGINE= rivals' binaries
 
 PYTHON ?= python3
@@ -44,7 +45,7 @@ ATHERIS_VERSION := 3.0.0
 # Tests wait more than they compute; more than two at once make each other slow on two cores.
 PARALLEL := -n 2 --dist worksteal
 
-.PHONY: help build run demo test conformance soak faults faults-docs go-peers kube lint types check sanitize fuzz bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs manifests deploy-tools deploy-checks clean
+.PHONY: help build run demo test conformance soak faults faults-docs go-peers kube releases lint types check sanitize fuzz bench peers peers-rotel bench-peers bench-peers-docs kube-spans docs manifests deploy-tools deploy-checks clean
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -101,6 +102,11 @@ define go-build
 @test -n "$(GO)" || { echo 'Install Go to build the peers of tests: https://go.dev/dl' >&2; exit 2; }
 cd $(dir $(firstword $^)) && "$(GO)" build -trimpath -ldflags='-s -w' -o "$(CURDIR)/$(GO_BIN)/"
 endef
+
+# Before anything is built: each root builds for itself.
+releases: ## the README's two commands on Debian 12 and 13; needs root and debootstrap; RELEASES=, USERS=, SHORT=1
+	$(PYTHON) -m scripts.releases $(if $(RELEASES),--releases "$(RELEASES)") \
+		$(if $(USERS),--users "$(USERS)") $(if $(SHORT),--short)
 
 lint: build ## ruff (rules, format) and cython-lint
 	$(BIN) -m ruff check .

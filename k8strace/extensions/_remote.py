@@ -12,6 +12,7 @@ import logging
 import math
 import ssl
 from collections.abc import Callable
+from functools import cache
 from time import monotonic
 from typing import NamedTuple, TypeVar
 from urllib.parse import urlsplit
@@ -22,6 +23,7 @@ import msgspec
 from k8strace.auth import RETRY_AFTER
 from k8strace.errors import RefusedError
 from k8strace.extensions._files import WatchedFile
+from k8strace.tls.contexts import client_context
 
 LOG_EVERY = 60.0  # seconds between two log lines about one server
 MAX_ANSWER = 1024 * 1024  # bytes
@@ -73,9 +75,15 @@ def trusting(pem: bytes) -> ssl.SSLContext:
     """What trusts these authorities alone. Raises ValueError where there are none."""
     try:
         # Empty data would be the system's authorities.
-        return ssl.create_default_context(cadata=pem.decode("ascii") or "none")
+        return client_context(pem.decode("ascii") or "none")
     except (UnicodeDecodeError, ssl.SSLError) as error:
         raise ValueError("has no certificates in PEM in it") from error
+
+
+@cache
+def system_context() -> ssl.SSLContext:
+    """What trusts the system's authorities."""
+    return client_context()
 
 
 def current(
@@ -101,7 +109,9 @@ class Remote:
         self._name = name
         self._log = log
         self._timeout = timeout
-        self._tls = tls
+        if tls is None:
+            system_context()  # some 10 ms, now and not while requests wait
+        self._tls = tls or system_context
         self._server_name = server_name or None
         self._session: aiohttp.ClientSession | None = None
         self._logged = -math.inf
@@ -125,7 +135,7 @@ class Remote:
                     url,
                     headers=headers,
                     data=data,
-                    ssl=True if self._tls is None else self._tls(),
+                    ssl=self._tls(),
                     server_hostname=self._server_name,
                     allow_redirects=False,
                 ) as got:

@@ -162,6 +162,23 @@ def build(
     return context
 
 
+def client_context(authorities: str = "") -> ssl.SSLContext:
+    """A context for an HTTPS client that trusts `authorities` (PEM), or the system's.
+
+    It verifies as Go's programs do, on every Python: `ssl.create_default_context` sets
+    VERIFY_X509_STRICT from Python 3.13 on, which refuses authorities without the extensions
+    of RFC 5280 (key usage, authority key identifier); those of some clusters lack them.
+    Raises ssl.SSLError if there is no certificate in `authorities`.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if authorities:
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        context.load_verify_locations(cadata=authorities)
+    else:
+        context.load_default_certs()
+    return context
+
+
 def _limit(context: ssl.SSLContext, options: TLSOptions) -> None:
     """Set versions and cipher suites."""
     lowest = options.lowest

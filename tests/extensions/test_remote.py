@@ -11,6 +11,7 @@ from aiohttp import web
 
 from k8strace.errors import RefusedError
 from k8strace.extensions._remote import Answer, Remote, check_url, trusting
+from tests.support.certificates import Authority
 from tests.support.remote import CA, Got, HTTPPeer, json
 
 PEM = Path(CA).read_bytes()
@@ -144,3 +145,23 @@ def test_answers_that_cannot_be_read(body: bytes) -> None:
     remote = Remote("the peer", LOG, 20.0)
     with pytest.raises(RefusedError):
         remote.decode(Answer(200, body, None), dict[str, int])
+
+
+async def test_an_authority_with_nothing_but_a_name(tmp_path: Path) -> None:
+    """Go's programs trust it; Python's default context doesn't from 3.13 on."""
+    authority = Authority(tmp_path, bare=True)
+    pair = authority.issue()
+    async with HTTPPeer(ok, tls=pair) as peer:
+        remote = Remote(
+            "the peer", LOG, 20.0, lambda: trusting(authority.cert.read_bytes())
+        )
+        assert (await remote.ask("GET", peer.url)).status == 200
+        await remote.close()
+
+
+async def test_the_servers_own_certificate_is_trusted_as_it_stands(tmp_path: Path) -> None:
+    pair = Authority(tmp_path).issue()
+    async with HTTPPeer(ok, tls=pair) as peer:
+        remote = Remote("the peer", LOG, 20.0, lambda: trusting(pair.cert.read_bytes()))
+        assert (await remote.ask("GET", peer.url)).status == 200
+        await remote.close()

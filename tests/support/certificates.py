@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 
 _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+# What RFC 5280 demands of an authority and of its certificates, and Python's default
+# contexts with it, from 3.13 on. The authorities of some clusters lack it.
+_AUTHORITY = ("-addext", "keyUsage=critical,keyCertSign,cRLSign")
+_ISSUED = ("subjectKeyIdentifier=hash", "authorityKeyIdentifier=keyid")
+_BARE = ("subjectKeyIdentifier=none", "authorityKeyIdentifier=none")
 LOCAL = "DNS:localhost,IP:127.0.0.1"
 
 
@@ -42,16 +48,34 @@ class Pair(NamedTuple):
             new.rename(its)
 
 
-class Authority:
-    """A certificate authority in `folder`."""
+@cache
+def _expired() -> tuple[str, ...]:
+    """Arguments that make a certificate which is over."""
+    # Days below zero are an error from 3.5 on; dates are options from 3.4 on.
+    version = subprocess.run(["openssl", "version"], capture_output=True, check=True).stdout
+    if tuple(map(int, version.split()[1].split(b".")[:2])) < (3, 4):
+        return ("-days", "-1")
+    return ("-not_before", "20200101000000Z", "-not_after", "20200102000000Z")
 
-    def __init__(self, folder: Path, name: str = "authority") -> None:
+
+class Authority:
+    """A certificate authority in `folder`.
+
+    One that is `bare`, and what it issues, lack the extensions that are not needed to tell
+    who is who: key usage and key identifiers.
+    """
+
+    def __init__(
+        self, folder: Path, name: str = "authority", *, bare: bool = False
+    ) -> None:
         self._folder = folder
+        self._identifiers = _BARE if bare else _ISSUED
         self._count = 0
         self.cert = folder / f"{name}.pem"
         self._key = folder / f"{name}.key"
         names = ("-subj", f"/CN={name}", "-days", "30")
-        openssl("req", "-x509", *_KEY, "-keyout", self._key, "-out", self.cert, *names)
+        made = ("req", "-x509", *_KEY, "-keyout", self._key, "-out", self.cert)
+        openssl(*made, *names, *(() if bare else _AUTHORITY))
 
     def issue(
         self,
@@ -67,15 +91,16 @@ class Authority:
         pair = Pair(stem.with_suffix(".pem"), stem.with_suffix(".key"))
         asked, extensions = stem.with_suffix(".csr"), stem.with_suffix(".ext")
         openssl("req", "-new", *_KEY, "-keyout", pair.key, "-out", asked, "-subj", subject)
-        lines = ["basicConstraints=CA:FALSE", extension]
+        lines = ["basicConstraints=CA:FALSE", *self._identifiers, extension]
         if names:
             lines.append(f"subjectAltName={names}")
         extensions.write_text("\n".join(lines))
         authority = ("-CA", self.cert, "-CAkey", self._key, "-CAcreateserial")
-        days = ("-days", "-1" if expired else "30")
+        days = _expired() if expired else ("-days", "30")
         openssl(
             *("x509", "-req", "-in", asked, "-out", pair.cert, "-extfile", extensions),
-            *(*authority, *days),
+            *authority,
+            *days,
         )
         return pair
 

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from tests.support.certificates import Pair
+
 TLS = Path(__file__).parents[1] / "data" / "tls"
 CA = str(TLS / "server.pem")
 
@@ -28,10 +30,10 @@ Answering = Callable[[Got], Awaitable[web.Response]]
 class HTTPPeer:
     """Answers with what `answer` returns; `got` has what it was asked.
 
-    With `tls` it has the certificate of tests/data, which is localhost's.
+    With `tls` it has this certificate of localhost, or the one of tests/data.
     """
 
-    def __init__(self, answer: Answering, *, tls: bool = False) -> None:
+    def __init__(self, answer: Answering, *, tls: Pair | bool = False) -> None:
         self.answer = answer
         self.got: list[Got] = []
         self.url = ""
@@ -42,7 +44,8 @@ class HTTPPeer:
         context = None
         if self._tls:
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(TLS / "server.pem", TLS / "server.key")
+            own = Pair(TLS / "server.pem", TLS / "server.key")
+            context.load_cert_chain(*(self._tls if isinstance(self._tls, Pair) else own))
         server = web.Server(self._answer, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=0.1)
         await self._runner.setup()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +40,8 @@ def test_a_family_is_a_process_and_its_children() -> None:
         try:
             assert family(parent.pid) == [parent.pid, child]
         finally:
-            subprocess.run(["kill", str(child), str(parent.pid)], check=True)
+            for pid in (child, parent.pid):
+                os.kill(pid, signal.SIGTERM)
 
 
 def test_cpu_and_memory() -> None:
