@@ -16,6 +16,7 @@ from k8strace.components import COMPONENTS
 from k8strace.config import Loaded, load, render
 from k8strace.errors import ConfigError
 from k8strace.graph import Graph
+from k8strace.log_queue import take_over_stderr
 from k8strace.metrics import Metrics
 from k8strace.service import Gateway, promises
 from k8strace.signals import Signals
@@ -135,6 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     _keep_standard_files()
     options = _parse(argv)
+    if options.command is None:
+        take_over_stderr()
     if options.worker is not None:
         return run_worker(options.worker)
     if options.command == "components":

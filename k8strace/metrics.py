@@ -242,6 +242,10 @@ STORE_RECOVERED_SPANS = Series(
 RETRIES = Series("k8strace_exporter_retries", "Sends that were tried again.", ("exporter",))
 BUDGET_USED = Series("k8strace_budget_used_bytes", "Payload bytes held in memory.")
 BUDGET_LIMIT = Series("k8strace_budget_limit_bytes", "The limit of payload bytes.")
+LOG_RECORDS_DROPPED = Series(
+    "k8strace_log_records_dropped",
+    "Log records that were not written, because stderr was not read fast enough.",
+)
 WORKERS = Series("k8strace_workers", "Worker processes, by what they do.", ("state",))
 WORKER_RESTARTS = Series(
     "k8strace_worker_restarts",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import time
 import uuid
 from collections.abc import Mapping
@@ -19,8 +18,15 @@ from k8strace import __version__
 from k8strace.component import Worker
 from k8strace.config import Logs, Prometheus, Telemetry
 from k8strace.http_server import HTTPServer
+from k8strace.log_queue import LogHandler, queue
 from k8strace.memory import resident_memory
-from k8strace.metrics import PROCESS_CPU, PROCESS_RSS, PROCESS_UPTIME, Metrics
+from k8strace.metrics import (
+    LOG_RECORDS_DROPPED,
+    PROCESS_CPU,
+    PROCESS_RSS,
+    PROCESS_UPTIME,
+    Metrics,
+)
 
 _INSTANCE = str(uuid.uuid4())  # of this process: a reload must not begin new series
 _FIELDS = (
@@ -29,6 +35,7 @@ _FIELDS = (
 )
 _LEVELS = {"WARNING": "warn"}  # the collector's names are these in small letters, and warn
 _STARTED = time.monotonic()
+MAX_TEXT = 16 * 1024  # characters of a message, of a field, of a traceback
 
 
 class _Console(logging.Formatter):
@@ -43,16 +50,24 @@ class _Console(logging.Formatter):
         )
         line = (
             f"{stamp}.{int(record.msecs):03d}Z {_level(record):<5} "
-            f"{record.getMessage()}{where}"
+            f"{_cut(record.getMessage())}{where}"
         )
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            line += "\n" + _cut(self.formatException(record.exc_info))
         return line
+
+
+def _cut(text: str) -> str:
+    """The text without what is over `MAX_TEXT`: peers have a say in how long it is."""
+    if len(text) <= MAX_TEXT:
+        return text
+    half = MAX_TEXT // 2
+    return f"{text[:half]} [{len(text) - 2 * half} characters] {text[-half:]}"
 
 
 def _plain(value: object) -> str:
     """A field's value as it stands where nobody can take it for two, else in quotes."""
-    text = str(value)
+    text = _cut(str(value))
     if text.isprintable() and not any(c in text for c in ' "='):
         return text
     return json.dumps(text, ensure_ascii=not text.isprintable())
@@ -69,13 +84,14 @@ class _JSON(logging.Formatter):
         entry: dict[str, object] = {
             "level": _level(record),
             "ts": round(record.created, 3),
-            "msg": record.getMessage(),
+            "msg": _cut(record.getMessage()),
         }
-        entry |= {
-            name: record.__dict__[name] for name in _FIELDS if name in record.__dict__
-        }
+        for name in _FIELDS:
+            if name in record.__dict__:
+                value = record.__dict__[name]
+                entry[name] = _cut(value) if isinstance(value, str) else value
         if record.exc_info:
-            entry["stacktrace"] = self.formatException(record.exc_info)
+            entry["stacktrace"] = _cut(self.formatException(record.exc_info))
         return json.dumps(entry, ensure_ascii=False)
 
 
@@ -84,7 +100,7 @@ def set_up_logs(config: Logs, worker: Worker | None = None) -> None:
 
     Of a worker of several, lines say which.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LogHandler(queue)
     if worker is not None:
         handler.addFilter(partial(_mark, worker.slot))
     handler.setFormatter(_JSON() if config.encoding == "json" else _Console())
@@ -118,6 +134,7 @@ def bind_process(metrics: Metrics, *, is_worker: bool = False) -> None:
     if not is_worker:
         metrics.counter_reading(PROCESS_UPTIME, lambda: time.monotonic() - _STARTED)
     metrics.counter_reading(PROCESS_CPU, time.process_time)
+    metrics.counter_reading(LOG_RECORDS_DROPPED, lambda: queue.dropped)
     metrics.gauge(PROCESS_RSS, resident_memory)
 
 

@@ -55,6 +55,7 @@ TIERS = (
         "k8strace.units",
         "k8strace.secret",
         "k8strace.lines",
+        "k8strace.log_queue",
         "k8strace.losses",
         "k8strace.addresses",
         "k8strace.arguments",

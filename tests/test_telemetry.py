@@ -11,8 +11,9 @@ import pytest
 from k8strace import __version__
 from k8strace.component import Worker
 from k8strace.config import load
+from k8strace.log_queue import queue
 from k8strace.metrics import RETRIES, Metrics
-from k8strace.telemetry import MetricsServer, bind_process, set_up_logs
+from k8strace.telemetry import MAX_TEXT, MetricsServer, bind_process, set_up_logs
 
 BASE = (
     "{receivers: {otlp: {protocols: {grpc: }}}, exporters: {nop: },"
@@ -29,12 +30,18 @@ def telemetry(text: str):  # type: ignore[no-untyped-def]
 
 
 @pytest.fixture
-def logs(capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+def logs(capfd: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
     root, ours = logging.getLogger(), logging.getLogger("k8strace")
     before = root.handlers[:], root.level, ours.level
-    yield capsys
+    yield capfd
     root.handlers[:], root.level = before[0], before[1]
     ours.setLevel(before[2])
+
+
+def said(logs: pytest.CaptureFixture[str]) -> str:
+    """What is on stderr when all of it is written."""
+    assert queue.flush()
+    return logs.readouterr().err
 
 
 def test_console_and_json(logs: pytest.CaptureFixture[str]) -> None:
@@ -42,12 +49,12 @@ def test_console_and_json(logs: pytest.CaptureFixture[str]) -> None:
     set_up_logs(telemetry("{logs: {level: warn}}").logs)
     adapter.info("not shown")
     adapter.warning("%d spans", 3)
-    line = logs.readouterr().err
+    line = said(logs)
     assert line.endswith("Z warn  3 spans component=batch\n")
     assert line.count("\n") == 1
     set_up_logs(telemetry("{logs: {level: debug, encoding: json}}").logs)
     adapter.error("failed", exc_info=OSError("x"))
-    entry = json.loads(logs.readouterr().err)
+    entry = json.loads(said(logs))
     assert (entry["level"], entry["msg"], entry["component"]) == (
         "error",
         "failed",
@@ -62,7 +69,7 @@ def test_fields_that_come_from_outside(logs: pytest.CaptureFixture[str]) -> None
     fields["service"] = 'x" worker=7\n2026 error \u2028'
     set_up_logs(telemetry("{}").logs)
     log.warning("dropped spans", extra=fields)
-    line = logs.readouterr().err
+    line = said(logs)
     assert line.count("\n") == 1
     assert line.endswith(
         "dropped spans reason=queue_full spans=3 peer=10.0.0.1:1 "
@@ -70,7 +77,7 @@ def test_fields_that_come_from_outside(logs: pytest.CaptureFixture[str]) -> None
     )
     set_up_logs(telemetry("{logs: {encoding: json}}").logs)
     log.warning("dropped spans", extra=fields)
-    entry = json.loads(logs.readouterr().err)
+    entry = json.loads(said(logs))
     assert {name: entry[name] for name in fields} == fields
 
 
@@ -78,10 +85,23 @@ def test_lines_of_workers_say_which(logs: pytest.CaptureFixture[str]) -> None:
     adapter = logging.LoggerAdapter(logging.getLogger("k8strace"), {"component": "batch"})
     set_up_logs(telemetry("{}").logs, Worker(slot=0))
     adapter.info("it")
-    assert logs.readouterr().err.endswith("it component=batch worker=0\n")
+    assert said(logs).endswith("it component=batch worker=0\n")
     set_up_logs(telemetry("{logs: {encoding: json}}").logs, Worker(slot=1))
     adapter.info("it")
-    assert json.loads(logs.readouterr().err)["worker"] == 1
+    assert json.loads(said(logs))["worker"] == 1
+
+
+def test_texts_of_peers_are_cut(logs: pytest.CaptureFixture[str]) -> None:
+    log = logging.getLogger("k8strace")
+    long = "a" * 3 * MAX_TEXT + "z"
+    for encoding in ("console", "json"):
+        set_up_logs(telemetry(f"{{logs: {{encoding: {encoding}}}}}").logs)
+        log.warning("%s", long, extra={"peer": long}, exc_info=ValueError(long))
+        text = said(logs)
+        assert 3 * MAX_TEXT < len(text) < 4 * MAX_TEXT
+        assert f"a [{2 * MAX_TEXT + 1} characters] a" in text
+        if encoding == "json":
+            assert json.loads(text)["peer"].endswith("z")
 
 
 async def scrape(config: str) -> str:
