@@ -1,7 +1,8 @@
 """The segments of a store: their format, and how one is read, in C without Python.
 
-A segment is a file: a block that has its head twice, and records behind one another, each
-a multiple of eight bytes. A record is a header, two runs of bytes (`meta`, and the spans as
+A segment is a file: a block that has its head twice and its extent, and records behind one
+another, each a multiple of eight bytes. The extent is the length that the file has: a shorter
+file has lost records. Segments of older versions have none. A record is a header, two runs of bytes (`meta`, and the spans as
 they stand in a request), padding and a trailer. What is behind the last one is zeros.
 Checksums begin with the segment's salt, so that nobody can send spans that look like a
 record to who has lost the thread. Numbers are as the machine has them: on one that has them
@@ -23,6 +24,7 @@ cdef extern from "<unistd.h>" nogil:
 
 cdef enum:
     BLOCK = 4096  # bytes before the first record
+    EXTENT = 1024
     SECOND_HEAD = 2048
     VERSION = 1
     WINDOW = 64 * 1024
@@ -43,6 +45,11 @@ cdef struct Head:
     uint32_t version
     uint32_t salt
     uint64_t number
+    uint32_t crc
+    uint32_t spare
+
+cdef struct Extent:
+    uint64_t size
     uint32_t crc
     uint32_t spare
 
@@ -98,6 +105,14 @@ cdef inline uint32_t crc32c(uint32_t crc, const void *data, size_t size) noexcep
 
 cdef inline uint32_t head_crc(const Head *head) noexcept nogil:
     return ~crc32c(0xFFFFFFFF, head, 24)
+
+
+cdef inline Extent extent_of(uint32_t salt, uint64_t size) noexcept nogil:
+    cdef Extent extent
+    extent.size = size
+    extent.spare = 0
+    extent.crc = ~crc32c(~salt, &extent.size, sizeof(extent.size))
+    return extent
 
 
 cdef inline uint32_t header_crc(uint32_t salt, const Record *record) noexcept nogil:

@@ -1,11 +1,16 @@
-"""What a thread writes to the segments of a store, in C without Python."""
+"""What a thread writes to the segments of a store, in C without Python.
 
-from libc.errno cimport EINTR, errno
+A segment of which a write or a sync failed takes no more records: pages that could not be
+written may count as clean from then on, so that a second sync would say nothing.
+"""
+
+from libc.errno cimport EINTR, EIO, ENOENT, ESTALE, errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
 from k8strace._segment cimport (
-    BLOCK, SECOND_HEAD, TRAILER_MAGIC, Head, Record, Trailer, header_crc,
+    BLOCK, EXTENT, SECOND_HEAD, TRAILER_MAGIC, WINDOW, Extent, Head, Record, Trailer,
+    extent_of, header_crc, pread,
 )
 from k8strace._segment cimport crc32c as update
 from k8strace._threads cimport Job
@@ -17,9 +22,19 @@ cdef extern from "<sys/uio.h>" nogil:
     ssize_t pwritev(int fd, const iovec *vectors, int count, int64_t offset)
 
 cdef extern from "<fcntl.h>" nogil:
-    int O_RDWR, O_CREAT, O_EXCL, O_CLOEXEC
+    int O_WRONLY, O_RDWR, O_CREAT, O_EXCL, O_TRUNC, O_CLOEXEC, O_NOFOLLOW
+    int AT_SYMLINK_NOFOLLOW
     int openat(int folder, const char *name, int flags, unsigned int mode)
     int posix_fallocate(int fd, int64_t offset, int64_t size)
+
+cdef extern from "<sys/stat.h>" nogil:
+    cdef struct status "stat":
+        uint64_t st_dev
+        uint64_t st_ino
+    int stat_path "stat"(const char *path, status *into)
+    int fstat(int fd, status *into)
+    int fstatat(int folder, const char *name, status *into, int flags)
+    int fchmod(int fd, unsigned int mode)
 
 cdef extern from "<sys/file.h>" nogil:
     int LOCK_EX, LOCK_NB
@@ -49,9 +64,11 @@ cdef enum:
 cdef struct Appending:
     Job job
     int folder
-    const char *new_name  # of a segment that is begun; NULL: `fd` is one
+    const char *path  # of the folder
     const char *name
+    const char *new_name  # of a segment that is begun; NULL: `fd` is one
     int former  # the segment before it, ended at `former_size`; -1: none
+    uint32_t former_salt
     int64_t former_size
     int fd
     Head head
@@ -75,6 +92,8 @@ cdef struct Removal:
     int fd
     int folder
     const char *name  # NULL: the file stays
+    uint32_t salt
+    int64_t end  # of a file that stays; -1: it is ended
 
 
 cdef struct Marking:
@@ -83,7 +102,24 @@ cdef struct Marking:
     int mark_count
     Removal *removals
     int removal_count
-    bint syncs
+    int error
+
+
+cdef struct Locating:
+    Job job
+    int folder
+    const char *path
+    int error
+
+
+cdef struct Copying:
+    Job job
+    int fd
+    int64_t offset
+    int64_t size
+    int folder
+    const char *name
+    bint wipes
     int error
 
 
@@ -101,6 +137,10 @@ cdef inline void append(Job *job) noexcept nogil:
         w.error = errno
     if not w.error and is_new and fsync(w.folder):
         w.error = errno
+    if not w.error:
+        w.error = is_elsewhere(w.folder, w.path)
+    if not w.error:
+        w.error = is_another(w.fd, w.folder, w.name)
     if w.error and w.fd >= 0:
         if is_new:
             unlinkat(w.folder, w.name, 0)
@@ -108,7 +148,9 @@ cdef inline void append(Job *job) noexcept nogil:
             close_file(w.fd)
             w.fd = -1
         else:
-            ftruncate(w.fd, w.offset)
+            end_segment(w.fd, w.head.salt, w.offset)
+    elif is_new and w.former >= 0:
+        end_segment(w.former, w.former_salt, w.former_size)
     clock_gettime(CLOCK_MONOTONIC, &end)
     w.seconds = <double>(end.tv_sec - start.tv_sec) + (end.tv_nsec - start.tv_nsec) / 1e9
 
@@ -146,14 +188,68 @@ cdef inline void seal_records(Appending *w) noexcept nogil:
         vector += 1
 
 
+cdef inline int is_elsewhere(int folder, const char *path) noexcept nogil:
+    """ESTALE where `path` is not `folder` any more, or the number of another error."""
+    cdef status ours
+    cdef status there
+    if fstat(folder, &ours):
+        return errno
+    if stat_path(path, &there):
+        return ESTALE if errno == ENOENT else errno
+    if ours.st_dev != there.st_dev or ours.st_ino != there.st_ino:
+        return ESTALE
+    return 0
+
+
+cdef inline int is_another(int fd, int folder, const char *name) noexcept nogil:
+    """ESTALE where `name` is not the file `fd` any more, or the number of another error."""
+    cdef status ours
+    cdef status there
+    if fstat(fd, &ours):
+        return errno
+    if fstatat(folder, name, &there, AT_SYMLINK_NOFOLLOW):
+        return ESTALE if errno == ENOENT else errno
+    if ours.st_dev != there.st_dev or ours.st_ino != there.st_ino:
+        return ESTALE
+    return 0
+
+
+cdef inline void locate(Job *job) noexcept nogil:
+    cdef Locating *w = <Locating *>job
+    w.error = is_elsewhere(w.folder, w.path)
+
+
+cdef inline int end_segment(int fd, uint32_t salt, int64_t size) noexcept nogil:
+    """Cut the file to `size`; zero, or the number of an error.
+
+    The extent is on the disk before: a file that is shorter without is damaged.
+    """
+    cdef Extent extent = extent_of(salt, size)
+    cdef iovec vector
+    cdef int error
+    vector.iov_base = &extent
+    vector.iov_len = sizeof(Extent)
+    error = write_all(fd, &vector, 1, EXTENT)
+    if error:
+        return error
+    if fdatasync(fd) or ftruncate(fd, size):
+        return errno
+    return 0
+
+
 cdef inline int begin_segment(Appending *w) noexcept nogil:
-    """Make the file, with its place on the disk; zero, or the number of an error."""
+    """Make the file, with its place on the disk; zero, or the number of an error.
+
+    It has its name when its head is on the disk: one without a head is damaged.
+    """
     cdef uint8_t block[BLOCK]
+    cdef Extent extent = extent_of(w.head.salt, w.capacity)
     cdef iovec vector
     cdef int error
     w.fd = openat(w.folder, w.new_name, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0o600)
     if w.fd < 0:
         return errno
+    fchmod(w.fd, 0o600)  # whatever the umask is; some filesystems have no modes
     if flock(w.fd, LOCK_EX | LOCK_NB):
         return errno
     error = posix_fallocate(w.fd, 0, w.capacity)
@@ -161,16 +257,15 @@ cdef inline int begin_segment(Appending *w) noexcept nogil:
         return error
     memset(block, 0, BLOCK)
     memcpy(block, &w.head, sizeof(Head))
+    memcpy(block + EXTENT, &extent, sizeof(Extent))
     memcpy(block + SECOND_HEAD, &w.head, sizeof(Head))
     vector.iov_base = block
     vector.iov_len = BLOCK
     error = write_all(w.fd, &vector, 1, 0)
     if error:
         return error
-    if renameat(w.folder, w.new_name, w.folder, w.name):
+    if fdatasync(w.fd) or renameat(w.folder, w.new_name, w.folder, w.name):
         return errno
-    if w.former >= 0:
-        ftruncate(w.former, w.former_size)
     return 0
 
 
@@ -202,6 +297,7 @@ cdef inline void settle(Job *job) noexcept nogil:
     cdef Marking *w = <Marking *>job
     cdef Mark *mark
     cdef Removal *removal
+    cdef int folder = -1  # of which files were removed
     cdef int i
     for i in range(w.mark_count):
         mark = &w.marks[i]
@@ -210,9 +306,75 @@ cdef inline void settle(Job *job) noexcept nogil:
     for i in range(w.removal_count):
         removal = &w.removals[i]
         if removal.name != NULL:
-            # Before it is closed: a file that can be locked is one that nobody cares for.
-            if unlinkat(removal.folder, removal.name, 0):
+            if folder >= 0 and folder != removal.folder and fsync(folder):
                 w.error = errno
-        elif w.syncs and fdatasync(removal.fd):
+            folder = removal.folder
+            # Before it is closed: a file that can be locked is one that nobody cares for.
+            if unlinkat(removal.folder, removal.name, 0) and errno != ENOENT:
+                w.error = errno
+        elif removal.end >= 0:
+            if end_segment(removal.fd, removal.salt, removal.end):
+                w.error = errno
+        elif fdatasync(removal.fd):
             w.error = errno
         close_file(removal.fd)
+    if folder >= 0 and fsync(folder):
+        w.error = errno
+
+
+cdef inline void set_aside(Job *job) noexcept nogil:
+    cdef Copying *w = <Copying *>job
+    cdef int into = openat(
+        w.folder, w.name, O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, 0o600
+    )
+    if into < 0:
+        w.error = errno
+        return
+    fchmod(into, 0o600)
+    w.error = copy(w.fd, w.offset, w.size, into)
+    if not w.error and (fsync(into) or fsync(w.folder)):
+        w.error = errno
+    close_file(into)
+    if w.error:
+        unlinkat(w.folder, w.name, 0)
+    elif w.wipes:
+        w.error = wipe(w.fd, w.offset, w.size)
+
+
+cdef inline int copy(int fd, int64_t offset, int64_t size, int into) noexcept nogil:
+    """Zero, or the number of an error."""
+    cdef uint8_t buffer[WINDOW]
+    cdef iovec vector
+    cdef int64_t done = 0
+    cdef ssize_t got
+    cdef int error
+    while done < size:
+        got = pread(fd, buffer, min(size - done, <int64_t>WINDOW), offset + done)
+        if got < 0 and errno == EINTR:
+            continue
+        if got <= 0:
+            return errno if got else EIO
+        vector.iov_base = buffer
+        vector.iov_len = got
+        error = write_all(into, &vector, 1, done)
+        if error:
+            return error
+        done += got
+    return 0
+
+
+cdef inline int wipe(int fd, int64_t offset, int64_t size) noexcept nogil:
+    """Leave zeros; zero, or the number of an error."""
+    cdef uint8_t buffer[WINDOW]
+    cdef iovec vector
+    cdef int64_t done = 0
+    cdef int error
+    memset(buffer, 0, WINDOW)
+    while done < size:
+        vector.iov_base = buffer
+        vector.iov_len = min(size - done, <int64_t>WINDOW)
+        done += vector.iov_len
+        error = write_all(fd, &vector, 1, offset + done - <int64_t>vector.iov_len)
+        if error:
+            return error
+    return 0

@@ -16,6 +16,8 @@ FORMAT: int
 """The version of what is written."""
 FIRST_RECORD: int
 """Where in a segment the first record stands."""
+LARGEST_BODY: int
+"""The largest number of bytes of spans in a record."""
 
 # What was found: a record; one whose bytes fail their checksum; what was once a record.
 RECORD: int
@@ -34,12 +36,23 @@ def read_head(block: bytes) -> tuple[int, int, int] | None:
     None: they are no segment's.
     """
 
+def read_extent(block: bytes, salt: int) -> int | None:
+    """The length that the segment with this first block has unless it was cut short.
+
+    None: it is not known, as of segments of older versions.
+    """
+
+def end_at(fd: int, salt: int, size: int) -> int:
+    """Cut a segment to `size`, here and now. Returns the number of an error, or 0."""
+
 @final
 class Append:
     """Writes records behind one another, and returns when they are on the disk.
 
     `rows` are (meta, chunks, spans). All of them are written, or none: then the segment
-    ends where it did before, and takes no more.
+    ends where it did before, and takes no more. The segment is called `name` in the folder
+    `folder`, whose path is `path`: where one of them is not in its place any more, the
+    error is ESTALE.
     """
 
     def __init__(
@@ -50,17 +63,19 @@ class Append:
         salt: int,
         fd: int,
         offset: int,
+        folder: int,
+        path: bytes,
+        name: bytes,
     ) -> None: ...
     def begin(
         self,
-        folder: int,
-        name: bytes,
         number: int,
         capacity: int,
         former: int,
+        former_salt: int,
         former_size: int,
     ) -> None:
-        """Have it begin the segment `name`, locked, in place of `fd`.
+        """Begin the segment, locked, instead of writing to `fd`.
 
         The segment before it is cut to what it holds (-1: there is none).
         """
@@ -84,15 +99,38 @@ class Append:
 class Settle:
     """Marks records as done, and closes segments.
 
-    `marks` are (fd, offset, mark); `closing` are (fd, folder, name), where what has a name
-    is removed; the rest is brought to the disk first where it `syncs`.
+    `marks` are (fd, offset, mark). `closing` are (fd, folder, name, salt, end): a segment
+    with a name is removed, another one cut to `end` (-1: as it is) and brought to the disk.
     """
 
     def __init__(
         self,
         marks: list[tuple[int, int, int]],
-        closing: Sequence[tuple[int, int, bytes | None]],
-        syncs: bool = False,
+        closing: Sequence[tuple[int, int, bytes | None, int, int]],
+    ) -> None: ...
+    def submit(self, port: Port, token: object) -> None: ...
+    @property
+    def error(self) -> int: ...
+
+@final
+class Locate:
+    """Looks whether the folder `folder` is still at `path`; the error is ESTALE if not."""
+
+    def __init__(self, folder: int, path: bytes) -> None: ...
+    def submit(self, port: Port, token: object) -> None: ...
+    @property
+    def error(self) -> int: ...
+
+@final
+class SetAside:
+    """Copies bytes of a segment into the file `name` in `folder`, which only we may read.
+
+    Where it `wipes`, zeros are left in their place. After an error there is no copy, or the
+    bytes are still there.
+    """
+
+    def __init__(
+        self, fd: int, offset: int, size: int, folder: int, name: bytes, wipes: bool
     ) -> None: ...
     def submit(self, port: Port, token: object) -> None: ...
     @property

@@ -6,19 +6,20 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from k8strace._segment cimport (
-    BLOCK, HEAD_MAGIC, LARGEST, RECORD_MAGIC, SECOND_HEAD, VERSION, WINDOW, Head, Record,
-    done_mark, head_crc, size_of,
+    BLOCK, EXTENT, HEAD_MAGIC, LARGEST, RECORD_MAGIC, SECOND_HEAD, VERSION, WINDOW, Extent,
+    Head, Record, done_mark, extent_of, head_crc, size_of,
 )
 from k8strace._segment cimport crc32c as update
 from k8strace._segment_reader cimport (
     CORRUPT_BODY, MOST_FOUND, NO_RECORD, WHOLE, Entry, Reading, scan,
 )
 from k8strace._segment_writer cimport (
-    Appending, Mark, Marking, Removal, append, iovec, settle,
+    Appending, Copying, Locating, Mark, Marking, Removal, append, end_segment, iovec,
+    locate, set_aside, settle,
 )
 from k8strace._threads cimport Port
 
-FIRST_RECORD, FORMAT = <int>BLOCK, <int>VERSION
+FIRST_RECORD, FORMAT, LARGEST_BODY = <int>BLOCK, <int>VERSION, <int>LARGEST
 RECORD, CORRUPT, LOST = <int>WHOLE, <int>CORRUPT_BODY, <int>NO_RECORD
 
 
@@ -43,7 +44,7 @@ cdef class Append:
 
     def __init__(
         self, list rows not None, uint64_t first_id, uint64_t time, uint32_t salt,
-        int fd, int64_t offset,
+        int fd, int64_t offset, int folder, bytes path not None, bytes name not None,
     ):
         cdef Appending *w = &self.work
         cdef Record *record
@@ -51,6 +52,10 @@ cdef class Append:
         if w.records != NULL:
             raise ValueError("used already")
         self.rows = rows
+        self.names = (path, name, name + b".new")
+        w.folder = folder
+        w.path = self.names[0]
+        w.name = self.names[1]
         w.count = len(rows)
         for _, chunks, _ in rows:
             vectors += 3 + len(<tuple?>chunks)
@@ -89,16 +94,14 @@ cdef class Append:
         self.work.vector_count += 1
 
     def begin(
-        self, int folder, bytes name not None, uint64_t number, int64_t capacity,
-        int former, int64_t former_size,
+        self, uint64_t number, int64_t capacity, int former, uint32_t former_salt,
+        int64_t former_size,
     ):
         cdef Appending *w = &self.work
-        self.names = (name, name + b".new")
-        w.name = self.names[0]
-        w.new_name = self.names[1]
-        w.folder = folder
+        w.new_name = self.names[2]
         w.capacity = capacity
         w.former = former
+        w.former_salt = former_salt
         w.former_size = former_size
         w.head.magic = HEAD_MAGIC
         w.head.version = VERSION
@@ -143,7 +146,7 @@ cdef class Settle:
     cdef Marking work
     cdef object names
 
-    def __init__(self, list marks not None, closing not None, bint syncs=False):
+    def __init__(self, list marks not None, closing not None):
         cdef Marking *w = &self.work
         cdef bytes name
         if w.marks != NULL:
@@ -157,14 +160,15 @@ cdef class Settle:
             w.marks[w.mark_count].offset = offset
             w.marks[w.mark_count].mark = mark
             w.mark_count += 1
-        self.names = [name for _, _, name in closing]
-        for fd, folder, name in closing:
+        self.names = [name for _, _, name, _, _ in closing]
+        for fd, folder, name, salt, end in closing:
             w.removals[w.removal_count].fd = fd
             w.removals[w.removal_count].folder = folder
             if name is not None:
                 w.removals[w.removal_count].name = name
+            w.removals[w.removal_count].salt = salt
+            w.removals[w.removal_count].end = end
             w.removal_count += 1
-        w.syncs = syncs
 
     def submit(self, Port port not None, token):
         self.work.job.work = settle
@@ -177,6 +181,52 @@ cdef class Settle:
     def __dealloc__(self):
         free(self.work.marks)
         free(self.work.removals)
+
+
+@cython.final
+cdef class Locate:
+    cdef Locating work
+    cdef bytes path
+
+    def __init__(self, int folder, bytes path not None):
+        self.path = path
+        self.work.folder = folder
+        self.work.path = self.path
+
+    def submit(self, Port port not None, token):
+        self.work.job.work = locate
+        port.submit(&self.work.job, self, token)
+
+    @property
+    def error(self):
+        return self.work.error
+
+
+@cython.final
+cdef class SetAside:
+    cdef Copying work
+    cdef bytes name
+
+    def __init__(
+        self, int fd, int64_t offset, int64_t size, int folder, bytes name not None,
+        bint wipes,
+    ):
+        cdef Copying *w = &self.work
+        self.name = name
+        w.fd = fd
+        w.offset = offset
+        w.size = size
+        w.folder = folder
+        w.name = self.name
+        w.wipes = wipes
+
+    def submit(self, Port port not None, token):
+        self.work.job.work = set_aside
+        port.submit(&self.work.job, self, token)
+
+    @property
+    def error(self):
+        return self.work.error
 
 
 @cython.final
@@ -273,3 +323,19 @@ def read_head(bytes block not None):
         if head.magic == HEAD_MAGIC and head_crc(&head) == head.crc:
             return head.number, head.salt, head.version
     return None
+
+
+def read_extent(bytes block not None, uint32_t salt):
+    cdef Extent extent, right
+    if len(block) < BLOCK:
+        return None
+    memcpy(&extent, <const char *>block + <int>EXTENT, sizeof(Extent))
+    right = extent_of(salt, extent.size)
+    return extent.size if extent.size >= BLOCK and extent.crc == right.crc else None
+
+
+def end_at(int fd, uint32_t salt, int64_t size):
+    cdef int error
+    with nogil:
+        error = end_segment(fd, salt, size)
+    return error

@@ -231,7 +231,8 @@ STORE_FAILED_RECORDS = Series(
 )
 STORE_CORRUPT_RECORDS = Series(
     "k8strace_store_corrupt_records",
-    "Requests on disk that failed their checksum and were set aside.",
+    "Requests on disk that cannot be used and were set aside, and segments that were cut "
+    "short or cannot be read.",
     ("exporter",),
 )
 STORE_RECOVERED_SPANS = Series(

@@ -9,7 +9,10 @@ lock on each. They are named by the time they were begun at, so that names are i
    Neither needs space.
 3. What is in no memory is read back. A record that fails its checksum is set aside, in a
    file of its own, and is done with; the next one follows.
-4. Nothing that waits for the disk is done on the event loop, but at start and after damage.
+4. Nothing that waits for the disk is done on the event loop, but at the start, and when a
+   folder was replaced.
+5. A record is stored where the next process will look for it: when a folder is removed,
+   renamed or replaced, requests are refused until there is one at its path again.
 """
 
 from __future__ import annotations
@@ -29,24 +32,30 @@ from typing import NamedTuple, Protocol
 from k8strace import threads
 from k8strace._store import (
     FIRST_RECORD,
+    LARGEST_BODY,
     LOST,
     RECORD,
     Append,
+    Locate,
     Scan,
+    SetAside,
     Settle,
     record_size,
 )
 from k8strace.segments import (
+    DAMAGED,
     SUFFIX,
     UNFINISHED,
     Folder,
+    NotAFileError,
+    OtherVersionError,
     Place,
     Segment,
     Totals,
     claim,
+    make_folder,
     open_segment,
     remove_unfinished,
-    sync_folder,
 )
 
 SEGMENT_SIZE = 16 * 1024 * 1024
@@ -57,10 +66,12 @@ READ_SIZE = 1024 * 1024  # bytes that are read at once
 
 class Stored(NamedTuple):
     """A record that was read. Of one that is not `intact` there is no `meta` and no `body`;
-    0 spans where nobody can say how many it had. `time` is in seconds since 1970."""
+    0 spans where nobody can say how many it had. `is_kept` says that its bytes could not be
+    set aside: they stay in the segment. `time` is in seconds since 1970."""
 
     place: Place
     intact: bool
+    is_kept: bool
     time: float
     spans: int
     size: int
@@ -106,13 +117,16 @@ class Store:
         self.foreign = 0
         """Segments that another process holds, which has been told to end."""
         self.damaged = 0
-        """Segments that were none any more, and are set aside."""
+        """Segments that were found to be damaged as a whole, or shorter than they were."""
         self._log = log
         self._slot = slot
         self._workers = workers
         self._segment_size = segment_size
         self._on_commit = on_commit
         self._folders: dict[Path, Folder] = {}
+        self._replaced: list[Folder] = []  # others are at their paths by now
+        self._passed_over: set[Path] = set()  # what cannot be used, and was told of
+        self._is_lost = False  # our folder is not at its path any more
         self._segments: dict[Path, Segment] = {}
         self._unread: list[Segment] = []  # the oldest first
         self._current: Segment | None = None
@@ -142,9 +156,7 @@ class Store:
         """Find what is stored. Raises OSError that names the file."""
         own = self.base / str(self._slot)
         for folder in (self.base, own):
-            if not folder.exists():
-                folder.mkdir(0o750, exist_ok=True)
-                sync_folder(folder.parent)
+            make_folder(folder)
         self._folder(own)
         return await self.adopt()
 
@@ -154,19 +166,45 @@ class Store:
         self.foreign = 0
         for folder in [self._folder(path) for path in self._paths()]:
             for name in sorted(os.listdir(folder.path)):
-                if name.endswith(SUFFIX + UNFINISHED):
-                    remove_unfinished(folder.path / name)
-                elif name.endswith(SUFFIX) and folder.path / name not in self._segments:
-                    counted = await self._adopt(folder, name)
-                    found = Totals(*map(sum, zip(found, counted, strict=True)))
+                path = folder.path / name
+                if path in self._segments or path in self._passed_over:
+                    continue
+                try:
+                    if name.endswith(SUFFIX + UNFINISHED):
+                        remove_unfinished(path)
+                    elif name.endswith(SUFFIX):
+                        counted = await self._adopt(folder, name)
+                        found = Totals(*map(sum, zip(found, counted, strict=True)))
+                except NotAFileError:
+                    self._passed_over.add(path)
+                    self._log.error("%s is not a regular file: it is passed over", path)
         self._unread.sort(key=attrgetter("number"))
         return found
+
+    async def look_after(self) -> Totals:
+        """Periodic: find out whether our folder is in its place, adopt what others leave.
+
+        Returns what was found to be stored. Raises OSError.
+        """
+        own = self._folders[self.base / str(self._slot)]
+        if not self._is_lost:
+            await self._locate(own)
+        if self._is_lost:
+            self._take_back()
+        elif not self.foreign:
+            return Totals()
+        return await self.adopt()
 
     def put(
         self, meta: bytes, chunks: tuple[bytes, ...], spans: int, committed: Committed
     ) -> None:
         """Store a record; `committed` is called when it is, or cannot be."""
-        size = record_size(len(meta), sum(map(len, chunks)))
+        length = sum(map(len, chunks))
+        if length > LARGEST_BODY:
+            text = f"a request of {length} bytes is larger than a record can be"
+            committed(OSError(errno.EFBIG, text, str(self.base)), False)
+            return
+        size = record_size(len(meta), length)
         self._waiting.append(_Waiting((meta, chunks, spans), size, committed))
         if self._committer is None:
             loop = asyncio.get_running_loop()
@@ -195,22 +233,27 @@ class Store:
             segment.is_used += 1
             try:
                 await threads.run(scan, for_disk=True)
+                if scan.error:
+                    self._log.error(
+                        "cannot read %s, what is in it stays there: %s",
+                        *(segment.path, os.strerror(scan.error)),
+                    )
+                    segment.read_to = segment.used
+                    continue
+                segment.read_to, segment.last_id = scan.offset, scan.last_id
+                records = [await self._stored(segment, *row) for row in scan.found()]
             finally:
                 segment.is_used -= 1
-            if scan.error:
-                self._log.error(
-                    "cannot read %s, what is in it stays there: %s",
-                    *(segment.path, os.strerror(scan.error)),
-                )
-                segment.read_to = segment.used
-                continue
-            segment.read_to, segment.last_id = scan.offset, scan.last_id
-            records = [self._stored(segment, *row) for row in scan.found()]
             self._look_at(segment)
             self._settle_soon()
             if records:
                 return records
         return []
+
+    async def quarantine(self, record: Stored, why: str) -> bool:
+        """Set an intact record aside that cannot be used; False: it stays where it is."""
+        size = record_size(len(record.meta), record.size)
+        return await self._set_aside(record.place, size, f"cannot be used: {why}")
 
     async def flush(self) -> None:
         """Return when nothing waits to be stored."""
@@ -223,20 +266,22 @@ class Store:
         current, self._current = self._current, None
         if current is not None:
             self._seal(current)
-            with suppress(OSError):
-                current.cut_to(current.used)
         while self._settler is not None:
             await asyncio.wait((self._settler,))
         rest, self._segments = list(self._segments.values()), {}
         self._unread.clear()
-        closing = [(one.fd, one.folder.fd, None) for one in rest]
-        await threads.run(Settle([], closing, syncs=True), for_disk=True)
-        for folder in self._folders.values():
+        closing = [
+            (one.fd, one.folder.fd, None, one.salt, one.size if one is current else -1)
+            for one in rest
+        ]
+        await self._settled(Settle([], closing))
+        for folder in (*self._folders.values(), *self._replaced):
             os.close(folder.fd)
             if folder.path.name != str(self._slot):
                 with suppress(OSError):  # it isn't empty
                     folder.path.rmdir()
         self._folders.clear()
+        self._replaced.clear()
 
     def _first_unread(self) -> Segment | None:
         while self._unread and self._unread[0].is_read and self._unread[0].is_sealed:
@@ -248,7 +293,8 @@ class Store:
         found = [self.base / str(self._slot)]
         for path in sorted(self.base.iterdir()):
             slot = int(path.name) if path.name.isdecimal() and path.name.isascii() else -1
-            if slot >= self._workers and slot % self._workers == self._slot:
+            ours = slot >= self._workers and slot % self._workers == self._slot
+            if ours and path.is_dir():
                 found.append(path)
         return found
 
@@ -258,7 +304,7 @@ class Store:
         return self._folders[path]
 
     async def _adopt(self, folder: Folder, name: str) -> Totals:
-        """Count what a segment holds, if it can be had."""
+        """Lock a segment and count its live records; empty if another process holds it."""
         path = folder.path / name
         fd = claim(path)
         if fd is None:
@@ -268,17 +314,20 @@ class Store:
             segment = open_segment(folder, name, fd)
             if segment is None:
                 os.close(fd)
-                if not path.exists() and any(folder.path.glob(f"{name}*")):
-                    self._log.error("%s is no segment of a store: it is set aside", path)
-                    self.damaged += 1
+                self._log.error("%s is no segment of a store: it is set aside", path)
+                self.damaged += 1
                 return Totals()
             scan = await _scanned(segment)
-            if scan.torn_at is not None:
-                self._log.info(
-                    "%s ends in a request that was being written when its process ended",
-                    path,
-                )
-                segment.cut_to(scan.torn_at)
+            self._cut(segment, scan.torn_at)
+        except OSError as error:
+            os.close(fd)
+            if isinstance(error, OtherVersionError):
+                raise
+            # The others can be delivered all the same.
+            self._passed_over.add(path)
+            self.damaged += 1
+            self._log.error("cannot read %s, what is in it stays there: %s", path, error)
+            return Totals()
         except BaseException:
             os.close(fd)
             raise
@@ -296,6 +345,22 @@ class Store:
             self._settle_soon()
         return totals
 
+    def _cut(self, segment: Segment, torn_at: int | None) -> None:
+        """Cut off what was never finished, and say what is missing. Raises OSError."""
+        if segment.missing:
+            self.damaged += 1
+            self._log.error(
+                "%s was cut short by %d bytes: requests that were stored there are lost",
+                *(segment.path, segment.missing),
+            )
+        if torn_at is not None:
+            self._log.info(
+                "%s ends in a request that was being written when its process ended",
+                segment.path,
+            )
+        if segment.missing or torn_at is not None:
+            segment.end_at(segment.size if torn_at is None else torn_at)
+
     async def _commit(self) -> None:
         try:
             while self._waiting:
@@ -305,33 +370,41 @@ class Store:
                 except Exception as error:
                     self._log.exception("committing failed")
                     why = OSError(errno.EIO, repr(error), str(self.base))
-                    for one in group:
-                        one.committed(why, False)
+                    for one in group or self._take_group(self._segment_size):
+                        self._tell(one, why, False)
         finally:
             self._committer = None
 
     async def _commit_group(self, group: list[_Waiting]) -> None:
         """Store as much of what waits as goes into one segment: that is the `group`."""
+        if self._is_lost:
+            try:
+                self._take_back()
+            except OSError as error:
+                for one in self._take_group(self._segment_size):
+                    self._tell(one, error, False)
+                return
         first, former = self._waiting[0], self._current
         segment = former
         if segment is None or segment.used + first.size > segment.size:
             segment = self._begun(max(self._segment_size, FIRST_RECORD + first.size))
-        end = segment.used
-        while self._waiting and end + self._waiting[0].size <= segment.size:
-            group.append(self._waiting.popleft())
-            end += group[-1].size
-        rows = [one.row for one in group]
+        group += self._take_group(segment.size - segment.used)
         append = Append(
-            rows, self._next_id, time.time_ns(), segment.salt, segment.fd, segment.used
+            [one.row for one in group],
+            self._next_id,
+            time.time_ns(),
+            segment.salt,
+            segment.fd,
+            segment.used,
+            segment.folder.fd,
+            os.fsencode(segment.folder.path),
+            segment.name.encode(),
         )
         if segment is not former:
-            append.begin(
-                segment.folder.fd,
-                segment.name.encode(),
-                segment.number,
-                segment.size,
-                *((former.fd, former.used) if former is not None else (-1, 0)),
-            )
+            ending = (-1, 0, 0)
+            if former is not None:
+                ending = (former.fd, former.salt, former.used)
+            append.begin(segment.number, segment.size, *ending)
         self._next_id += len(group)
         segment.is_used += 1
         try:
@@ -342,10 +415,12 @@ class Store:
             if segment is former:
                 self._seal(segment)
                 self._current = None
-            error = OSError(append.error, os.strerror(append.error), str(segment.path))
-            for one in group:
-                one.committed(error, False)
-            group.clear()
+            if append.error == errno.ESTALE:
+                await self._locate(segment.folder)
+            why = OSError(append.error, _why(append.error), str(segment.path))
+            failed, group[:] = group[:], []
+            for one in failed:
+                self._tell(one, why, False)
             return
         if segment is not former:
             if former is not None:
@@ -355,22 +430,68 @@ class Store:
             self._unread.append(segment)
         self._on_commit(append.seconds)
         committed, group[:] = group[:], []
-        self._hand_out(segment, committed, append.places, end)
+        self._hand_out(segment, committed, append.places)
+
+    def _take_group(self, room: int) -> list[_Waiting]:
+        """The first that wait, as many as `room` bytes hold, at least one."""
+        group = [self._waiting.popleft()]
+        room -= group[0].size
+        while self._waiting and self._waiting[0].size <= room:
+            group.append(self._waiting.popleft())
+            room -= group[-1].size
+        return group
 
     def _hand_out(
-        self,
-        segment: Segment,
-        group: list[_Waiting],
-        places: list[tuple[int, int]],
-        end: int,
+        self, segment: Segment, group: list[_Waiting], places: list[tuple[int, int]]
     ) -> None:
         is_next = not self.has_unread
-        segment.used = end
+        segment.used += sum(one.size for one in group)
         segment.live += len(group)
         for one, (offset, mark) in zip(group, places, strict=True):
-            is_next = one.committed(Place(segment, offset, mark), is_next) and is_next
+            is_next = self._tell(one, Place(segment, offset, mark), is_next) and is_next
             if is_next:
                 segment.read_to = offset + one.size
+
+    def _tell(self, one: _Waiting, stored: Place | OSError, is_next: bool) -> bool:
+        """What `committed` returns; where it fails the others are told all the same."""
+        try:
+            return one.committed(stored, is_next)
+        except Exception:
+            self._log.exception("a request could not be told what became of it")
+            return False
+
+    async def _locate(self, folder: Folder) -> None:
+        """Look whether our folder is in its place, and say if it is not."""
+        look = Locate(folder.fd, os.fsencode(folder.path))
+        await threads.run(look, for_disk=True)
+        if look.error == errno.ESTALE and not self._is_lost:
+            self._is_lost = True
+            self._log.error(
+                "%s was removed, renamed or replaced: requests are refused until it is "
+                "back; %d that were stored there are lost if this process ends before it "
+                "has delivered them",
+                *(folder.path, self.records),
+            )
+
+    def _take_back(self) -> None:
+        """Go on in the folder that is at our path now. Raises OSError.
+
+        The directory of all stores is its operator's to make; folders below it are ours.
+        """
+        own = self.base / str(self._slot)
+        for path in (self.base, own):
+            make_folder(path)
+        folder, former = Folder(own), self._folders[own]
+        if os.path.sameopenfile(folder.fd, former.fd):
+            os.close(folder.fd)
+        else:
+            self._replaced.append(former)
+            self._folders[own] = folder
+            if self._current is not None:
+                self._seal(self._current)
+                self._current = None
+        self._is_lost = False
+        self._log.warning("%s is there again: requests are stored", own)
 
     def _begun(self, size: int) -> Segment:
         """A segment that is not there yet."""
@@ -404,18 +525,21 @@ class Store:
                 self._marks = []
                 settle = Settle(
                     [(one.segment.fd, one.offset, one.mark) for one in marks],
-                    [(one.fd, one.folder.fd, one.name.encode()) for one in over],
+                    [(one.fd, one.folder.fd, one.name.encode(), 0, -1) for one in over],
                 )
-                await threads.run(settle, for_disk=True)
-                if settle.error:
-                    self._log.error(
-                        "cannot note in %s what is done, it will come again: %s",
-                        *(self.base, os.strerror(settle.error)),
-                    )
+                await self._settled(settle)
         finally:
             self._settler = None
 
-    def _stored(
+    async def _settled(self, settle: Settle) -> None:
+        await threads.run(settle, for_disk=True)
+        if settle.error:
+            self._log.error(
+                "cannot note in %s what is done, it will come again: %s",
+                *(self.base, os.strerror(settle.error)),
+            )
+
+    async def _stored(
         self,
         segment: Segment,
         what: int,
@@ -429,17 +553,34 @@ class Store:
         body: bytes,
     ) -> Stored:
         place = Place(segment, offset, mark)
-        if what != RECORD:
-            try:
-                aside = segment.set_aside(offset, total, wipe=what == LOST)
-                where = f"they are set aside as {aside.name}"
-            except OSError as error:
-                where = f"they cannot be set aside: {error.strerror}"
-            self._log.error(
-                "%d bytes at %d in %s fail their checksum; %s",
-                *(total, offset, segment.path, where),
-            )
-        return Stored(place, what == RECORD, stored_at / 1e9, spans, size, meta, body)
+        is_kept = what != RECORD and not await self._set_aside(
+            place, total, "fail their checksum", wipes=what == LOST
+        )
+        return Stored(
+            place, what == RECORD, is_kept, stored_at / 1e9, spans, size, meta, body
+        )
+
+    async def _set_aside(
+        self, place: Place, size: int, why: str, *, wipes: bool = False
+    ) -> bool:
+        """Copy bytes that are of no use into a file of their own; returns whether it is."""
+        segment = place.segment
+        name = f"{segment.name.removesuffix(SUFFIX)}.{place.offset}{DAMAGED}"
+        copy = SetAside(
+            segment.fd, place.offset, size, segment.folder.fd, name.encode(), wipes
+        )
+        segment.is_used += 1
+        try:
+            await threads.run(copy, for_disk=True)
+        finally:
+            segment.is_used -= 1
+        where = f"they are set aside as {name}"
+        if copy.error:
+            where = f"they stay there, as they cannot be set aside: {_why(copy.error)}"
+        self._log.error(
+            "%d bytes at %d in %s %s; %s", size, place.offset, segment.path, why, where
+        )
+        return not copy.error
 
 
 async def _scanned(segment: Segment) -> Scan:
@@ -449,3 +590,9 @@ async def _scanned(segment: Segment) -> Scan:
     if scan.error:
         raise OSError(scan.error, os.strerror(scan.error), str(segment.path))
     return scan
+
+
+def _why(number: int) -> str:
+    if number == errno.ESTALE:
+        return "the file or its folder was removed, renamed or replaced while it was in use"
+    return os.strerror(number)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from k8strace import store as store_module
 from k8strace import threads
+from k8strace._store import FIRST_RECORD, Scan
+from k8strace.segments import Place, Segment, count
 from k8strace.store import Store
 from tests.support.stores import (
     DONE_AT,
@@ -307,11 +312,191 @@ async def test_a_segment_without_a_head_is_set_aside(
     assert [one.name.endswith(".segment.damaged") for one in files(tmp_path)] == [True]
 
 
+@pytest.mark.parametrize("kept", [0, 100, FIRST_RECORD, "record", "before the end"])
+async def test_a_segment_that_was_cut_short_is_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kept: int | str
+) -> None:
+    one = store(tmp_path)
+    await one.open()
+    for number in range(3):
+        await put(one, b"%d" % number * 10)
+    if kept == "before the end":
+        abandon(one)  # as one that is killed: nothing stands in the space that is lost
+    else:
+        await one.close()
+    (path,) = files(tmp_path)
+    places = list(records_in(path))
+    if kept == "record":
+        kept = places[1][0]
+    elif kept == "before the end":
+        kept = path.stat().st_size - 8
+    assert isinstance(kept, int)
+    os.truncate(path, kept)
+    whole = sum(offset + size <= kept for offset, size in places)
+    again = store(tmp_path)
+    assert (await again.open()).records == whole
+    assert again.damaged == 1
+    assert str(path) in caplog.text
+    assert len(await read_all(again)) == whole
+    await again.close()
+    caplog.clear()
+    third = store(tmp_path)
+    assert (await third.open()).records == whole
+    assert (third.damaged, caplog.text) == (0, "")
+    await third.close()
+
+
+async def test_files_are_for_us_alone_whatever_the_umask(tmp_path: Path) -> None:
+    for umask in (0, 0o077, 0o777):
+        base = tmp_path / f"{umask:o}"
+        before = os.umask(umask)
+        try:
+            one = store(base)
+            await one.open()
+            await put(one, b"spans")
+            await put(one, b"damaged")
+            abandon(one)
+            (path,) = files(base)
+            flip(path, list(records_in(path))[1][0] + RECORD.size)
+            again = store(base)
+            await again.open()
+            await read_all(again)
+            await again.close()
+        finally:
+            os.umask(before)
+        modes = {one: one.stat().st_mode & 0o777 for one in base.rglob("*")}
+        modes[base] = base.stat().st_mode & 0o777
+        assert [mode for one, mode in modes.items() if one.is_dir()] == [0o750] * 2
+        assert [mode for one, mode in modes.items() if one.is_file()] == [0o600] * 2
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link", "broken link"])
+async def test_what_is_no_file_is_named_and_passed_over(
+    tmp_path: Path, kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = store(tmp_path)
+    await one.open()
+    await put(one, b"spans")
+    await one.close()
+    (path,) = files(tmp_path)
+    other = path.with_name("0000000000000001.segment")
+    if kind == "folder":
+        other.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(other)
+    else:
+        other.symlink_to(path if kind == "link" else "nothing")
+    (tmp_path / "9").write_bytes(b"not a folder")
+    again = store(tmp_path)
+    assert (await again.open()).records == 1
+    assert (await again.adopt()).records == 0
+    assert [record.body for record in await read_all(again)] == [b"spans"]
+    assert caplog.text.count(f"{other} is not a regular file: it is passed over") == 1
+    await again.close()
+    assert other.is_symlink() or other.exists()
+    assert count(other) == (0, 0, 0)
+
+
+async def test_a_segment_that_cannot_be_read_at_the_start_stops_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = store(tmp_path)
+    await one.open()
+    for _ in range(2):
+        await put(one, bytes(9000))
+    await one.close()
+    bad, good = files(tmp_path)
+    scanned = store_module._scanned
+
+    async def fails(segment: Segment) -> Scan:
+        if segment.path == bad:
+            raise OSError(errno.EIO, "Input/output error", str(bad))
+        return await scanned(segment)
+
+    monkeypatch.setattr(store_module, "_scanned", fails)
+    again = store(tmp_path)
+    assert (await again.open()).records == 1
+    assert (await again.adopt()).records == 0
+    assert again.damaged == 1
+    assert caplog.text.count("cannot read") == 1
+    await again.close()
+    assert files(tmp_path) == [bad, good]
+
+
+async def test_one_that_is_not_told_keeps_the_others_from_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    one = store(tmp_path)
+    await one.open()
+
+    def fails(stored: Place | OSError, is_next: bool) -> bool:
+        raise RuntimeError(stored, is_next)
+
+    one.put(b"", (b"first",), 1, fails)
+    await put(one, b"second")
+    assert "could not be told what became of it" in caplog.text
+    assert [record.body for record in await read_all(one)] == [b"first", b"second"]
+    await one.close()
+
+
+async def test_a_record_that_is_too_large_is_refused_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "LARGEST_BODY", 100)
+    one = store(tmp_path)
+    await one.open()
+    tasks = [asyncio.create_task(put(one, bytes(size))) for size in (100, 101, 99)]
+    await asyncio.wait(tasks)
+    assert isinstance(tasks[1].exception(), OSError)
+    assert one.records == 2
+    await one.close()
+
+
+@pytest.mark.parametrize("what", ["renamed", "replaced", "removed", "emptied"])
+async def test_nothing_is_stored_where_nobody_will_look_for_it(
+    tmp_path: Path, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    base, elsewhere = tmp_path / "all" / "base", tmp_path / "elsewhere"
+    base.parent.mkdir()
+    one = store(base)
+    await one.open()
+    await put(one, b"first")
+    (path,) = files(base)
+    if what in ("renamed", "replaced"):
+        base.parent.rename(elsewhere)
+    elif what == "removed":
+        shutil.rmtree(base.parent)
+    else:
+        path.unlink()
+    with pytest.raises(OSError, match="was removed, renamed or replaced"):
+        await put(one, b"second")
+    if what != "emptied":
+        assert f"{base / '0'} was removed, renamed or replaced" in caplog.text
+        for _ in range(2):
+            with pytest.raises(FileNotFoundError):
+                await put(one, b"third")
+        with pytest.raises(FileNotFoundError):
+            await one.look_after()
+        if what == "renamed":
+            elsewhere.rename(base.parent)
+        else:
+            base.parent.mkdir()
+        assert (await one.look_after()).records == 0
+        assert caplog.text.count("is there again") == 1
+    await put(one, b"fourth")
+    assert [record.body for record in await read_all(one)] == [b"first", b"fourth"]
+    await one.close()
+    again = store(base)
+    await again.open()
+    kept = [b"first", b"fourth"] if what == "renamed" else [b"fourth"]
+    assert [record.body for record in await read_all(again)] == kept
+    await again.close()
+
+
 async def test_what_was_being_begun_is_removed(tmp_path: Path) -> None:
     folder = tmp_path / "0"
     folder.mkdir()
     (folder / "0000000000000001.segment.new").write_bytes(b"half a head")
-    (folder / "0000000000000002.segment").write_bytes(bytes(100))
     one = store(tmp_path)
     assert (await one.open()).records == 0
     await one.close()

@@ -35,7 +35,15 @@ from k8strace.store import Store, Stored
 
 WINDOW = 16 * 1024 * 1024  # bytes of waiting payloads that are kept in memory, at the most
 WINDOW_SHARE = 8  # or this part of the budget
-ADOPT_EVERY = 1.0  # seconds between two looks at what a process that drains still holds
+LOOK_EVERY = 1.0  # seconds between two looks at the folder, and at what others still hold
+
+SCHEMA = 1
+"""The version of what is stored of a payload besides its spans: the first byte of it.
+
+Bytes without a version (k8strace 0.1) begin with 0x92, MessagePack's array of two. What is
+appended to `Facts`, `Origin` and `Source`, with a default, needs no other version.
+"""
+_UNVERSIONED = 0x92
 
 
 class Facts(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -45,8 +53,56 @@ class Facts(msgspec.Struct, frozen=True, gc=False, array_like=True):
     sources: tuple[Source, ...]
 
 
-_encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Facts).decode
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Facts)
+
+
+def encode_facts(facts: Facts) -> bytes:
+    """The bytes to store; text that is not Unicode (lone surrogates) is escaped."""
+    try:
+        return b"%c%b" % (SCHEMA, _encoder.encode(facts))
+    except UnicodeEncodeError:
+        sources = tuple(
+            Source(one.spans, one.size, _safe(one.origin)) for one in facts.sources
+        )
+        return b"%c%b" % (SCHEMA, _encoder.encode(Facts(_safe(facts.origin), sources)))
+
+
+def decode_facts(data: bytes, spans: int, size: int) -> Facts:
+    """The inverse of `encode_facts`, for a payload of so many spans and bytes.
+
+    Raises ValueError that says what is wrong.
+    """
+    schema = data[0] if data else 0
+    if schema not in (SCHEMA, _UNVERSIONED):
+        raise ValueError(
+            f"its metadata has version {schema}, and this k8strace reads {SCHEMA}"
+        )
+    facts = _decoder.decode(data if schema == _UNVERSIONED else memoryview(data)[1:])
+    sources = facts.sources
+    if sources and (
+        min(min(one.spans, one.size) for one in sources) < 0
+        or sum(one.spans for one in sources) != spans
+        or sum(one.size for one in sources) != size
+    ):
+        raise ValueError("its metadata tells of other requests than it has")
+    return facts
+
+
+def _safe(origin: Origin | None) -> Origin | None:
+    if origin is None:
+        return None
+    subject = origin.subject
+    return Origin(
+        _safe_text(origin.peer),
+        None if subject is None else _safe_text(subject),
+        tuple((_safe_text(name), _safe_text(value)) for name, value in origin.metadata),
+        tuple(map(_safe_text, origin.groups)),
+    )
+
+
+def _safe_text(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class StoredQueue(Queue):
@@ -66,7 +122,7 @@ class StoredQueue(Queue):
         self._drops = context.drops
         self._lines = context.drops.lines
         self._reader: asyncio.Task[None] | None = None
-        self._adopter: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
         metrics, label = context.metrics, context.label
         self._metrics = metrics
         self._committed_records = metrics.counter(STORE_COMMITTED_RECORDS, label)
@@ -101,8 +157,7 @@ class StoredQueue(Queue):
         self._recover(await store.open())
         self._metrics.gauge(STORE_RECORDS, lambda: store.records, self._label)
         self._metrics.gauge(STORE_BYTES, lambda: store.size, self._label)
-        if store.foreign:
-            self._adopter = asyncio.get_running_loop().create_task(self._adopt())
+        self._keeper = asyncio.get_running_loop().create_task(self._keep())
 
     async def commit(self, payload: Payload, amount: int) -> None:
         """Return when `payload`, whose room has been taken, is stored.
@@ -111,7 +166,7 @@ class StoredQueue(Queue):
         """
         ticket = Ticket(payload, amount, is_answered=True)
         waiter = asyncio.get_running_loop().create_future()
-        meta = _encode(Facts(payload.origin, payload.sources))
+        meta = encode_facts(Facts(payload.origin, payload.sources))
 
         def committed(stored: Place | OSError, is_next: bool) -> bool:
             return self._on_committed(ticket, waiter, stored, is_next)
@@ -151,9 +206,9 @@ class StoredQueue(Queue):
     async def stop_reading(self) -> None:
         """Leave on disk what isn't in memory."""
         self._draining = True
-        for task in (self._reader, self._adopter):
+        for task in (self._reader, self._keeper):
             if task is not None:
-                if task is self._adopter:
+                if task is self._keeper:
                     task.cancel()
                 await asyncio.wait((task,))
 
@@ -230,16 +285,18 @@ class StoredQueue(Queue):
         )
         self._read_soon()
 
-    async def _adopt(self) -> None:
-        """Take over what the process before this one still held at the start."""
-        while self._store.foreign:
-            await asyncio.sleep(ADOPT_EVERY)
+    async def _keep(self) -> None:
+        """Look after the store, also when nothing is stored."""
+        while True:
+            await asyncio.sleep(LOOK_EVERY)
             try:
-                self._recover(await self._store.adopt())
+                self._recover(await self._store.look_after())
             except OSError as error:
                 self._lines.write(
-                    "adopt", logging.ERROR, "cannot read %s: %s", *_place_and_reason(error)
+                    "keep", logging.ERROR, "cannot use %s: %s", *_place_and_reason(error)
                 )
+            except Exception as error:
+                self._lines.defect("cannot look after the store", error=error)
 
     def _has_room(self) -> bool:
         """Whether more is to be read: half of the window is free, or nothing waits."""
@@ -258,25 +315,25 @@ class StoredQueue(Queue):
                 if not records:
                     return
                 for record in records:
-                    self._line_up(record)
+                    await self._line_up(record)
                 del records, record
                 self._ready()
         finally:
             self._reader = None
 
-    def _line_up(self, record: Stored) -> None:
+    async def _line_up(self, record: Stored) -> None:
         """Put what was read in the line, or count it as lost."""
         if not record.intact:
-            self._corrupt_records.add(1)
-            amounts = {"requests": 1, "items": record.spans, "bytes": record.size}
-            self.room.give(amounts[self._sizer])
-            self._count(-record.size)
-            self._ledger.park(-record.spans)
-            text = f"a record of {record.size} bytes in {self._store.base} is damaged"
-            self._drops.spans(record.spans, "corrupt", text)
-            self._store.finish(record.place)
+            if not record.is_kept:
+                self._lose(record, f"a record of {record.size} bytes is damaged")
             return
-        facts = _decode(record.meta)
+        try:
+            facts = decode_facts(record.meta, record.spans, record.size)
+        except (ValueError, RecursionError) as error:
+            # Otherwise it would stop all that is behind it, at each start again.
+            if await self._store.quarantine(record, str(error)):
+                self._lose(record, f"a record of {record.size} bytes cannot be used")
+            return
         peer = facts.origin.peer if facts.origin is not None else ""
         payload = Payload(
             (record.body,),
@@ -290,6 +347,16 @@ class StoredQueue(Queue):
         ticket.since = monotonic() - max(0.0, time.time() - record.time)
         ticket.place = record.place
         self.put(ticket)
+
+    def _lose(self, record: Stored, text: str) -> None:
+        """Count a record that was set aside, and be done with it."""
+        self._corrupt_records.add(1)
+        amounts = {"requests": 1, "items": record.spans, "bytes": record.size}
+        self.room.give(amounts[self._sizer])
+        self._count(-record.size)
+        self._ledger.park(-record.spans)
+        self._drops.spans(record.spans, "corrupt", f"{text}: {self._store.base}")
+        self._store.finish(record.place)
 
     def _pop(self) -> Ticket:
         ticket = super()._pop()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from k8strace._store import FORMAT
-from k8strace.segments import other_version
+from k8strace.segments import open_regular, other_version
 
 NAME = "k8strace.lock"
 _TEXT = "k8strace store "
@@ -30,7 +32,7 @@ class Lock:
             held.times += 1
             return held
         path = directory / NAME
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        fd = open_regular(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _check_version(fd, path)
@@ -57,7 +59,16 @@ _held: dict[tuple[int, int], Lock] = {}
 def _check_version(fd: int, path: Path) -> None:
     text = os.pread(fd, 100, 0).decode(errors="replace")
     if not text:
-        os.pwrite(fd, f"{_TEXT}{FORMAT}\n".encode(), 0)
-        os.fsync(fd)
+        # Who has no right to the mode may have one to the file; on a full disk what is
+        # stored is to be delivered, which makes space.
+        with suppress(PermissionError):
+            os.fchmod(fd, 0o600)
+        try:
+            os.pwrite(fd, f"{_TEXT}{FORMAT}\n".encode(), 0)
+            os.fsync(fd)
+        except OSError as error:
+            os.ftruncate(fd, 0)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise OSError(error.errno, error.strerror, str(path)) from error
     elif text.strip() != f"{_TEXT}{FORMAT}":
         raise other_version(path, text.removeprefix(_TEXT).strip()[:20])

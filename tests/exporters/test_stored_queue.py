@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import resource
+import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from k8strace.budget import MAX_RETRY_AFTER
 from k8strace.component import ComponentID, Promise
@@ -19,8 +21,9 @@ from k8strace.config import decode
 from k8strace.errors import ConfigError, RefusedError, RejectedError
 from k8strace.exporters import _stored_queue
 from k8strace.exporters._queue import QueueConfig
+from k8strace.exporters._stored_queue import Facts, decode_facts, encode_facts
 from k8strace.extensions.file_storage import Config, FileStorage
-from k8strace.payload import Payload
+from k8strace.payload import Origin, Payload, Source
 from k8strace.store import Store
 from tests.support.pipeline import (
     Drive,
@@ -33,8 +36,10 @@ from tests.support.pipeline import (
     until,
 )
 from tests.support.sending import FAST_RETRY, Rig, Scripted
-from tests.support.stores import files, flip, records_in
+from tests.support.stores import files, flip, put, records_in
+from tests.support.stores import store as plain_store
 
+OLD_STORE = Path(__file__).parent.parent / "data" / "store"
 ID = ComponentID("file_storage")
 TRACES = {"data_type": "traces"}
 SMALL_SEGMENT = 64 * 1024
@@ -305,7 +310,7 @@ async def test_a_sender_that_leaves_while_it_is_stored(tmp_path: Path) -> None:
 async def test_what_another_process_drains_is_taken_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_stored_queue, "ADOPT_EVERY", 0.01)
+    monkeypatch.setattr(_stored_queue, "LOOK_EVERY", 0.01)
     async with stored(tmp_path) as new:
         async with stored(tmp_path, gate=False) as old:
             await old.send(3)
@@ -315,3 +320,144 @@ async def test_what_another_process_drains_is_taken_over(
                 await until(lambda: third.ledger.recovered == 3)
                 await third.settled()
         assert new.ledger.recovered == 0
+
+
+async def stored_by_hand(base: Path, *metas: bytes) -> None:
+    """A record of three spans for each metadata, as an earlier process left them."""
+    base.mkdir()  # noqa: ASYNC240 -- nothing else runs
+    one = plain_store(base / "scripted")
+    await one.open()
+    for meta in metas:
+        await put(one, *payload(3).chunks, meta=meta, spans=3)
+    await one.close()
+
+
+def facts(**changes: Any) -> bytes:
+    given = payload(3)
+    values = {"origin": given.origin, "sources": (), **changes}
+    return encode_facts(Facts(**values))
+
+
+@pytest.mark.parametrize(
+    "meta",
+    [
+        b"",
+        b"\xc1",
+        b"\x09" + facts()[1:],
+        facts()[:-1],
+        facts() + b"\x00",
+        b"\x01\x92\xc0\x91\x01",
+        b"\x01" + b"\x91" * 100_000,
+        facts().replace(b"10.0.0.1:1", b"10.0.\xff.1:1"),
+        facts(sources=(Source(1, 1, None),)),
+        facts(sources=(Source(4, payload(3).size, None), Source(-1, 0, None))),
+    ],
+    ids=[
+        *("none", "rubbish", "newer", "cut", "longer", "types", "deep", "text"),
+        *("sources", "negative"),
+    ],
+)
+async def test_a_record_whose_metadata_cannot_be_read_costs_itself(
+    tmp_path: Path, meta: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    base = tmp_path / "store"
+    await stored_by_hand(base, facts(), meta, facts())
+    async with stored(base) as rig:
+        assert rig.ledger.recovered == 9
+        await rig.settled()
+        assert (rig.ledger.sent, rig.ledger.dropped) == (6, {"corrupt": 3})
+        assert rig.value("k8strace_store_corrupt_records_total") == 1
+        assert rig.value("otelcol_exporter_queue_size", **TRACES) == 0
+    assert caplog.text.count("cannot be used") == 2
+    (aside,) = [one for one in files(base) if one.suffix == ".damaged"]
+    assert b"service.name" in aside.read_bytes()
+    assert aside.stat().st_mode & 0o777 == 0o600
+    async with stored(base) as again:
+        assert again.ledger.recovered == 0
+        await again.send(3)
+        await again.settled()
+
+
+async def test_a_record_that_cannot_be_set_aside_stays(tmp_path: Path) -> None:
+    base = tmp_path / "store"
+    await stored_by_hand(base, b"\xc1", facts())
+    (path,) = files(base)
+    (offset, _), _ = records_in(path)
+    aside = path.with_suffix(f".{offset}.damaged")
+    aside.mkdir()
+    async with stored(base) as rig:
+        await until(lambda: rig.ledger.sent == 3)
+        assert (rig.ledger.parked, rig.ledger.dropped) == (3, {})
+    aside.rmdir()
+    async with stored(base) as again:
+        await again.settled()
+        assert again.ledger.dropped == {"corrupt": 3}
+
+
+async def test_a_store_of_an_earlier_version_is_delivered(tmp_path: Path) -> None:
+    base = tmp_path / "store"
+    shutil.copytree(OLD_STORE, base)
+    sent: list[Payload] = []
+
+    async def look(given: Payload) -> None:
+        sent.append(given)
+
+    async with stored(base, gate=False, num_consumers=1) as rig:
+        rig.exporter.answer = look
+        assert rig.ledger.recovered == 6
+        rig.exporter.gate.set()
+        await rig.settled()
+        origin = Origin(
+            "10.0.0.1:1",
+            "system:serviceaccount:kube:api",
+            (("x-tenant", "bl\xe5"),),
+            ("system:masters",),
+        )
+        assert sent[0].origin == origin
+        peers = [one.origin.peer for one in sent[1].sources if one.origin]
+        assert peers == ["10.0.0.2:2", "10.0.0.3:3"]
+        assert [one.spans for one in sent[1].sources] == [3, 1]
+        sent.clear()
+    assert [one.name for one in files(base)] == ["k8strace.lock"]
+
+
+async def test_text_that_is_not_unicode_costs_nobody_anything(tmp_path: Path) -> None:
+    bad = Origin("10.0.0.1:1", "a\udcff", (("x-\udc80", "\udcffv"),), ("\ud800",))
+    sizes = [payload(3).size] * 2
+    meta = encode_facts(Facts(None, (Source(3, sizes[0], bad), Source(3, sizes[1], None))))
+    found = decode_facts(meta, 6, sum(sizes)).sources[0].origin
+    assert found == Origin(
+        "10.0.0.1:1", "a\\udcff", (("x-\\udc80", "\\udcffv"),), ("\\ud800",)
+    )
+    async with stored(tmp_path, gate=False) as rig:
+        hostile = structs.replace(rig.payload(3), origin=bad)
+        await rig.edge(Payload.join([rig.payload(2), hostile, rig.payload(1)]))
+        del hostile
+    async with stored(tmp_path) as again:
+        await again.settled()
+        assert again.ledger.sent == 6
+
+
+async def test_a_directory_that_is_not_there_refuses_until_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_stored_queue, "LOOK_EVERY", 0.01)
+    base, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    base.mkdir()
+    async with stored(base, gate=False) as rig:
+        await rig.send(3)
+        base.rename(elsewhere)
+        await until(lambda: "was removed, renamed or replaced" in caplog.text)
+        for _ in range(2):
+            error = await failure(rig.send(3))
+            assert isinstance(error, RefusedError)
+            assert error.retry_after == MAX_RETRY_AFTER
+        assert rig.value("k8strace_store_failed_records_total") == 2
+        elsewhere.rename(base)
+        await until(lambda: "is there again" in caplog.text)
+        await rig.send(3)
+        rig.exporter.gate.set()
+        await rig.settled()
+        assert rig.ledger.sent == 6
+        assert rig.value("k8strace_store_records") == 0
+    assert [one.name for one in files(base)] == ["k8strace.lock"]
