@@ -35,6 +35,11 @@ def join_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+def host_of(peer: str) -> str:
+    """Whose share of the budget `peer` uses: its host's. All on Unix sockets are one."""
+    return peer.rpartition(":")[0]
+
+
 async def listening_sockets(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen on all addresses of `host`; an empty one means all there are.
 

@@ -2,7 +2,8 @@
 
 - A server asks its `Gate` about each request when its headers are here, before anything of
   its body is read. What an authenticator knows it says at once (`recall`); what it has to
-  find out is waited for (`ask`), by a bounded number of requests for a bounded time.
+  find out is waited for (`ask`), by a bounded number of requests for a bounded time. The
+  peers share that number: when it is used up, who has the most gives way.
 - Where nobody can say who calls, the caller is told to come again, and not that it may not.
 - No text here, and no error, has a credential in it.
 """
@@ -11,12 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from contextlib import suppress
 from typing import Annotated, Literal, Protocol
 
 import msgspec
 
+from k8strace.addresses import host_of
+from k8strace.budget import Lease
 from k8strace.component import C_co, ComponentID, Config, Context, Extension
 from k8strace.errors import RefusedError, UnauthenticatedError
+from k8strace.fair_line import FairLine
 from k8strace.payload import Origin
 
 log = logging.getLogger(__name__)
@@ -32,6 +37,7 @@ CLIENT = msgspec.Meta(extra={"extension": "client"})
 
 MAX_ASKING = 256  # requests to a server that wait for a verdict, each with a window's bytes
 MAX_ASK = 10.0  # seconds for it
+CALL_SIZE = 4096  # bytes that a waiting request takes, besides its credential
 RETRY_AFTER = 1.0  # seconds after which one that could not be judged comes again
 
 
@@ -78,8 +84,11 @@ class ServerAuthenticator(Protocol):
     def recall(self, credential: bytes) -> Verdict | None:
         """The verdict, where it is known without waiting. Never raises."""
 
-    async def ask(self, credential: bytes) -> Verdict:
-        """The verdict; raises RefusedError where nobody can tell now."""
+    async def ask(self, credential: bytes, peer: str = "") -> Verdict:
+        """The verdict; raises RefusedError where nobody can tell now.
+
+        `peer` is who shows it (`Origin.peer`). Who is cancelled waits no more.
+        """
 
 
 class ClientAuthenticator(Protocol):
@@ -144,34 +153,58 @@ def _named(id_: ComponentID, side: Side, context: Context) -> Authenticator[Auth
     return found
 
 
-class Gate:
-    """Judges the callers of one server."""
+class Leases(Protocol):
+    """A budget, or who is asked in front of it."""
 
-    def __init__(self, authenticator: ServerAuthenticator) -> None:
+    def lease(self, amount: int, peer: str) -> Lease | None: ...
+
+    def refusal(self, amount: int, peer: str) -> RefusedError: ...
+
+
+class _Call:
+    """A request that waits for its verdict."""
+
+    def __init__(self, peer: str, until: float) -> None:
+        self.peer = peer
+        self.timeout = asyncio.timeout_at(until)
+        self.gives_way = False
+
+
+class Gate:
+    """Judges the callers of one server. What they show while they wait is leased, where
+    there is a `budget`."""
+
+    def __init__(
+        self, authenticator: ServerAuthenticator, budget: Leases | None = None
+    ) -> None:
         self.header = authenticator.header
         self.challenge = authenticator.challenge
         self._authenticator = authenticator
+        self._budget = budget
         self._nothing = Verdict(
             denial=f"there is no header {self.header!r}, or nothing in it"
         )
-        self._asking = 0
+        self._calls: FairLine[_Call] = FairLine()
 
     def recall(self, credential: bytes | None) -> Verdict | None:
         """The verdict where it is known; else `ask`."""
         return self._authenticator.recall(credential) if credential else self._nothing
 
-    async def ask(self, credential: bytes, deadline: float | None = None) -> Verdict:
-        """The verdict, until the loop's time `deadline`; raises RefusedError."""
-        if self._asking >= MAX_ASKING:
-            raise RefusedError(
-                "too many requests wait for their callers to be authenticated", RETRY_AFTER
-            )
+    async def ask(
+        self, credential: bytes, deadline: float | None = None, peer: str = ""
+    ) -> Verdict:
+        """The verdict for `peer`, until the loop's time `deadline`; raises RefusedError."""
         until = asyncio.get_running_loop().time() + MAX_ASK
-        self._asking += 1
+        self._make_room(peer)
+        lease = self._lease(len(credential) + CALL_SIZE, peer)
+        call = _Call(peer, min(until, deadline or until))
+        self._calls.add(peer, call)
         try:
-            async with asyncio.timeout_at(min(until, deadline or until)):
-                return await self._authenticator.ask(credential)
+            async with call.timeout:
+                return await self._authenticator.ask(credential, peer)
         except TimeoutError:
+            if call.gives_way:
+                raise _too_many() from None
             raise RefusedError(
                 "the caller could not be authenticated in time", RETRY_AFTER
             ) from None
@@ -183,15 +216,44 @@ class Gate:
                 "the caller could not be authenticated", RETRY_AFTER
             ) from error
         finally:
-            self._asking -= 1
+            self._calls.remove(peer, call)
+            del lease
 
     async def admit(
-        self, credential: bytes | None, deadline: float | None = None
+        self, credential: bytes | None, deadline: float | None = None, peer: str = ""
     ) -> Verdict:
         """Who the caller is; raises UnauthenticatedError or RefusedError."""
         verdict = self.recall(credential)
         if verdict is None:
-            verdict = await self.ask(credential or b"", deadline)
+            verdict = await self.ask(credential or b"", deadline, peer)
         if verdict.denial is not None:
             raise UnauthenticatedError(verdict.denial)
         return verdict
+
+    def _make_room(self, peer: str) -> None:
+        """Have another request give way where too many wait. Raises RefusedError."""
+        while len(self._calls) >= MAX_ASKING:
+            call = self._calls.one_too_many(peer)
+            if call is None:
+                raise _too_many()
+            call.gives_way = True
+            # It may have an answer already, which its task has not seen yet.
+            with suppress(RuntimeError):
+                call.timeout.reschedule(0)
+            self._calls.remove(call.peer, call)
+
+    def _lease(self, amount: int, peer: str) -> Lease | None:
+        """Raises RefusedError where there is no room."""
+        budget = self._budget
+        if budget is None:
+            return None
+        lease = budget.lease(amount, host_of(peer))
+        if lease is None:
+            raise budget.refusal(amount, host_of(peer))
+        return lease
+
+
+def _too_many() -> RefusedError:
+    return RefusedError(
+        "too many requests wait for their callers to be authenticated", RETRY_AFTER
+    )

@@ -15,6 +15,7 @@ from k8strace.auth import (
     client_authenticator,
     server_authenticator,
 )
+from k8strace.budget import Budget
 from k8strace.component import ComponentID
 from k8strace.errors import RefusedError, UnauthenticatedError
 from k8strace.extensions.bearertokenauth import BearerTokenAuth
@@ -103,3 +104,46 @@ def test_components_find_their_authenticators() -> None:
         server_authenticator(ServerAuth(authenticator=other), there)
     with pytest.raises(ValueError, match="oidc is no client authenticator"):
         client_authenticator(ClientAuth(authenticator=other), there)
+
+
+async def waiting(gate: Gate, peer: str, count: int) -> list[asyncio.Task[Verdict]]:
+    tasks = [asyncio.create_task(gate.admit(b"x" * 100, None, peer)) for _ in range(count)]
+    await asyncio.sleep(0)
+    return tasks
+
+
+async def test_who_has_the_most_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "MAX_ASKING", 10)
+    doorman = Doorman()
+    doorman.gate.clear()
+    gate = Gate(doorman)
+    strangers = await waiting(gate, "10.0.0.1:1", 12)
+    with pytest.raises(RefusedError, match="too many"):
+        await strangers[-1]
+    honest = await waiting(gate, "10.0.0.2:1", 3)
+    done, _ = await asyncio.wait(strangers, return_when=asyncio.FIRST_COMPLETED)
+    doorman.found[b"x" * 100] = ANN
+    doorman.gate.set()
+    assert [await task for task in honest] == [ANN] * 3
+    results = await asyncio.gather(*strangers, return_exceptions=True)
+    assert results == [ANN] * 7 + results[7:]
+    assert all(
+        isinstance(one, RefusedError) and "too many" in str(one) for one in results[7:]
+    )
+    assert done
+
+
+async def test_what_waits_is_in_the_budget() -> None:
+    doorman = Doorman()
+    doorman.gate.clear()
+    budget = Budget(3 * (auth.CALL_SIZE + 100))
+    gate = Gate(doorman, budget)
+    tasks = await waiting(gate, "10.0.0.1:1", 3)
+    assert budget.held("10.0.0.1") == budget.used == budget.limit
+    with pytest.raises(RefusedError, match="memory budget is used up"):
+        await gate.admit(b"x" * 100, None, "10.0.0.1:2")
+    doorman.gate.set()
+    await asyncio.wait(tasks)
+    assert all(isinstance(task.exception(), UnauthenticatedError) for task in tasks)
+    del tasks
+    assert budget.used == 0

@@ -86,6 +86,7 @@ TIERS = (
         "k8strace.component",
         "k8strace.auth",
         "k8strace.edges",
+        "k8strace.fair_line",
         "k8strace.grpc",
         "k8strace.http_server",
         "k8strace.memory_guard",

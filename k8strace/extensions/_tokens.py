@@ -14,10 +14,19 @@ _BASE64URL = re.compile(r"[A-Za-z0-9_-]+")
 MAX_TOKEN = 16 * 1024  # bytes; headers are not larger
 
 
+def scheme_and_rest(credential: bytes) -> tuple[bytes, bytes]:
+    """The authentication scheme in lower case, and what follows it.
+
+    Case doesn't matter in a scheme, and one space or more end it (RFC 9110, section 11.4).
+    """
+    scheme, _, rest = credential.strip(b" ").partition(b" ")
+    return scheme.lower(), rest.lstrip(b" ")
+
+
 def bearer(credential: bytes) -> str | None:
     """The token of `Bearer TOKEN`; None where it is not that."""
-    scheme, _, token = credential.partition(b" ")
-    if scheme.lower() != b"bearer" or not 0 < len(token) <= MAX_TOKEN:
+    scheme, token = scheme_and_rest(credential)
+    if scheme != b"bearer" or not 0 < len(token) <= MAX_TOKEN:
         return None
     if not token.isascii() or b" " in token:
         return None

@@ -6,9 +6,13 @@ extension `basicauth`).
 
 from __future__ import annotations
 
+import asyncio
 from base64 import b64decode, b64encode
 from binascii import Error as Base64Error
-from typing import NamedTuple
+from collections.abc import Coroutine
+from hashlib import blake2b
+from os import urandom
+from typing import Any, NamedTuple
 
 from k8strace.auth import (
     AuthConfig,
@@ -24,6 +28,7 @@ from k8strace.component import Context
 from k8strace.extensions._files import WatchedFile
 from k8strace.extensions._headers import OneHeader
 from k8strace.extensions._htpasswd import Users, is_slow, matches, matches_slowly, parse
+from k8strace.extensions._tokens import scheme_and_rest
 from k8strace.extensions._verdicts import Found, Verdicts
 from k8strace.payload import Origin
 from k8strace.secret import Secret
@@ -33,6 +38,9 @@ KNOWN_FOR = 300.0  # seconds; a file that changes ends it
 DENIED_FOR = 60.0
 AT_A_TIME = 1  # so that one of the threads is left to the data
 
+NO_USERS = "`htpasswd` has no user: every request is refused"
+
+_KEY = urandom(32)
 _NO_SCHEME = Verdict(denial="the authorization scheme is not Basic")
 _NO_FORMAT = Verdict(denial="the credentials are not base64 of user:password")
 _INVALID = Verdict(denial="user or password is wrong")
@@ -101,6 +109,7 @@ class BasicAuth(Authenticator[Config]):
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
         self._users: Users = {}
+        self._hashes: tuple[bytes, ...] = ()
         self._inline: Users = {}
         self._from_file: Users | None = None
         self._file: WatchedFile[Users] | None = None
@@ -110,6 +119,7 @@ class BasicAuth(Authenticator[Config]):
         self._password: WatchedFile[str] | None = None
         if config.htpasswd is not None:
             self._inline = self._users = parse(config.htpasswd.inline.reveal().encode())
+            self._hashes = tuple(self._users.values())
             if config.htpasswd.file:
                 self._file = WatchedFile(config.htpasswd.file, parse, self.log)
         if (ours := config.client_auth) is not None:
@@ -122,6 +132,9 @@ class BasicAuth(Authenticator[Config]):
         for file in (self._file, self._user, self._password):
             if file is not None:
                 file.load()
+        self._current()
+        if self.config.htpasswd is not None and self._file is None and not self._users:
+            self.log.warning(NO_USERS)
 
     async def stop(self, deadline: float) -> None:  # noqa: ARG002
         await self._verdicts.close()
@@ -133,35 +146,53 @@ class BasicAuth(Authenticator[Config]):
         return self
 
     def recall(self, credential: bytes) -> Verdict | None:
-        users = self._current()
+        self._current()
         given = _read(credential)
         if isinstance(given, Verdict):
             return given
-        hashed = users.get(given.user)
-        if hashed is None:
-            return _INVALID
+        hashed, is_user = self._hash_of(given.user)
         if not is_slow(hashed):
-            return _verdict(given, matches(given.password, hashed))
+            return _verdict(given, matches(given.password, hashed) and is_user)
         return self._verdicts.recall(credential)
 
-    async def ask(self, credential: bytes) -> Verdict:
-        return await self._verdicts.ask(credential)
+    async def ask(self, credential: bytes, peer: str = "") -> Verdict:
+        return await self._verdicts.ask(credential, peer)
 
     async def _find(self, credential: bytes) -> Found:
         given = _read(credential)
-        hashed = b"" if isinstance(given, Verdict) else self._users.get(given.user, b"")
-        if isinstance(given, Verdict) or not is_slow(hashed):
-            # It was not, when it was recalled: the file has changed since.
+        if isinstance(given, Verdict):
+            return Found(given, 0)
+        hashed, is_user = self._hash_of(given.user)
+        if not is_slow(hashed):
+            # It was, when it was recalled: the file has changed since.
             return Found(self.recall(credential) or _INVALID, 0)
-        right = await matches_slowly(given.password, hashed)
+        # A thread that computes a hash cannot be broken off: its turn ends with it.
+        right = await _to_its_end(matches_slowly(given.password, hashed)) and is_user
         return Found(_verdict(given, right), KNOWN_FOR if right else DENIED_FOR)
 
-    def _current(self) -> Users:
+    def _hash_of(self, user: bytes) -> tuple[bytes, bool]:
+        """The hash to compare with, and whether it is that of `user`.
+
+        Who is not a user is compared with the hash of somebody else, always the same: how
+        long it takes doesn't tell who is one.
+        """
+        hashed = self._users.get(user)
+        if hashed is not None:
+            return hashed, True
+        if not self._hashes:
+            return b"", False
+        number = int.from_bytes(blake2b(user, key=_KEY, digest_size=8).digest())
+        return self._hashes[number % len(self._hashes)], False
+
+    def _current(self) -> None:
+        """Follow the file."""
         if self._file is not None and (users := self._file.value) is not self._from_file:
             self._from_file = users
             self._users = users | self._inline
+            self._hashes = tuple(self._users.values())
             self._verdicts.forget()
-        return self._users
+            if not self._users:
+                self.log.warning(NO_USERS)
 
     async def metadata(self, headers: Metadata, origin: Origin | None) -> Metadata:  # noqa: ARG002
         ours = self.config.client_auth
@@ -172,10 +203,20 @@ class BasicAuth(Authenticator[Config]):
         return self._one.set(headers, f"Basic {both}")
 
 
+async def _to_its_end(judging: Coroutine[Any, Any, bool]) -> bool:
+    """Await `judging`; who is cancelled meanwhile goes on when that has ended."""
+    task = asyncio.ensure_future(judging)
+    try:
+        return await asyncio.shield(task)
+    finally:
+        if not task.done():
+            await asyncio.wait((task,))
+
+
 def _read(credential: bytes) -> _Credentials | Verdict:
     """User and password, or what is wrong with how they are written."""
-    scheme, _, encoded = credential.partition(b" ")
-    if scheme.lower() != b"basic":
+    scheme, encoded = scheme_and_rest(credential)
+    if scheme != b"basic":
         return _NO_SCHEME
     try:
         user, colon, password = b64decode(encoded, validate=True).partition(b":")

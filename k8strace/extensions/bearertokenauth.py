@@ -20,6 +20,7 @@ from k8strace.auth import (
 from k8strace.component import Context
 from k8strace.extensions._files import WatchedFile
 from k8strace.extensions._headers import OneHeader, header_name, is_scheme, is_value
+from k8strace.extensions._tokens import scheme_and_rest
 from k8strace.payload import Origin
 from k8strace.secret import Secret
 
@@ -102,16 +103,24 @@ class BearerTokenAuth(Authenticator[Config]):
     def recall(self, credential: bytes) -> Verdict:
         # All are compared: how long it takes says nothing of which one is near.
         found = False
+        given = self._spelled(credential)
         for value in self._values if self._file is None else self._file.value:
-            found |= compare_digest(value, credential)
+            found |= compare_digest(self._spelled(value), given)
         return self._known if found else self._unknown
 
-    async def ask(self, credential: bytes) -> Verdict:
+    async def ask(self, credential: bytes, peer: str = "") -> Verdict:  # noqa: ARG002
         return self.recall(credential)
 
     async def metadata(self, headers: Metadata, origin: Origin | None) -> Metadata:  # noqa: ARG002
         values = self._values if self._file is None else self._file.value
         return self._one.set(headers, values[0].decode())
+
+    def _spelled(self, credential: bytes) -> bytes:
+        """The credential with its scheme as it is spelled here."""
+        if not self.config.scheme:
+            return credential
+        scheme, token = scheme_and_rest(credential)
+        return scheme + b" " + token
 
     def _value(self, token: str) -> bytes:
         scheme = self.config.scheme

@@ -126,8 +126,8 @@ class TokenReview(Authenticator[Config]):
     def recall(self, credential: bytes) -> Verdict | None:
         return self._verdicts.recall(credential)
 
-    async def ask(self, credential: bytes) -> Verdict:
-        return await self._verdicts.ask(credential)
+    async def ask(self, credential: bytes, peer: str = "") -> Verdict:
+        return await self._verdicts.ask(credential, peer)
 
     async def _review(self, token: str) -> Found:
         spec = {"token": token, "audiences": self.config.audiences}

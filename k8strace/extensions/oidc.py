@@ -120,8 +120,8 @@ class OIDC(Authenticator[Config]):
     def recall(self, credential: bytes) -> Verdict | None:
         return self._verdicts.recall(credential)
 
-    async def ask(self, credential: bytes) -> Verdict:
-        return await self._verdicts.ask(credential)
+    async def ask(self, credential: bytes, peer: str = "") -> Verdict:
+        return await self._verdicts.ask(credential, peer)
 
     async def _find(self, text: str) -> Found:
         try:

@@ -11,6 +11,7 @@ import stat
 from contextlib import suppress
 from urllib.parse import unquote
 
+from k8strace.addresses import host_of as host_of  # re-exported
 from k8strace.addresses import join_address, listen_address
 
 UNIX_PEER = "unix:"
@@ -239,11 +240,6 @@ def peer_of_socket(name: object) -> str:
     if isinstance(name, tuple) and len(name) >= 2:
         return join_address(str(name[0]).removeprefix("::ffff:"), name[1])
     return UNIX_PEER
-
-
-def host_of(peer: str) -> str:
-    """Whose share of the budget `peer` uses: its host's. All on Unix sockets are one."""
-    return peer.rpartition(":")[0]
 
 
 def speaks_http1(data: bytes | bytearray) -> bool:

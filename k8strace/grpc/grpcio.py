@@ -106,7 +106,7 @@ class Server:
         self._admission = admission
         self._on_reject = on_reject
         auth = settings.authenticator
-        self._gate = None if auth is None else Gate(auth)
+        self._gate = None if auth is None else Gate(auth, admission)
         self._limit = settings.max_message_size
         self._read_timeout = SLOW_AFTER + self._limit / SLOW_RATE
         self._methods = _Methods(
@@ -206,7 +206,9 @@ class Server:
         now = asyncio.get_running_loop().time()
         try:
             return await gate.admit(
-                _first(context, gate.header), None if remaining is None else now + remaining
+                _first(context, gate.header),
+                None if remaining is None else now + remaining,
+                peer,
             )
         except UnauthenticatedError as error:
             self._on_reject("unauthenticated", peer, str(error))

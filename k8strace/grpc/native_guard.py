@@ -77,7 +77,9 @@ class GuardedConnection(Connection):
         reason = "unauthenticated"
         error: UnauthenticatedError | RefusedError | None = None
         try:
-            request.caller = await self._gate.admit(request.credential, request.deadline)
+            request.caller = await self._gate.admit(
+                request.credential, request.deadline, self._peer
+            )
         except UnauthenticatedError as denied:
             error = denied
         except RefusedError as refused:

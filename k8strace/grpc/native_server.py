@@ -58,7 +58,7 @@ class Server:
         address = bound_address(self.shared.settings.endpoint, socks[0])
         make: Callable[[], Connection] = partial(Connection, self.shared, loop)
         if self.shared.settings.authenticator is not None:
-            gate = Gate(self.shared.settings.authenticator)
+            gate = Gate(self.shared.settings.authenticator, self.shared.admission)
             make = partial(GuardedConnection, self.shared, loop, gate, {HEALTH.encode()})
         reject = self.shared.on_reject
         for sock in socks:

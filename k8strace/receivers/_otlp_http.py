@@ -131,7 +131,7 @@ class Server:
         authenticator: ServerAuthenticator | None = None,
     ) -> None:
         self._config = config
-        self._gate = None if authenticator is None else Gate(authenticator)
+        self._gate = None if authenticator is None else Gate(authenticator, admission)
         self._handler = handler
         self._admission = admission
         self._on_reject = on_reject
@@ -281,7 +281,8 @@ class Server:
         if value is None and auth is not None and gate.header in auth.request_params:
             value = request.query.get(gate.header)
         try:
-            return await gate.admit((value or "").encode("utf-8", "surrogateescape"))
+            credential = (value or "").encode("utf-8", "surrogateescape")
+            return await gate.admit(credential, None, peer)
         except UnauthenticatedError as error:
             self._on_reject("unauthenticated", peer, str(error))
             raise

@@ -11,10 +11,12 @@ import pytest
 
 from k8strace.auth import Gate, Verdict
 from k8strace.errors import ConfigError, UnauthenticatedError
-from k8strace.extensions import _files
+from k8strace.extensions import _files, _verdicts, basicauth
+from k8strace.extensions._htpasswd import is_slow, matches_slowly
 from k8strace.extensions.basicauth import BasicAuth
 from tests.extensions.test_htpasswd import BCRYPT
 from tests.support.auth import extension
+from tests.support.pipeline import cancel, until
 
 INLINE = "ann:" + BCRYPT.decode() + "\nbob:{SHA}HuhCyGIAJrL+zUp5dPKQqqAYENE=\ncy:plain"
 
@@ -147,3 +149,72 @@ async def test_a_client_with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     user.unlink()
     with pytest.raises(ConfigError, match="cannot read"):
         await client(username_file=str(user)).start()
+
+
+async def test_who_is_no_user_is_hashed_as_a_user_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    users = dict(line.split(":") for line in INLINE.split())
+    slow = {name: hashed for name, hashed in users.items() if is_slow(hashed.encode())}
+    one = server(inline="\n".join(f"{name}:{hashed}" for name, hashed in slow.items()))
+    hashed_with: list[bytes] = []
+
+    async def count(password: bytes, hashed: bytes) -> bool:
+        hashed_with.append(hashed)
+        return await matches_slowly(password, hashed)
+
+    monkeypatch.setattr(basicauth, "matches_slowly", count)
+    for number in range(20):
+        stranger = basic(f"nobody{number}", "pw")  # which is the password of a user
+        for _ in range(2):
+            assert one.recall(stranger) is None
+            denial = (await one.ask(stranger)).denial
+            assert denial == (await one.ask(basic("ann", f"wrong{number}"))).denial
+            assert denial == "user or password is wrong"
+            del one._verdicts._denied[_verdicts._digest(stranger)]
+    assert set(hashed_with) == {hashed.encode() for hashed in slow.values()}
+    await one.stop(0)
+
+
+async def test_a_hash_that_nobody_waits_for_keeps_its_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    one = server(inline=INLINE)
+    running: list[bytes] = []
+    gate = asyncio.Event()
+
+    async def hold(password: bytes, hashed: bytes) -> bool:
+        running.append(password)
+        await gate.wait()
+        return await matches_slowly(password, hashed)
+
+    monkeypatch.setattr(basicauth, "matches_slowly", hold)
+    first = asyncio.create_task(one.ask(basic("ann", "first")))
+    await until(lambda: running == [b"first"])
+    await cancel(first)
+    second = asyncio.create_task(one.ask(basic("ann", "pw")))
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert running == [b"first"]
+    gate.set()
+    assert await second == Verdict("ann")
+    await one.stop(0)
+
+
+async def test_a_file_without_users_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_files, "CHECK_EVERY", 0.0)
+    path = tmp_path / "htpasswd"
+    path.write_text("# nobody yet\n")
+    one = server(file=str(path))
+    await one.start()
+    assert caplog.text.count(basicauth.NO_USERS) == 1
+    path.write_text(INLINE)
+    assert one.recall(basic("cy", "plain")) == Verdict("cy")
+    path.write_text("")
+    verdict = one.recall(basic("cy", "plain"))
+    assert verdict is not None
+    assert verdict.denial == "user or password is wrong"
+    assert caplog.text.count(basicauth.NO_USERS) == 2
+    await one.stop(0)

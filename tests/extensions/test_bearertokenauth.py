@@ -108,3 +108,26 @@ def test_a_secret_is_nowhere() -> None:
     assert "hunter2" not in repr(one.config)
     for verdict in (one.recall(b"Bearer hunter2"), one.recall(b"Bearer hunter3")):
         assert "hunter" not in repr(verdict)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Token"])
+def test_the_scheme_is_known_in_any_case_behind_any_spaces(scheme: str) -> None:
+    one = extension(BearerTokenAuth, token="a b", scheme=scheme)
+    for spelled in (scheme, scheme.upper(), scheme.lower()):
+        for spaces in (" ", "   "):
+            assert one.recall(f"{spelled}{spaces}a b".encode()).denial is None
+    for wrong in (
+        "a b",
+        f"{scheme}a b",
+        f"{scheme} a  b",
+        f"{scheme}\ta b",
+        f"{scheme} A b",
+    ):
+        assert one.recall(wrong.encode()).denial is not None
+
+
+def test_a_token_without_a_scheme_is_compared_as_it_is() -> None:
+    one = extension(BearerTokenAuth, token="a b", scheme="")
+    assert one.recall(b"a b").denial is None
+    assert one.recall(b"A b").denial is not None
+    assert one.recall(b"a  b").denial is not None

@@ -15,7 +15,8 @@ def part(text: str) -> str:
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_a_bearer_token(scheme: str) -> None:
-    assert bearer(f"{scheme} a.b-c_d".encode()) == "a.b-c_d"
+    for spaces in (" ", "   "):
+        assert bearer(f"{scheme}{spaces}a.b-c_d".encode()) == "a.b-c_d"
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,8 @@ def test_a_bearer_token(scheme: str) -> None:
         b"",
         b"Bearer",
         b"Bearer ",
-        b"Bearer  a",
+        b"Bearer\ta",
+        b"Bearera",
         b"Bearer a b",
         b"Basic a",
         b"Bearer \xff\xfe",

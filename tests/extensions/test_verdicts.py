@@ -126,3 +126,68 @@ async def test_closing_ends_what_is_asked() -> None:
     with pytest.raises(RefusedError, match="stopped"):
         await task
     await one.verdicts.close()
+
+
+async def settle() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_what_nobody_waits_for_any_more_is_not_asked() -> None:
+    one = Asked(at_a_time=2)
+    one.gate.clear()
+    strangers = [
+        asyncio.create_task(one.verdicts.ask(b"stranger %d" % number))
+        for number in range(100)
+    ]
+    await one.started(2)
+    for task in strangers:
+        task.cancel()
+    await asyncio.wait(strangers)
+    await settle()
+    assert one.verdicts._asking == {}
+    one.gate.set()
+    assert await one.verdicts.ask(b"a") == Verdict("a")
+    assert one.asked == [b"stranger 0", b"stranger 1", b"a"]
+
+
+async def test_who_asks_again_for_what_was_given_up_is_answered() -> None:
+    one = Asked(at_a_time=1)
+    one.gate.clear()
+    first = asyncio.create_task(one.verdicts.ask(b"a"))
+    await one.started(1)
+    first.cancel()
+    again = asyncio.create_task(one.verdicts.ask(b"a"))
+    await asyncio.wait((first,))
+    one.gate.set()
+    assert await again == Verdict("a")
+
+
+async def test_hosts_take_turns() -> None:
+    one = Asked(at_a_time=1)
+    one.gate.clear()
+    ask = one.verdicts.ask
+    tasks = [
+        asyncio.create_task(ask(b"stranger %d" % number, "10.0.0.1:1"))
+        for number in range(50)
+    ]
+    await one.started(1)
+    tasks.append(asyncio.create_task(ask(b"a", "10.0.0.2:1")))
+    tasks.append(asyncio.create_task(ask(b"b", "10.0.0.1:2")))
+    await settle()
+    one.gate.set()
+    await asyncio.wait(tasks)
+    assert one.asked.index(b"a") <= 2
+    assert one.asked.index(b"b") <= 4
+
+
+async def test_closing_tells_those_that_wait_for_their_turn() -> None:
+    one = Asked(at_a_time=1)
+    one.gate.clear()
+    tasks = [asyncio.create_task(one.verdicts.ask(name)) for name in (b"a", b"b")]
+    await one.started(1)
+    await one.verdicts.close()
+    for task in tasks:
+        with pytest.raises(RefusedError, match="stopped"):
+            await task
+    assert one.asked == [b"a"]

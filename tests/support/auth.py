@@ -33,7 +33,7 @@ class Doorman:
     def recall(self, credential: bytes) -> Verdict | None:
         return self.known.get(credential)
 
-    async def ask(self, credential: bytes) -> Verdict:
+    async def ask(self, credential: bytes, peer: str = "") -> Verdict:
         self.asked.append(credential)
         await self.gate.wait()
         if self.error is not None:
