@@ -20,7 +20,7 @@ def rows(
     schema: dict[str, Any], values: Any, path: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, Any, str]]:
     """Path, default and description of each value; what the schema leaves open is one."""
-    known = schema.get("properties", {})
+    known = schema.get("properties", {}) if values else {}
     if known and schema.get("additionalProperties") is False and path != ("resources",):
         for name, below in known.items():
             value = values.get(name, NOT_SET)

@@ -17,9 +17,17 @@ import yaml
 
 from scripts.manifests import CHART, DEPLOY
 from tests.deploy.test_chart import template
+from tests.deploy.test_values import given
 from tests.end_to_end.kube.client import Answer, Client
 from tests.end_to_end.kube.control_plane import ControlPlane
-from tests.support.manifests import VARIANTS, Document, committed, documents, workload
+from tests.support.manifests import (
+    VARIANTS,
+    Document,
+    committed,
+    documents,
+    of_kind,
+    workload,
+)
 from tests.support.programs import built, output_of
 
 pytestmark = [
@@ -152,9 +160,23 @@ async def test_rights_and_scaling_that_are_asked_for_are_accepted(client: Client
         await taken(client, one, dry_run=True)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+async def test_whatever_operators_set_is_accepted(client: Client, variant: str) -> None:
+    """All values at once; what monitors is tried where its definitions are there."""
+    await taken(client, thing("Namespace", "traces", ""))
+    for one in template(variant, **given(variant)):
+        if not one["apiVersion"].startswith("monitoring.coreos.com/"):
+            await taken(client, one, dry_run=True)
+
+
 async def test_what_monitors_is_accepted_after_its_definitions(client: Client) -> None:
     for definition in definitions():
         await taken(client, definition)
+    objects = template("deployment", **given("deployment"))
+    for one in of_kind(objects, "ServiceMonitor", "PrometheusRule"):
+        await taken(client, thing("Namespace", one["metadata"]["namespace"], ""))
+        await served(client, one)
+        await taken(client, one, dry_run=True)
     monitor, rule = committed("monitoring")
     for one in (monitor, rule):
         await served(client, one)

@@ -1,23 +1,65 @@
 {{- /* What the other templates read off the gateway's configuration, so that it is said once. */ -}}
 
+{{- /*
+The configuration as YAML, without what is null. Two nulls stay, as maps that are empty: a component
+that the service names, and protocols of a receiver that has no other; `batch:` and `grpc:` is how
+those are written that have their defaults.
+*/ -}}
+{{- define "k8strace.config" -}}
+{{- $config := deepCopy .Values.config -}}
+{{- $used := concat (list) (default list $config.service.extensions) -}}
+{{- range $pipeline := $config.service.pipelines -}}
+{{- with $pipeline -}}
+{{- $used = concat $used (default list .receivers) (default list .processors) (default list .exporters) -}}
+{{- end -}}
+{{- end -}}
+{{- range $section, $components := omit $config "service" -}}
+{{- if kindIs "map" $components -}}
+{{- range $id, $component := $components -}}
+{{- if and (kindIs "invalid" $component) (has $id $used) -}}
+{{- $_ := set $components $id dict -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- range $receiver := $config.receivers -}}
+{{- if kindIs "map" $receiver -}}
+{{- if kindIs "map" $receiver.protocols -}}
+{{- $hasOther := false -}}
+{{- range $server := $receiver.protocols -}}
+{{- $hasOther = or $hasOther (not (kindIs "invalid" $server)) -}}
+{{- end -}}
+{{- if not $hasOther -}}
+{{- range $protocol, $_ := $receiver.protocols -}}
+{{- $_ := set $receiver.protocols $protocol dict -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- include "k8strace.yaml" $config -}}
+{{- end -}}
+
 {{- /* "true" where an extension of the type `type` is started. */ -}}
 {{- define "k8strace.starts" -}}
-{{- range .root.Values.config.service.extensions -}}
+{{- $config := include "k8strace.config" .root | fromYaml -}}
+{{- range $config.service.extensions -}}
 {{- if eq (splitList "/" . | first) $.type }}true{{ end -}}
 {{- end -}}
 {{- end -}}
 
 {{- /* The receivers' ports as JSON: a list of {name, port}; those on localhost are nobody else's. */ -}}
 {{- define "k8strace.ports" -}}
+{{- $config := include "k8strace.config" . | fromYaml -}}
 {{- $ports := list -}}
 {{- $used := list -}}
-{{- range $pipeline := .Values.config.service.pipelines -}}
+{{- range $pipeline := $config.service.pipelines -}}
 {{- $used = concat $used $pipeline.receivers -}}
 {{- end -}}
-{{- range $id, $receiver := .Values.config.receivers -}}
+{{- range $id, $receiver := $config.receivers -}}
 {{- if and $receiver (has $id $used) -}}
 {{- range $protocol, $default := dict "grpc" "localhost:4317" "http" "localhost:4318" -}}
-{{- if hasKey $receiver.protocols $protocol -}}
+{{- if hasKey (default dict $receiver.protocols) $protocol -}}
 {{- $server := get $receiver.protocols $protocol | default dict -}}
 {{- $endpoint := $server.endpoint | default $default -}}
 {{- if and (ne ($server.transport | default "tcp") "unix") (not (include "k8strace.isLocal" $endpoint)) -}}
@@ -32,6 +74,18 @@
 {{- toJson $ports -}}
 {{- end -}}
 
+{{- /* All ports of the container, likewise: the receivers', metrics and health. */ -}}
+{{- define "k8strace.allPorts" -}}
+{{- $ports := include "k8strace.ports" . | fromJsonArray -}}
+{{- with include "k8strace.metricsPort" . -}}
+{{- $ports = append $ports (dict "name" "metrics" "port" (int .)) -}}
+{{- end -}}
+{{- if include "k8strace.starts" (dict "root" . "type" "health_check") -}}
+{{- $ports = append $ports (dict "name" "health" "port" (include "k8strace.healthEndpoint" . | include "k8strace.port" | int)) -}}
+{{- end -}}
+{{- toJson $ports -}}
+{{- end -}}
+
 {{- define "k8strace.port" -}}
 {{- splitList ":" . | last -}}
 {{- end -}}
@@ -41,7 +95,7 @@
 {{- end -}}
 
 {{- define "k8strace.healthEndpoint" -}}
-{{- (.Values.config.extensions.health_check | default dict).endpoint | default "localhost:13133" -}}
+{{- ((.Values.config.extensions | default dict).health_check | default dict).endpoint | default "localhost:13133" -}}
 {{- end -}}
 
 {{- /* The metrics' port; empty where there are none, or none for others. */ -}}
@@ -57,12 +111,4 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
-{{- end -}}
-
-{{- /* Bytes of a quantity such as 512Mi, as an integer. */ -}}
-{{- define "k8strace.bytes" -}}
-{{- $units := dict "" 1 "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
-{{- $number := regexFind "^[0-9.]+" (toString .) -}}
-{{- $unit := regexFind "[A-Za-z]*$" (toString .) -}}
-{{- mulf (float64 $number) (get $units $unit) | int64 -}}
 {{- end -}}

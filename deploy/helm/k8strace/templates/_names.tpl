@@ -9,23 +9,41 @@
 {{- default $full .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 
+{{- define "k8strace.namespace" -}}
+{{- default .Release.Namespace .Values.namespaceOverride -}}
+{{- end -}}
+
+{{- /* Labels that select pods. Those of pods may be given, and are then selected by. */ -}}
 {{- define "k8strace.selector" -}}
-app.kubernetes.io/name: {{ include "k8strace.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+{{- $given := merge dict (default dict .Values.podLabels) (default dict .Values.additionalLabels) -}}
+{{- $name := get $given "app.kubernetes.io/name" | default (include "k8strace.name" .) -}}
+{{- $instance := get $given "app.kubernetes.io/instance" | default .Release.Name -}}
+{{- toYaml (dict "app.kubernetes.io/name" $name "app.kubernetes.io/instance" $instance) -}}
 {{- end -}}
 
+{{- /* Labels of an object: `labels` go before additionalLabels, these before the chart's own. */ -}}
 {{- define "k8strace.labels" -}}
-{{ include "k8strace.selector" . }}
-app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/component: trace-gateway
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- $version := printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace "+" "_" -}}
+{{- $own := dict "app.kubernetes.io/version" .root.Chart.AppVersion "app.kubernetes.io/component" "trace-gateway" "helm.sh/chart" $version -}}
+{{- $selector := include "k8strace.selector" .root | fromYaml -}}
+{{- include "k8strace.yaml" (merge dict (default dict .labels) $selector (default dict .root.Values.additionalLabels) $own) -}}
 {{- end -}}
 
+{{- /* Of an object of the chart; `suffix`, `labels` and `annotations` are optional. */ -}}
 {{- define "k8strace.metadata" -}}
-name: {{ include "k8strace.fullname" . }}
-namespace: {{ .Release.Namespace }}
+name: {{ include "k8strace.fullname" .root }}{{ .suffix | default "" }}
+namespace: {{ include "k8strace.namespace" .root }}
 labels:
   {{- include "k8strace.labels" . | nindent 2 }}
+{{- with .annotations }}
+annotations:
+  {{- include "k8strace.yaml" . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* The name of objects that are not in a namespace. */ -}}
+{{- define "k8strace.clusterName" -}}
+{{ include "k8strace.namespace" . }}-{{ include "k8strace.fullname" . }}
 {{- end -}}
 
 {{- define "k8strace.serviceAccountName" -}}
