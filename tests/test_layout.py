@@ -54,6 +54,7 @@ TIERS = (
         "k8strace.errors",
         "k8strace.units",
         "k8strace.secret",
+        "k8strace.background",
         "k8strace.lines",
         "k8strace.log_queue",
         "k8strace.losses",

@@ -1,0 +1,114 @@
+"""Tasks and timers that run beside requests. None of them ends without a word.
+
+A task of asyncio that fails says so when it is collected, if at all, and what it did is done
+by nobody from then on. So each task that nobody awaits is started here:
+
+- `keep_running` for work that goes on: where it fails that is logged, and it starts again;
+- `spawn` for work that ends by itself: where it fails that is logged;
+- `Ticker` for a function that is called again and again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from time import monotonic
+from typing import Any, TypeVar
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds before work that failed starts again
+LIVED = 60.0  # seconds after which a failure is not one of a row
+
+T = TypeVar("T")
+Log = logging.Logger | logging.LoggerAdapter[logging.Logger]
+
+
+def keep_running(
+    work: Callable[[], Coroutine[Any, Any, None]], what: str, log: Log
+) -> asyncio.Task[None]:
+    """Run `work` until it returns or the task is cancelled.
+
+    If it fails, the log says that `what` did, and `work` is called again after a pause.
+    """
+    return asyncio.get_running_loop().create_task(_repeat(work, what, log), name=what)
+
+
+def spawn(
+    coro: Coroutine[Any, Any, T], what: str, log: Log, tasks: set[asyncio.Task[T]]
+) -> asyncio.Task[T]:
+    """Run `coro` in a task that is in `tasks` until it ends; log it if `what` fails."""
+    task = asyncio.get_running_loop().create_task(coro, name=what)
+    tasks.add(task)
+
+    def ended(task: asyncio.Task[T]) -> None:
+        tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("%s failed", what, exc_info=error)
+
+    task.add_done_callback(ended)
+    return task
+
+
+class Ticker:
+    """Calls `function` every `interval` seconds from `start` to `stop`.
+
+    If it fails, the log says that `what` did, and the next call comes in its time.
+    """
+
+    def __init__(
+        self, interval: float, function: Callable[[], None], what: str, log: Log
+    ) -> None:
+        self._interval = interval
+        self._function = function
+        self._what = what
+        self._log = log
+        self._timer: asyncio.TimerHandle | None = None
+        self._failed_at = float("-inf")
+
+    def start(self) -> None:
+        """Begin in the running loop; one that runs goes on."""
+        if self._timer is None:
+            self._wait(asyncio.get_running_loop())
+
+    def stop(self) -> None:
+        """Call it no more; may be called twice."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(self._interval, self._tick, loop)
+
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._wait(loop)
+        try:
+            self._function()
+        except Exception:
+            if monotonic() - self._failed_at >= LIVED:
+                self._failed_at = monotonic()
+                self._log.exception("%s failed; it is tried again", self._what)
+
+
+async def _repeat(
+    work: Callable[[], Coroutine[Any, Any, None]], what: str, log: Log
+) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    pause = 0.0
+    while True:
+        began = monotonic()
+        try:
+            return await work()
+        except asyncio.CancelledError as error:
+            if task.cancelling():
+                raise
+            failure: BaseException = error  # what it waited for was cancelled, not it
+        except Exception as error:
+            failure = error
+        if not pause or monotonic() - began >= LIVED:
+            pause = FIRST_PAUSE
+        else:
+            pause = min(2 * pause, LONGEST_PAUSE)
+        log.error("%s failed; it starts again in %g s", what, pause, exc_info=failure)
+        del failure  # its frames would live as long as the pause
+        await asyncio.sleep(pause)

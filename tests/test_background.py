@@ -1,0 +1,141 @@
+"""Tasks and timers that run beside requests."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from k8strace import background
+from k8strace.background import Ticker, keep_running, spawn
+
+log = logging.getLogger("k8strace")
+
+
+class Work:
+    """Fails as often as it has errors, and then waits for `go`."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self.errors = list(errors)
+        self.calls = 0
+        self.waits = asyncio.Event()
+        self.go = asyncio.Event()
+
+    async def __call__(self) -> None:
+        self.calls += 1
+        if self.errors:
+            raise self.errors.pop(0)
+        self.waits.set()
+        await self.go.wait()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses, none of which is waited for."""
+    pauses: list[float] = []
+    real = asyncio.sleep
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        await real(0)
+
+    monkeypatch.setattr(background.asyncio, "sleep", sleep)
+    return pauses
+
+
+async def test_what_fails_is_logged_and_starts_again(
+    at_once: list[float], caplog: pytest.LogCaptureFixture
+) -> None:
+    # A future that it waits for may be cancelled: that is no reason to end, either.
+    work = Work(UnicodeError("label empty"), MemoryError(), asyncio.CancelledError())
+    task = keep_running(work, "resolving", log)
+    await work.waits.wait()
+    assert (work.calls, at_once) == (4, [0.1, 0.2, 0.4])
+    first, second, third = caplog.records
+    assert first.getMessage() == "resolving failed; it starts again in 0.1 s"
+    assert first.exc_info is not None
+    assert "label empty" in str(first.exc_info[1])
+    assert second.levelno == third.levelno == logging.ERROR
+    work.go.set()
+    await task
+    assert work.calls == 4
+
+
+async def test_pauses_have_an_end(
+    at_once: list[float],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    work = Work(*[ValueError("again") for _ in range(12)])
+    task = keep_running(work, "it", log)
+    await work.waits.wait()
+    assert at_once[-1] == at_once[-2] == background.LONGEST_PAUSE
+    monkeypatch.setattr(background, "LIVED", 0.0)  # each failure is the first of a row
+    later = Work(ValueError("1"), ValueError("2"))
+    other = keep_running(later, "it", log)
+    await later.waits.wait()
+    assert at_once[-2:] == [background.FIRST_PAUSE] * 2
+    assert len(caplog.records) == 14
+    for one in (task, other):
+        one.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await one
+
+
+@pytest.mark.parametrize("errors", [(), (ValueError("before"),)])
+async def test_a_cancelled_task_ends(errors: tuple[Exception, ...]) -> None:
+    work = Work(*errors)
+    task = keep_running(work, "it", log)
+    await asyncio.sleep(0)
+    task.cancel()  # while it works, and while it pauses
+    await asyncio.wait((task,))
+    assert task.cancelled()
+    assert work.calls == 1
+
+
+async def test_a_spawned_task_is_kept_and_its_failure_is_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tasks: set[asyncio.Task[None]] = set()
+    works = [Work(ValueError("wrong")), Work(), Work()]
+    ran = [spawn(work(), "connecting", log, tasks) for work in works]
+    assert tasks == set(ran)
+    works[1].go.set()
+    await asyncio.wait(ran[:2])
+    ran[2].cancel()
+    await asyncio.wait(ran)
+    await asyncio.sleep(0)
+    assert not tasks
+    (record,) = caplog.records
+    assert record.getMessage() == "connecting failed"
+    assert record.exc_info is not None
+    assert str(record.exc_info[1]) == "wrong"
+
+
+async def test_a_ticker_outlives_what_fails(caplog: pytest.LogCaptureFixture) -> None:
+    ticks = 0
+    third = asyncio.Event()
+
+    def tick() -> None:
+        nonlocal ticks
+        ticks += 1
+        if ticks == 3:
+            third.set()
+        raise ValueError("again")
+
+    ticker = Ticker(0.001, tick, "housekeeping", log)
+    ticker.stop()  # not started: nothing to stop
+    ticker.start()
+    ticker.start()
+    await third.wait()
+    ticker.stop()
+    ticker.stop()
+    seen = ticks
+    await asyncio.sleep(0.01)
+    assert ticks == seen
+    # The first of them is logged; more would be a line for each tick.
+    assert [one.getMessage() for one in caplog.records] == [
+        "housekeeping failed; it is tried again"
+    ]
+
