@@ -6,9 +6,14 @@ import asyncio
 import errno
 import os
 import socket
+from collections.abc import Sequence
+from typing import Any
 
 BACKLOG = 1024  # a rollout of thousands of kubelets connects at once
 # What binding an address says that this machine doesn't have, such as ::1 without IPv6.
+Found = tuple[int, int, int, str, tuple[Any, ...]]
+"""An address as getaddrinfo finds it: family, type, protocol, name, address."""
+
 _NOT_HERE = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
@@ -30,6 +35,14 @@ def listen_address(endpoint: str) -> tuple[str, int]:
     return (host[1:-1] if bracketed else host), int(port)
 
 
+def check_host(host: str) -> None:
+    """Raises ValueError for what no resolver can be asked for: an empty label, a long one."""
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ValueError(f"{host!r} is not a host name: {error}") from error
+
+
 def join_address(host: str, port: int) -> str:
     """The inverse of `listen_address`."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -40,6 +53,16 @@ def host_of(peer: str) -> str:
     return peer.rpartition(":")[0]
 
 
+async def resolved(host: str, port: int, flags: int = 0) -> Sequence[Found]:
+    """What getaddrinfo finds for `host`. Raises OSError, also for what is not a name."""
+    try:
+        return await asyncio.get_running_loop().getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=flags
+        )
+    except UnicodeError as error:  # a label that is empty or too long, say
+        raise socket.gaierror(socket.EAI_NONAME, f"not a host name: {error}") from error
+
+
 async def listening_sockets(host: str, port: int) -> list[socket.socket]:
     """Sockets that listen on all addresses of `host`; an empty one means all there are.
 
@@ -48,11 +71,8 @@ async def listening_sockets(host: str, port: int) -> list[socket.socket]:
     where, and why.
     """
     where = join_address(host, port)
-    loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = await resolved(host, port, socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise OSError(
             errno.EADDRNOTAVAIL, f"cannot listen on {where}: {error.strerror}"

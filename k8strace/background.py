@@ -1,7 +1,7 @@
 """Tasks and timers that run beside requests. None of them ends without a word.
 
-A task of asyncio that fails says so when it is collected, if at all, and what it did is done
-by nobody from then on. So each task that nobody awaits is started here:
+A task of asyncio that fails says so when it is collected, if at all, and what it did stays
+undone. So each task that nobody awaits is started here:
 
 - `keep_running` for work that goes on: where it fails that is logged, and it starts again;
 - `spawn` for work that ends by itself: where it fails that is logged;

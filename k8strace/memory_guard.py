@@ -16,6 +16,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
+from k8strace.background import keep_running
 from k8strace.budget import MAX_RETRY_AFTER, Budget, Room
 from k8strace.component import NO_EFFECT, Config, Context
 from k8strace.errors import RefusedError
@@ -101,7 +102,6 @@ class MemoryGuard:
         self._config = config
         self._budget = context.budget
         self._log = context.log
-        self._label = context.label
         # The limits are the whole gateway's; each worker keeps to its part.
         workers = context.worker.workers
         self.soft, self.hard = (limit // workers for limit in config.limits())
@@ -131,8 +131,7 @@ class MemoryGuard:
         room.limit = min(self.soft - self._own, part)
         budget.follow(room.give)
         budget.guard = self.has_memory
-        loop = asyncio.get_running_loop()
-        self._monitor = loop.create_task(self._watch(), name=self._label)
+        self._monitor = keep_running(self._watch, "watching the memory", self._log)
         self._log.info(
             "limit %d MiB, soft limit %d MiB, of payload bytes %d MiB",
             self.hard // MIB,

@@ -42,6 +42,7 @@ from k8strace._store import (
     Settle,
     record_size,
 )
+from k8strace.background import spawn
 from k8strace.segments import (
     DAMAGED,
     SUFFIX,
@@ -135,6 +136,7 @@ class Store:
         self._waiting: deque[_Waiting] = deque()
         self._marks: list[Place] = []
         self._over: list[Segment] = []
+        self._tasks: set[asyncio.Task[None]] = set()
         self._committer: asyncio.Task[None] | None = None
         self._settler: asyncio.Task[None] | None = None
 
@@ -207,8 +209,9 @@ class Store:
         size = record_size(len(meta), length)
         self._waiting.append(_Waiting((meta, chunks, spans), size, committed))
         if self._committer is None:
-            loop = asyncio.get_running_loop()
-            self._committer = loop.create_task(self._commit())
+            self._committer = spawn(
+                self._commit(), "storing requests", self._log, self._tasks
+            )
 
     def finish(self, place: Place) -> None:
         """Say that a record is done: it is never handed out again."""
@@ -514,7 +517,9 @@ class Store:
 
     def _settle_soon(self) -> None:
         if self._settler is None and (self._marks or self._over):
-            self._settler = asyncio.get_running_loop().create_task(self._settle())
+            self._settler = spawn(
+                self._settle(), "noting what is done", self._log, self._tasks
+            )
 
     async def _settle(self) -> None:
         try:

@@ -21,6 +21,7 @@ from time import monotonic, time
 import msgspec
 
 from k8strace import __version__
+from k8strace.background import keep_running
 from k8strace.component import ComponentID, Overview
 from k8strace.config import GatewayConfig, Loaded
 from k8strace.errors import ConfigError
@@ -255,7 +256,8 @@ class Supervisor:
             log.error("cannot start: %s", problem, extra=where)
         if process.problems and not self._has_started:
             return
-        task = asyncio.ensure_future(self._restart(process, _ending(ended.result())))
+        restart = partial(self._restart, process, _ending(ended.result()))
+        task = keep_running(restart, f"restarting worker {process.slot}", log)
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
 

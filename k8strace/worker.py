@@ -22,6 +22,7 @@ import msgspec
 import uvloop
 
 from k8strace._counters import Block
+from k8strace.background import keep_running
 from k8strace.component import Worker
 from k8strace.config import GatewayConfig, Loaded, Telemetry
 from k8strace.errors import ConfigError
@@ -205,7 +206,7 @@ class _Writer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        self._task = asyncio.ensure_future(self._write())
+        self._task = keep_running(self._write, "writing metrics down", log)
 
     async def stop(self) -> None:
         task, self._task = self._task, None

@@ -3,13 +3,19 @@
 import asyncio
 import errno
 import socket
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k8strace.addresses import join_address, listen_address, listening_sockets
+from k8strace.addresses import (
+    Found,
+    check_host,
+    join_address,
+    listen_address,
+    listening_sockets,
+    resolved,
+)
 
 
 @pytest.mark.parametrize(
@@ -44,7 +50,6 @@ def test_join_is_the_inverse(host: str, port: int) -> None:
     assert listen_address(join_address(host, port)) == (host, port)
 
 
-Found = tuple[int, int, int, str, tuple[Any, ...]]
 V4: Found = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("127.0.0.1", 0))
 # Of documentation: no machine has it.
 NOT_HERE: Found = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("192.0.2.1", 0))
@@ -55,6 +60,19 @@ def resolve_to(monkeypatch: pytest.MonkeyPatch, *found: Found) -> None:
         return list(found)
 
     monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", getaddrinfo)
+
+
+@pytest.mark.parametrize("host", ["backend..svc", "a" * 64 + ".example", ".svc", "ä" * 60])
+async def test_what_is_not_a_name(host: str) -> None:
+    with pytest.raises(ValueError, match="is not a host name"):
+        check_host(host)
+    with pytest.raises(socket.gaierror, match="not a host name"):
+        await resolved(host, 4317)
+
+
+@pytest.mark.parametrize("host", ["a_b.example.", "münchen.test", "a" * 63, "fe80::1%lo"])
+def test_what_is_a_name(host: str) -> None:
+    check_host(host)
 
 
 async def test_all_addresses_of_a_name_listen_on_one_port(

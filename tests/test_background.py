@@ -40,7 +40,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         pauses.append(seconds)
         await real(0)
 
-    monkeypatch.setattr(background.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     return pauses
 
 
@@ -138,4 +138,3 @@ async def test_a_ticker_outlives_what_fails(caplog: pytest.LogCaptureFixture) ->
     assert [one.getMessage() for one in caplog.records] == [
         "housekeeping failed; it is tried again"
     ]
-

@@ -271,6 +271,60 @@ def test_no_task_is_dropped() -> None:
             assert not lines, f"{path}: a task that nobody holds in lines {lines}"
 
 
+# Where tasks are started that `k8strace/background.py` doesn't watch, and who looks at how
+# they end.
+LOOKED_AT = {
+    "edges.py: __call__": "awaits them",
+    "exporters/_delivery.py: _timed": "awaits it",
+    "exporters/_workers.py: pump": "_on_end",
+    "extensions/_verdicts.py: ask": "awaits it, and _ended",
+    "extensions/oauth2client.py: _renewed": "awaits it, and _ended",
+    "grpc/native_connection.py: _start": "_finish and _waited",
+    "service.py: _drain": "awaits it",
+    "signals.py: ends_before": "cancels it",
+    "signals.py: unless_stopped": "awaits it",
+    "supervisor.py: _drain": "awaits it",
+    "supervisor.py: _launch_all": "awaits it",
+    "supervisor.py: _serve": "awaits it",
+}
+
+
+def started_tasks(tree: ast.AST) -> set[str]:
+    """The functions that start a task by themselves; a TaskGroup looks after its own."""
+    found = set()
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    for function in ast.walk(tree):
+        if not isinstance(function, functions):
+            continue
+        for node in ast.walk(function):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            owner, name = ast.unparse(node.func.value), node.func.attr
+            if name == "ensure_future" or (name == "create_task" and owner != "group"):
+                found.add(function.name)
+    return found
+
+
+def test_tasks_are_started_where_somebody_looks_at_how_they_end() -> None:
+    found = {
+        f"{path.relative_to(PACKAGE)}: {function}"
+        for path in PACKAGE.rglob("*.py")
+        if path.name != "background.py"
+        for function in started_tasks(ast.parse(path.read_text()))
+    }
+    assert found <= set(LOOKED_AT), "take keep_running or spawn of k8strace/background.py"
+    assert found == set(LOOKED_AT), "what is not there any more needs no exception"
+
+
+def test_the_search_for_started_tasks_finds_them() -> None:
+    source = (
+        "def one():\n    return loop.create_task(f())\n"
+        "async def two():\n    asyncio.ensure_future(f())\n"
+        "async def none():\n    group.create_task(f())\n"
+    )
+    assert started_tasks(ast.parse(source)) == {"one", "two"}
+
+
 ALONE = """
 import importlib, os, sys
 for name in {outside!r}:

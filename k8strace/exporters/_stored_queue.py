@@ -15,6 +15,7 @@ from time import monotonic
 
 import msgspec
 
+from k8strace.background import keep_running, spawn
 from k8strace.budget import MAX_RETRY_AFTER, Lease
 from k8strace.component import Context, Storage
 from k8strace.errors import RefusedError
@@ -35,6 +36,7 @@ from k8strace.store import Store, Stored
 
 WINDOW = 16 * 1024 * 1024  # bytes of waiting payloads that are kept in memory, at the most
 WINDOW_SHARE = 8  # or this part of the budget
+READ_AGAIN = 1.0  # seconds after reading has failed on something unexpected
 LOOK_EVERY = 1.0  # seconds between two looks at the folder, and at what others still hold
 
 SCHEMA = 1
@@ -121,6 +123,7 @@ class StoredQueue(Queue):
         self._label = context.label
         self._drops = context.drops
         self._lines = context.drops.lines
+        self._tasks: set[asyncio.Task[None]] = set()
         self._reader: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         metrics, label = context.metrics, context.label
@@ -157,7 +160,7 @@ class StoredQueue(Queue):
         self._recover(await store.open())
         self._metrics.gauge(STORE_RECORDS, lambda: store.records, self._label)
         self._metrics.gauge(STORE_BYTES, lambda: store.size, self._label)
-        self._keeper = asyncio.get_running_loop().create_task(self._keep())
+        self._keeper = keep_running(self._keep, "looking after what is stored", self._log)
 
     async def commit(self, payload: Payload, amount: int) -> None:
         """Return when `payload`, whose room has been taken, is stored.
@@ -306,7 +309,9 @@ class StoredQueue(Queue):
         if self._reader is not None or self._draining:
             return
         if self._has_room() and self._store.has_unread:
-            self._reader = asyncio.get_running_loop().create_task(self._read())
+            self._reader = spawn(
+                self._read(), "reading what is stored", self._log, self._tasks
+            )
 
     async def _read(self) -> None:
         try:
@@ -318,6 +323,10 @@ class StoredQueue(Queue):
                     await self._line_up(record)
                 del records, record
                 self._ready()
+        except Exception:
+            # Nobody may ask for more: what is in memory may be all that there is.
+            asyncio.get_running_loop().call_later(READ_AGAIN, self._read_soon)
+            raise
         finally:
             self._reader = None
 

@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
+from k8strace.background import keep_running
 from k8strace.component import Context, Worker
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters import _otlp_json
@@ -130,7 +131,7 @@ class File(SendingExporter[Config]):
             self._mend()
         self._prune()
         self._closing.clear()
-        self._flusher = asyncio.ensure_future(self._flush_regularly())
+        self._flusher = keep_running(self._flush_regularly, "flushing the file", self.log)
 
     async def send(self, payload: Payload) -> Sent:
         record = self._record(payload)

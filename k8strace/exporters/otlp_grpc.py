@@ -12,6 +12,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from k8strace import __version__
+from k8strace.addresses import check_host
 from k8strace.auth import ClientAuth, client_authenticator
 from k8strace.component import NO_EFFECT, Context
 from k8strace.component import Config as ComponentConfig
@@ -112,6 +113,10 @@ class Config(SendingConfig, frozen=True, kw_only=True):
         match = _PLACE.fullmatch(place)
         if match is None or int(match[2]) > 65535:
             raise ValueError(f'"endpoint" {self.endpoint!r} is not host:port')
+        try:
+            check_host(match[1])
+        except ValueError as error:
+            raise ValueError(f'"endpoint" {self.endpoint!r}: {error}') from error
         return endpoint
 
     @property

@@ -16,6 +16,7 @@ from aiohttp import web
 
 from k8strace import component
 from k8strace.addresses import listen_address
+from k8strace.background import keep_running
 from k8strace.component import Context, Overview
 from k8strace.extensions import _zpages_facts, _zpages_html
 from k8strace.http_server import Handler, HTTPServer
@@ -81,7 +82,7 @@ class ZPages(component.Extension[Config]):
 
     async def start(self) -> None:
         await self._server.start(*listen_address(self.config.endpoint))
-        self._ticking = asyncio.ensure_future(self._tick())
+        self._ticking = keep_running(self._tick, "watching for losses", self.log)
         self.log.info("zpages on http://%s/debug/servicez", self.address)
 
     async def stop(self, deadline: float) -> None:  # noqa: ARG002

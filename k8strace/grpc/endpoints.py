@@ -12,7 +12,7 @@ from contextlib import suppress
 from urllib.parse import unquote
 
 from k8strace.addresses import host_of as host_of  # re-exported
-from k8strace.addresses import join_address, listen_address
+from k8strace.addresses import join_address, listen_address, resolved
 
 UNIX_PEER = "unix:"
 MAX_UNIX_PATH = 107  # sockaddr_un.sun_path, without the final zero
@@ -99,11 +99,8 @@ async def check_free(host: str, port: int) -> None:
     addresses of a name may fail, but none may be in use.
     """
     where = join_address(host, port)
-    loop = asyncio.get_running_loop()
     try:
-        found = await loop.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
+        found = await resolved(host, port, socket.AI_PASSIVE)
     except socket.gaierror as error:
         raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {where}: {error}") from error
     failures: list[OSError] = []
@@ -134,12 +131,9 @@ async def listen_tcp(
     one of several addresses of a name may fail, but none may be in use.
     """
     where = join_address(host, port)
-    loop = asyncio.get_running_loop()
     if host:
         try:
-            found = await loop.getaddrinfo(
-                host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
+            found = await resolved(host, port, socket.AI_PASSIVE)
         except socket.gaierror as error:
             raise OSError(
                 errno.EADDRNOTAVAIL, f"cannot listen on {where}: {error}"

@@ -13,9 +13,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from base64 import b64decode
 from binascii import Error as Base64Error
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import lru_cache
 from math import ceil, inf
@@ -23,12 +24,15 @@ from typing import Any
 from urllib.parse import unquote
 
 from k8strace._http2_client import Call
+from k8strace.background import keep_running
 from k8strace.grpc import ClientSettings, Metadata, is_over
 from k8strace.grpc.compression import ENCODINGS, compress, decompress
 from k8strace.grpc.native_channel import Channel
 from k8strace.grpc.native_place import Place, jittered, longer
 from k8strace.grpc.native_target import MAX_ANSWER, Address, Target
 from k8strace.grpc.status import Code, StatusError, retry_delay
+
+log = logging.getLogger(__name__)
 
 MAX_REFUSALS = 4  # of a call by servers that did not process it
 RESOLVE_INTERVAL = 5.0
@@ -187,14 +191,18 @@ class Client:
         return errors[0] if None not in errors else None
 
     def _connect(self) -> None:
+        target = self._settings.target
         if self._resolver is None:
-            self._resolver = self._run(self._resolve())
+            self._resolver = self._run(self._resolve, f"resolving {target}")
         for place in self._places:
             if place.is_idle:
-                self._run(place.connect())
+                place.is_idle = False
+                self._run(place.connect, f"connecting to {target}")
 
-    def _run(self, coro: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.get_running_loop().create_task(coro)
+    def _run(
+        self, work: Callable[[], Coroutine[Any, Any, None]], what: str
+    ) -> asyncio.Task[None]:
+        task = keep_running(work, what, log)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task

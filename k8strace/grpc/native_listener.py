@@ -13,6 +13,7 @@ import resource
 import socket
 from collections.abc import Callable
 
+from k8strace.background import spawn
 from k8strace.grpc import Reject
 from k8strace.grpc.endpoints import peer_of_socket
 from k8strace.tls.contexts import Contexts
@@ -108,9 +109,7 @@ class Listener:
                 self._refuse("there are too many")
             else:
                 sock.setblocking(False)
-                task = self._loop.create_task(self._connect(sock))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                spawn(self._connect(sock), "taking a connection", log, self._tasks)
 
     async def _connect(self, sock: socket.socket) -> None:
         tls = self._tls

@@ -8,9 +8,8 @@ that was lost before it was of any use counts as a failure, too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from random import uniform
-from typing import Any
 
 from k8strace.grpc.native_channel import Channel
 from k8strace.grpc.native_target import CONNECT_TIMEOUT, Address, Target, show
@@ -53,12 +52,10 @@ class Place:
         self._is_suspect = False
         self._is_left = False
 
-    def connect(self) -> Coroutine[Any, Any, None]:
-        """To be run, and over when there is a channel."""
+    async def connect(self) -> None:
+        """Return when there is a channel. `is_idle` is False meanwhile, and for a task
+        that has yet to begin it is the caller who says so."""
         self.is_idle = False
-        return self._connect()
-
-    async def _connect(self) -> None:
         while not self._is_left:
             if self._backoff:
                 await asyncio.sleep(jittered(self._backoff))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from functools import partial
 
 from k8strace.addresses import listen_address
 from k8strace.auth import Gate
+from k8strace.background import Ticker
 from k8strace.grpc import Admission, Call, Handler, Reject, ServerSettings
 from k8strace.grpc.endpoints import (
     bound_address,
@@ -24,6 +26,8 @@ from k8strace.grpc.native_guard import GuardedConnection
 from k8strace.grpc.native_listener import Listener
 from k8strace.grpc.status import Code, StatusError
 from k8strace.tls.contexts import Contexts
+
+log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 8192  # at about 17 KiB each
 TICK = 0.5  # seconds after which connections are looked after, at the most
@@ -48,7 +52,7 @@ class Server:
         tls = settings.tls
         self._tls = None if tls is None else Contexts(tls, ("h2",))
         self._listeners: list[Listener] = []
-        self._timer: asyncio.TimerHandle | None = None
+        self._ticker: Ticker | None = None
 
     async def start(self) -> str:
         loop = asyncio.get_running_loop()
@@ -78,7 +82,10 @@ class Server:
             keepalive.timeout,
         )
         tick = min([TICK, *(max(wait / 4, 0.01) for wait in waits if wait)])
-        self._timer = loop.call_later(tick, self._tick, loop, tick)
+        self._ticker = Ticker(
+            tick, partial(self._tick, loop), "looking after connections", log
+        )
+        self._ticker.start()
         return address
 
     async def _bind(self) -> list[socket.socket]:
@@ -104,8 +111,8 @@ class Server:
                 while self.shared.connections:
                     self.shared.changed.clear()
                     await self.shared.changed.wait()
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._ticker is not None:
+            self._ticker.stop()
         for connection in tuple(self.shared.connections):
             connection.end()
         if self.shared.tasks:
@@ -117,8 +124,7 @@ class Server:
         connecting = sum(listener.connecting for listener in self._listeners)
         return len(self.shared.connections) + connecting < MAX_CONNECTIONS
 
-    def _tick(self, loop: asyncio.AbstractEventLoop, tick: float) -> None:
-        self._timer = loop.call_later(tick, self._tick, loop, tick)
+    def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         for connection in tuple(self.shared.connections):
             connection.look_after(now)

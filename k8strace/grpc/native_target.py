@@ -8,7 +8,7 @@ import ssl
 from ipaddress import ip_address
 
 from k8strace._http2_client import ClientSession
-from k8strace.addresses import join_address, listen_address
+from k8strace.addresses import join_address, listen_address, resolved
 from k8strace.grpc import ClientSettings
 from k8strace.grpc.endpoints import show_unix, unix_path
 from k8strace.grpc.native_channel import Changed, Channel
@@ -65,9 +65,7 @@ class Target:
         """The addresses in the resolver's order. Raises OSError."""
         if self._fixed:
             return self._fixed
-        found = await asyncio.get_running_loop().getaddrinfo(
-            self._host, self._port, type=socket.SOCK_STREAM
-        )
+        found = await resolved(self._host, self._port)
         return list(dict.fromkeys((str(one[4][0]), int(one[4][1])) for one in found))
 
     async def connect(

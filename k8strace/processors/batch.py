@@ -22,6 +22,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from k8strace import component
+from k8strace.background import spawn
 from k8strace.budget import Room
 from k8strace.component import Blocked, Context, Outlet, Promise
 from k8strace.driver import Rest, begin
@@ -276,10 +277,7 @@ class Batch(component.Processor[Config]):
             step = begin(self._outgoing.send(parcel))
             if isinstance(step, Rest):
                 group.sending += 1
-                loop = asyncio.get_running_loop()
-                task = loop.create_task(self._go_on(group, step), name=self.context.label)
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
+                spawn(self._go_on(group, step), "sending a batch", self.log, self._tasks)
 
     async def _go_on(self, group: _Group, step: Rest[None]) -> None:
         try:

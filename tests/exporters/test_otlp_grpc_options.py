@@ -110,6 +110,8 @@ def test_all_options_reach_the_client(tmp_path: Path) -> None:
         ({"endpoint": "backend"}, "\"endpoint\" 'backend' is not host:port"),
         ({"endpoint": "backend:http"}, "is not host:port"),
         ({"endpoint": "backend:70000"}, "is not host:port"),
+        ({"endpoint": "backend..svc:4317"}, "'backend..svc' is not a host name"),
+        ({"endpoint": f"{'a' * 64}.example:4317"}, "is not a host name"),
         ({"endpoint": "::1:4317"}, "is not host:port"),
         ({"endpoint": "https://backend:4317/v1/traces"}, "is not host:port"),
         ({"endpoint": "ftp://backend:4317"}, "is not host:port"),

@@ -20,7 +20,9 @@ from k8strace.grpc import (
     native,
     native_client,
 )
+from k8strace.grpc.native_channel import Channel
 from k8strace.grpc.native_client import grpc_timeout
+from k8strace.grpc.native_target import Target
 from k8strace.grpc.status import Code, StatusError
 from k8strace.units import Duration
 from tests.support.backend import PATH
@@ -257,6 +259,54 @@ async def test_names_are_resolved_again_when_a_server_goes(
                     assert await call(one) == b"\x0a\x00"
                 assert len(second.calls) == 20
                 assert names.asked < 10
+
+
+async def test_a_resolver_that_fails_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What nobody expects, of a resolver or of a connection, is logged, and tried again."""
+    async with Rig(native) as rig:
+        names = Names(monkeypatch, "127.0.0.1")
+        failures: list[Exception] = [ValueError("names"), MemoryError("names")]
+        resolve = names._resolve
+
+        async def failing(*args: Any, **kwargs: Any) -> list[Any]:
+            if failures:
+                raise failures.pop()
+            return await resolve(*args, **kwargs)
+
+        monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", failing)
+        connect = Target.connect
+        defects: list[Exception] = [KeyError("connections")]
+
+        async def connecting(self: Target, *args: Any) -> Channel:
+            if defects:
+                raise defects.pop()
+            return await connect(self, *args)
+
+        monkeypatch.setattr(Target, "connect", connecting)
+        target = f"backend:{rig.address.rpartition(':')[2]}"
+        async with client(target, wait_for_ready=True) as one:
+            await call(one)
+        texts = [record.getMessage() for record in caplog.records]
+        assert [text.partition(";")[0] for text in texts] == [
+            f"resolving {target} failed",
+            f"resolving {target} failed",
+            f"connecting to {target} failed",
+        ]
+
+
+async def test_a_name_that_is_not_one_is_an_error_of_each_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(*_: Any, **__: Any) -> list[Any]:
+        raise UnicodeError("label empty or too long")
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", refuse)
+    async with client("backend:4317") as one:
+        for _ in range(2):
+            with pytest.raises(StatusError, match="not a host name: label empty"):
+                await call(one)
 
 
 async def test_what_a_server_did_not_process_is_sent_again() -> None:
