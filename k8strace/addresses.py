@@ -36,7 +36,7 @@ def listen_address(endpoint: str) -> tuple[str, int]:
 
 
 def check_host(host: str) -> None:
-    """Raises ValueError for what no resolver can be asked for: an empty label, a long one."""
+    """Raises ValueError for what a resolver cannot be asked for, such as an empty label."""
     try:
         host.encode("idna")
     except UnicodeError as error:
