@@ -184,7 +184,7 @@ class Gate:
         self._nothing = Verdict(
             denial=f"there is no header {self.header!r}, or nothing in it"
         )
-        self._calls: FairLine[_Call] = FairLine()
+        self._asking: FairLine[_Call] = FairLine()
 
     def recall(self, credential: bytes | None) -> Verdict | None:
         """The verdict where it is known; else `ask`."""
@@ -198,7 +198,7 @@ class Gate:
         self._make_room(peer)
         lease = self._lease(len(credential) + CALL_SIZE, peer)
         call = _Call(peer, min(until, deadline or until))
-        self._calls.add(peer, call)
+        self._asking.add(peer, call)
         try:
             async with call.timeout:
                 return await self._authenticator.ask(credential, peer)
@@ -216,7 +216,7 @@ class Gate:
                 "the caller could not be authenticated", RETRY_AFTER
             ) from error
         finally:
-            self._calls.remove(peer, call)
+            self._asking.remove(peer, call)
             del lease
 
     async def admit(
@@ -232,15 +232,15 @@ class Gate:
 
     def _make_room(self, peer: str) -> None:
         """Have another request give way where too many wait. Raises RefusedError."""
-        while len(self._calls) >= MAX_ASKING:
-            call = self._calls.one_too_many(peer)
+        while len(self._asking) >= MAX_ASKING:
+            call = self._asking.one_too_many(peer)
             if call is None:
                 raise _too_many()
             call.gives_way = True
             # It may have an answer already, which its task has not seen yet.
             with suppress(RuntimeError):
                 call.timeout.reschedule(0)
-            self._calls.remove(call.peer, call)
+            self._asking.remove(call.peer, call)
 
     def _lease(self, amount: int, peer: str) -> Lease | None:
         """Raises RefusedError where there is no room."""

@@ -67,10 +67,14 @@ class Promise(IntEnum):
 
 
 class Endpoint(NamedTuple):
-    """Where a receiver listens, as it is configured."""
+    """Where a receiver listens, as it is configured.
+
+    `adopts` says that it can listen on sockets that it is given, instead of its own.
+    """
 
     endpoint: str
     transport: Literal["tcp", "unix"] = "tcp"
+    adopts: bool = True
 
 
 class Worker(msgspec.Struct, frozen=True):

@@ -1,9 +1,10 @@
-"""The sockets of the receivers where several workers share them.
+"""The sockets of the receivers, which outlive a graph and a worker.
 
-They are bound before any worker starts and stay open in the supervisor. TCP endpoints have
-a socket for each worker, among which the system spreads connections (SO_REUSEPORT); while
-a worker is started anew, connections wait in its socket's backlog. A Unix socket is one,
-and all workers accept from it.
+They are bound before anything starts, and stay open in the supervisor, or in the only
+process, whose receivers have duplicates: while a worker is started anew, or a graph is
+replaced, connections wait in the socket's backlog. Where there are several workers, TCP
+endpoints have a socket for each, among which the system spreads connections (SO_REUSEPORT).
+A Unix socket is one, and all workers accept from it.
 """
 
 from __future__ import annotations
@@ -36,9 +37,13 @@ class _Key(NamedTuple):
 
 
 class Listeners:
-    """Open sockets, by endpoint; of each as many sets as there are workers."""
+    """Open sockets, by endpoint; of each as many sets as there are workers.
 
-    def __init__(self) -> None:
+    Several workers share the ports (`reuse_port`).
+    """
+
+    def __init__(self, *, reuse_port: bool = True) -> None:
+        self._reuse_port = reuse_port
         self._open: dict[_Key, list[list[socket.socket]]] = {}
 
     async def open(self, wanted: Wanted, workers: int) -> None:
@@ -62,7 +67,7 @@ class Listeners:
             raise ConfigError(problems)
 
     async def _bind(self, key: _Key, workers: int) -> None:
-        endpoint, _ = key.endpoint
+        endpoint = key.endpoint.endpoint
         sets = self._open.setdefault(key, [])
         if key.endpoint.transport == "unix":
             if not sets:
@@ -73,11 +78,11 @@ class Listeners:
         host, port = listen_address(endpoint)
         if sets:
             port = sets[0][0].getsockname()[1]
-        elif port and port not in self._ports():
+        elif self._reuse_port and port and port not in self._ports():
             # Sockets that share a port would also share it with another gateway.
             await check_free(host, port)
         while len(sets) < workers:
-            sets.append(await listen_tcp(host, port, reuse_port=True))
+            sets.append(await listen_tcp(host, port, reuse_port=self._reuse_port))
             port = sets[0][0].getsockname()[1]
 
     def _ports(self) -> set[int]:

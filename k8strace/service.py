@@ -1,7 +1,8 @@
 """One run of the gateway: a graph, the metrics that outlive it, and the signals.
 
 - SIGHUP replaces the graph by one of the configuration as it is then. One that is wrong
-  changes nothing; where one cannot be started, the former is started again.
+  changes nothing; where one cannot be started, the former is started again. Sockets that
+  both of them listen on stay open: who connects meanwhile waits for the new graph.
 - The first SIGTERM or SIGINT drains, also in the middle of a reload; the second one stops
   at once.
 """
@@ -18,6 +19,7 @@ from k8strace.component import Worker
 from k8strace.config import Loaded, Telemetry
 from k8strace.errors import ConfigError
 from k8strace.graph import Graph
+from k8strace.listeners import Listeners, Wanted
 from k8strace.memory import keep_free, set_aside
 from k8strace.metrics import Metrics
 from k8strace.signals import ENDED, Signals, ends_before
@@ -81,6 +83,8 @@ class Gateway:
         self._configuration = configuration
         self._shutdown_timeout = shutdown_timeout
         self._worker = worker
+        # A worker is given its sockets.
+        self._listeners = Listeners(reuse_port=False)
         self._drops_orphans = drop_orphans  # of the first start
 
     async def run(self, loaded: Loaded) -> int:
@@ -90,6 +94,12 @@ class Gateway:
         before, cannot be started.
         """
         keep_free()
+        try:
+            return await self._run(loaded)
+        finally:
+            self._listeners.close()
+
+    async def _run(self, loaded: Loaded) -> int:
         signals = self.signals
         signals.follow()
         running = await signals.unless_stopped(self._start(loaded))
@@ -101,6 +111,7 @@ class Gateway:
                 running = await self._reload(running)
         if running is not None:
             log.info("stopping: draining for at most %g s", self._shutdown_timeout)
+            self._listeners.close()
             await self._drain(running)
         log.info("stopped")
         return ENDED if signals.end_asked.is_set() else 0
@@ -129,16 +140,22 @@ class Gateway:
 
     async def _start_graph(self, loaded: Loaded) -> _Running:
         telemetry = loaded.config.service.telemetry
-        graph = Graph(loaded.config, self.metrics, self._worker)
-        outside = self.outside(telemetry)
+        worker = self._worker or await self._listening(loaded)
         try:
-            await outside.start()
-        except OSError as error:
-            raise ConfigError([f"service::telemetry::metrics: {error.strerror}"]) from error
-        try:
-            await graph.start()
+            graph = Graph(loaded.config, self.metrics, worker)
+            outside = self.outside(telemetry)
+            try:
+                await outside.start()
+            except OSError as error:
+                where = "service::telemetry::metrics"
+                raise ConfigError([f"{where}: {error.strerror}"]) from error
+            try:
+                await graph.start()
+            except BaseException:
+                await outside.stop()
+                raise
         except BaseException:
-            await outside.stop()
+            _close(worker)
             raise
         if self._drops_orphans:
             for storage in graph.storages():
@@ -150,17 +167,30 @@ class Gateway:
         self.announce(graph)
         return _Running(loaded, graph, outside)
 
+    async def _listening(self, loaded: Loaded) -> Worker:
+        """The only process, with sockets for all endpoints. Raises ConfigError."""
+        wanted = _endpoints(Graph(loaded.config, Metrics()))
+        self._listeners.keep(wanted, 1)
+        await self._listeners.open(wanted, 1)
+        sockets = {
+            receiver: {name: tuple(one.dup() for one in own) for name, own in found.items()}
+            for receiver, found in self._listeners.of(wanted, 0).items()
+        }
+        return Worker(sockets=sockets)
+
     async def _reload(self, running: _Running) -> _Running | None:
         """Replace what runs. None: a signal to stop came, and nothing runs any more."""
         try:
             loaded = self._configuration()
             _check_workers(loaded)
-            Graph(loaded.config, Metrics())
+            wanted = _endpoints(Graph(loaded.config, Metrics()))
         except Exception as error:
             report(error, "the new configuration is wrong")
             log.error("reload refused; the running configuration goes on")  # noqa: TRY400
             return running
         log.info("reloading: draining for at most %g s", self._shutdown_timeout)
+        if self._worker is None:
+            self._listeners.keep(wanted, 1)
         await self._drain(running)
         if self.signals.stop_asked.is_set():
             return None
@@ -194,6 +224,22 @@ class Gateway:
             log.error("drained; %d spans could not be delivered in time", lost)
         else:
             log.info("drained; everything taken was delivered or counted")
+
+
+def _endpoints(graph: Graph) -> Wanted:
+    """The endpoints of a graph whose sockets can outlive it."""
+    return {
+        str(id_): {name: one for name, one in receiver.endpoints().items() if one.adopts}
+        for id_, receiver in graph.receivers.items()
+    }
+
+
+def _close(worker: Worker) -> None:
+    """Close what was to be listened on; what is closed already stays so."""
+    for endpoints in worker.sockets.values():
+        for sockets in endpoints.values():
+            for one in sockets:
+                one.close()
 
 
 def report(error: Exception, what: str) -> None:

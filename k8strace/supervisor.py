@@ -39,6 +39,7 @@ log = logging.getLogger("k8strace")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 5.0  # seconds before a worker is started again
 LIVED = 60.0  # seconds after which a worker that ends was not one that cannot start
+START_TIMEOUT = 60.0  # seconds for the workers of a reload to serve
 END_TIMEOUT = 2.0  # seconds for a worker to end that was told to end at once
 DRAIN_MARGIN = 5.0  # seconds over the shutdown timeout, for what follows the drain
 
@@ -315,7 +316,7 @@ class Supervisor:
                 plan.release()
             self._listeners.keep(former.endpoints, former.workers)
             for process in self._processes.difference(self._slots.values()):
-                process.drain()
+                self._retire(process)
             log.error("reload refused; the running configuration goes on")
             return
         for process in self._slots.values():
@@ -336,9 +337,12 @@ class Supervisor:
         """
         new = [self._launch(slot, plan) for slot in range(plan.workers)]
         up = asyncio.ensure_future(asyncio.wait([one.up for one in new]))
-        if not await ends_before(up, self.signals.stop_asked):
+        if not await ends_before(up, self.signals.stop_asked, START_TIMEOUT):
             up.cancel()
-            return []
+            if self.signals.stop_asked.is_set():
+                return []
+            late = ", ".join(str(one.slot) for one in new if not one.up.done())
+            raise ConfigError([f"workers do not serve after {START_TIMEOUT:g} s: {late}"])
         dead = [one for one in new if one.state == "ended"]
         if dead:
             problems = plan.loaded.placed(_problems(dead))

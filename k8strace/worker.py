@@ -15,6 +15,7 @@ import os
 import pickle
 import signal
 import socket
+from collections import deque
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -38,6 +39,8 @@ WRITE_DOWN_EVERY = 1.0  # seconds between two looks at the gauges
 READY, DRAINING, FAILED, LOST = b"ready", b"draining", b"failed", b"lost"
 DRAIN, END = b"drain", b"end"
 MAX_TEXT = 100_000  # bytes of a message
+MAX_WAITING = 1000  # messages that wait for a supervisor that is busy
+LAST_WORDS = 2.0  # seconds for what waits when the worker ends
 
 
 class Handover(msgspec.Struct, frozen=True, kw_only=True):
@@ -104,7 +107,8 @@ async def _run(handover: Handover, signals: Signals, metrics: Metrics) -> int:
     try:
         return await gateway.run(Loaded(handover.config, ()))
     except ConfigError as error:
-        control.say(FAILED + b"\n" + "\n".join(error.problems).encode())
+        text = "\n".join(error.problems)
+        control.say(FAILED + b"\n" + text.encode("utf-8", "backslashreplace"))
         return 1
     finally:
         control.close()
@@ -133,16 +137,42 @@ class Control:
         self._signals = signals
         self._socket = socket.socket(fileno=descriptor)
         self._socket.setblocking(False)
+        self._waiting: deque[bytes] = deque()
         asyncio.get_running_loop().add_reader(descriptor, self._hear)
 
     def say(self, message: bytes) -> None:
-        with suppress(OSError):  # nobody is there any more
-            self._socket.send(message[:MAX_TEXT])
+        """Send it when there is room; where too much waits, leave samples of losses out."""
+        is_sample = message.startswith(LOST)
+        if is_sample and (len(message) > MAX_TEXT or len(self._waiting) >= MAX_WAITING):
+            return
+        self._waiting.append(message[:MAX_TEXT])
+        if len(self._waiting) == 1:
+            self._send()
 
     def close(self) -> None:
-        if self._socket.fileno() >= 0:
-            asyncio.get_running_loop().remove_reader(self._socket.fileno())
-            self._socket.close()
+        if self._socket.fileno() < 0:
+            return
+        loop = asyncio.get_running_loop()
+        loop.remove_reader(self._socket.fileno())
+        loop.remove_writer(self._socket.fileno())
+        self._socket.settimeout(LAST_WORDS)
+        with suppress(OSError):  # nobody listens any more
+            while self._waiting:
+                self._socket.send(self._waiting.popleft())
+        self._socket.close()
+
+    def _send(self) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            while self._waiting:
+                self._socket.send(self._waiting[0])
+                self._waiting.popleft()
+        except BlockingIOError:
+            loop.add_writer(self._socket.fileno(), self._send)
+            return
+        except OSError:  # nobody is there any more
+            self._waiting.clear()
+        loop.remove_writer(self._socket.fileno())
 
     def _hear(self) -> None:
         try:

@@ -8,6 +8,7 @@ import re
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -20,8 +21,19 @@ from k8strace.signals import ENDED, Signals
 from tests.support.backend import Backend
 from tests.support.clients import Client
 from tests.support.gateway import Samples
+from tests.support.pipeline import until
+from tests.support.ports import free_port
 from tests.support.requests import request
 
+PROTOCOLS = """
+receivers: {{otlp: {{protocols: {{
+  grpc: {{endpoint: "{grpc}", transport: {transport}}},
+  http: {{endpoint: "{http}", transport: {transport}}}}}}}}}
+exporters: {{otlp: {{endpoint: "http://{backend}", timeout: 60s}}}}
+service:
+  telemetry: {{metrics: {{level: none}}}}
+  pipelines: {{traces: {{receivers: [otlp], exporters: [otlp]}}}}
+"""
 CONFIG = """
 receivers: {{otlp: {{protocols: {{grpc: {{endpoint: "{grpc}"}}}}}}}}
 exporters:
@@ -171,6 +183,99 @@ async def test_nothing_is_started_when_a_stop_comes_during_a_reload(run: Make) -
         assert await gateway.ended == 0
     assert backend.spans == 4
     assert sum("is ready" in line for line in gateway.lines) == 1
+
+
+async def connect(address: str) -> None:
+    """Make a connection, as `address` is logged."""
+    if address.startswith("unix:"):
+        _, writer = await asyncio.open_unix_connection(address.removeprefix("unix:"))
+    else:
+        host, _, port = address.rpartition(":")
+        _, writer = await asyncio.open_connection(host, int(port))
+    writer.close()
+
+
+@pytest.mark.parametrize("transport", ["tcp", "unix"])
+async def test_who_connects_during_a_reload_waits_for_the_new_graph(
+    run: Make, transport: str, tmp_path: Path
+) -> None:
+    release = asyncio.Event()
+
+    async def hang(_: object) -> None:
+        await release.wait()
+
+    unix = transport == "unix"
+    places = [str(tmp_path / name) if unix else "127.0.0.1:0" for name in ("g", "h")]
+    async with Backend() as backend:
+        backend.answer = hang
+        text = PROTOCOLS.format(
+            grpc=places[0], http=places[1], transport=transport, backend=backend.endpoint
+        )
+        gateway = run(load([f"yaml:{text}"]))
+        await gateway.send(4)
+        await until(lambda: backend.calls == 1)
+        addresses = [await gateway.said(rf"{name} on (\S+)") for name in ("grpc", "http")]
+        gateway.gateway.signals.note(signal.SIGHUP)
+        await gateway.said("reloading")
+        # The third that receivers have of a drain is short where no request is under way:
+        # for most of this time what they listened on is given back.
+        waiting = asyncio.create_task(gateway.send(5))
+        for _ in range(50):
+            for address in addresses:
+                await connect(address)
+            await asyncio.sleep(0.01)
+        assert not waiting.done()
+        assert sum("is ready" in line for line in gateway.lines) == 1
+        release.set()
+        await gateway.said("is ready", 2)
+        await waiting
+        assert await gateway.said(r"http on (\S+)", 2) == addresses[1]
+        gateway.gateway.signals.note(signal.SIGTERM)
+        assert await gateway.ended == 0
+        assert backend.spans == 9
+    for address in addresses:
+        with pytest.raises(OSError, match=r"refused|No such file|Connect call"):
+            await connect(address)
+
+
+async def test_a_stop_closes_the_port_before_it_drains(run: Make) -> None:
+    release = asyncio.Event()
+
+    async def hang(_: object) -> None:
+        await release.wait()
+
+    async with Backend() as backend:
+        backend.answer = hang
+        gateway = run(config("otlp", backend=backend.endpoint))
+        await gateway.send(4)
+        await until(lambda: backend.calls == 1)
+        address = await gateway.said(r"grpc on (\S+)")
+        gateway.gateway.signals.note(signal.SIGTERM)
+        while True:
+            try:
+                await connect(address)
+            except OSError:
+                break
+            await asyncio.sleep(0.01)
+        assert not gateway.ended.done()
+        release.set()
+        assert await gateway.ended == 0
+
+
+async def test_sockets_of_a_start_that_fails_are_closed(run: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        busy = f"127.0.0.1:{taken.getsockname()[1]}"
+        port = free_port()
+        text = CONFIG.format(
+            grpc=f"127.0.0.1:{port}", backend="localhost:1", exporter="nop"
+        )
+        text = text.replace("service:", "service:\n  extensions: [health_check]")
+        text += f"extensions: {{health_check: {{endpoint: {busy}}}}}"
+        gateway = run(load([f"yaml:{text}"]))
+        with pytest.raises(ConfigError, match="in use"):
+            await gateway.ended
+    with socket.create_server(("127.0.0.1", port)):
+        pass
 
 
 @pytest.mark.parametrize("first", [signal.SIGHUP, signal.SIGTERM])

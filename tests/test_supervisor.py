@@ -13,6 +13,7 @@ import aiohttp
 import pytest
 import yaml
 
+from k8strace.component import Endpoint
 from k8strace.config import load
 from k8strace.metrics import Metrics
 from k8strace.supervisor import Plan, _ending
@@ -55,7 +56,7 @@ def grpc(engine: str = "native", **options: str) -> dict[str, Any]:
 def test_who_gets_what() -> None:
     metrics = Metrics()
     plan = Plan(load([f"yaml:{config(grpc())}"]), metrics)
-    assert plan.endpoints == {"otlp": {"grpc": ("127.0.0.1:0", "tcp")}}
+    assert plan.endpoints == {"otlp": {"grpc": Endpoint("127.0.0.1:0")}}
     assert [str(one) for one in plan.front.service.extensions] == ["health_check"]
     assert plan.front.service.pipelines == {}
     assert plan.worker.service.extensions == ()

@@ -12,13 +12,16 @@ from contextlib import suppress
 
 import pytest
 
+from k8strace import worker
 from k8strace.config import load
 from k8strace.drops import MAX_NAME, MAX_TEXT
 from k8strace.losses import Loss, Sample
 from k8strace.worker import (
     DRAIN,
     END,
+    FAILED,
     LOST,
+    READY,
     Control,
     Handover,
     Lost,
@@ -93,6 +96,49 @@ async def test_what_a_supervisor_says(pair: tuple[socket.socket, socket.socket])
     await signals.end_asked.wait()
     control.close()
     control.close()
+
+
+async def test_what_does_not_fit_waits_for_its_supervisor(
+    pair: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "MAX_WAITING", 10)
+    control = Control(pair[1].detach(), _Signals())
+    sample = LOST + bytes(10_000)
+    for _ in range(200):
+        control.say(sample)
+    control.say(READY)
+    control.say(FAILED + b"\nwhy")
+    heard: list[bytes] = []
+    pair[0].setblocking(False)
+    while not heard or heard[-1] != FAILED + b"\nwhy":
+        try:
+            heard.append(pair[0].recv(LONGEST_MESSAGE))
+        except BlockingIOError:
+            await asyncio.sleep(0)
+    assert heard[-2] == READY
+    assert set(heard[:-2]) == {sample}
+    assert len(heard) < 200
+    control.say(b"as before")
+    assert pair[0].recv(100) == b"as before"
+    control.close()
+
+
+async def test_last_words_are_heard(pair: tuple[socket.socket, socket.socket]) -> None:
+    control = Control(pair[1].detach(), _Signals())
+    for _ in range(200):
+        control.say(LOST + bytes(10_000))
+    control.say(FAILED + b"\nwhy")
+    heard: list[bytes] = []
+
+    def hear() -> None:
+        while message := pair[0].recv(LONGEST_MESSAGE):
+            heard.append(message)
+
+    listening = asyncio.create_task(asyncio.to_thread(hear))
+    await asyncio.sleep(0)
+    control.close()
+    await listening
+    assert heard[-1] == FAILED + b"\nwhy"
 
 
 async def test_a_supervisor_that_is_gone(

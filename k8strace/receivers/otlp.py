@@ -231,13 +231,14 @@ class OTLP(Receiver[Config]):
             )
 
     def endpoints(self) -> Mapping[str, Endpoint]:
-        protocols = self.config.protocols
-        served = {"grpc": protocols.grpc, "http": protocols.http}
-        return {
-            name: Endpoint(one.endpoint, one.transport)
-            for name, one in served.items()
-            if one is not None
-        }
+        grpc, http = self.config.protocols.grpc, self.config.protocols.http
+        found = {}
+        if grpc is not None:
+            adopts = grpc.engine != "grpcio"
+            found["grpc"] = Endpoint(grpc.endpoint, grpc.transport, adopts)
+        if http is not None:
+            found["http"] = Endpoint(http.endpoint, http.transport)
+        return found
 
     async def start(self) -> None:
         try:
