@@ -103,6 +103,10 @@ class ClientAuthenticator(Protocol):
     @property
     def needs_origin(self) -> bool: ...
 
+    @property
+    def reads_metadata(self) -> tuple[str, ...]:
+        """The names of requests' metadata that it passes on."""
+
     async def metadata(self, headers: Metadata, origin: Origin | None) -> Metadata:
         """A request's metadata, made of `headers`; the same tuple where nothing changes.
 
@@ -124,6 +128,10 @@ class Authenticator(Extension[C_co]):
 
     It is asked for the sides alone that its configuration says it has.
     """
+
+    @property
+    def reads_metadata(self) -> tuple[str, ...]:
+        return ()
 
     def server(self) -> ServerAuthenticator:
         raise NotImplementedError

@@ -13,7 +13,7 @@ Data goes down by call and the outcome comes up by return:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from pathlib import Path
 from socket import socket
@@ -208,6 +208,11 @@ class Receiver(Component[C_co]):
         """
         return {}
 
+    @property
+    def without_metadata(self) -> Sequence[str]:
+        """The protocols that don't keep requests' metadata, as their options are named."""
+        return ()
+
 
 class Consumer(Component[C_co]):
     """What payloads can be handed to: processors and exporters."""
@@ -228,6 +233,11 @@ class Consumer(Component[C_co]):
         without suspending in between.
         """
         raise NotImplementedError
+
+    @property
+    def reads_metadata(self) -> tuple[str, ...]:
+        """The names of requests' metadata that it reads, which receivers have to keep."""
+        return ()
 
 
 class Processor(Consumer[C_co]):

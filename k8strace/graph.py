@@ -199,6 +199,7 @@ class Graph:
             for component in order:
                 self._started.append(component)  # whatever it gets before it fails
                 await component.start()
+            self._tell_of_missing_metadata()
         except (OSError, ValueError, ConfigError) as error:
             await self.stop(asyncio.get_running_loop().time())
             where = f"{component.kind}::{component.context.label}"
@@ -209,6 +210,23 @@ class Graph:
             await self.stop(asyncio.get_running_loop().time())
             raise
         self.ready(True)
+
+    def _tell_of_missing_metadata(self) -> None:
+        """Warn of components that read metadata which their receivers don't keep."""
+        for name, pipeline in self.config.service.pipelines.items():
+            missing = [
+                f"receivers::{id_}::{protocol}"
+                for id_ in pipeline.receivers
+                for protocol in self.receivers[id_].without_metadata
+            ]
+            exporters = [self.exporters[id_] for id_ in pipeline.exporters]
+            for one in (*self.processors[name], *exporters):
+                if missing and one.reads_metadata:
+                    one.log.warning(
+                        "%s is taken from requests' headers in the pipeline %s, and %s "
+                        "without `include_metadata: true` keeps none",
+                        *(", ".join(one.reads_metadata), name, " and ".join(missing)),
+                    )
 
     def ready(self, is_ready: bool) -> None:
         """Tell the extensions whether spans are taken."""

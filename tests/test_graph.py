@@ -144,3 +144,32 @@ async def test_an_extension_has_no_place_in_the_accounting() -> None:
     kinds = {one.labels.get("kind") for one in samples if "spans" in one.name}
     assert "exporters" in kinds
     assert "extensions" not in kinds
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+async def test_metadata_that_is_read_and_not_kept_is_told_of(
+    keeps: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    head = HEAD.replace('127.0.0.1:0"}', f'127.0.0.1:0", include_metadata: {keeps}}}')
+    head += """
+  otlp/setter: {endpoint: "http://127.0.0.1:1", auth: {authenticator: headers_setter}}
+extensions:
+  headers_setter:
+    headers:
+    - {key: X-Tenant, from_context: X-Scope}
+    - {key: X-Caller, from_attribute: subject}
+    - {key: X-Gone, action: delete, from_context: X-Other}
+"""
+    built = graph(
+        "{extensions: [headers_setter], telemetry: {metrics: {level: none}},"
+        " pipelines: {traces: {receivers: [otlp], exporters: [otlp/setter, nop]},"
+        " traces/two: {receivers: [otlp], processors: [batch/keyed], exporters: [nop]}}}",
+        head.replace("True", "true").replace("False", "false"),
+    )
+    await built.start()
+    await built.stop(asyncio.get_running_loop().time() + 1)
+    lines = [line.getMessage() for line in caplog.records if "headers" in line.getMessage()]
+    assert [line.partition(" is taken")[0] for line in lines] == (
+        [] if keeps else ["x-scope", "tenant"]
+    )
+    assert all("receivers::otlp::protocols::grpc without" in line for line in lines)

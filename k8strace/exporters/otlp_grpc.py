@@ -186,6 +186,10 @@ class OtlpGrpc(SendingExporter[Config]):
         return self._auth is not None and self._auth.needs_origin
 
     @property
+    def reads_metadata(self) -> tuple[str, ...]:
+        return () if self._auth is None else self._auth.reads_metadata
+
+    @property
     def destination(self) -> str:
         return self.config.endpoint
 

@@ -135,6 +135,17 @@ class HeadersSetter(Authenticator[Config]):
             return True
         return self._additional is not None and self._additional.needs_origin
 
+    @property
+    def reads_metadata(self) -> tuple[str, ...]:
+        names = [
+            one.from_context.lower()
+            for one in self.config.headers
+            if one.from_context is not None and one.needs_origin
+        ]
+        if self._additional is not None:
+            names += self._additional.reads_metadata
+        return tuple(names)
+
     async def metadata(self, headers: Metadata, origin: Origin | None) -> Metadata:
         if self._additional is not None:
             headers = await self._additional.metadata(headers, origin)

@@ -124,6 +124,10 @@ class Batch(component.Processor[Config]):
     def needs_origin(self) -> bool:
         return bool(self._keys)
 
+    @property
+    def reads_metadata(self) -> tuple[str, ...]:
+        return self._keys
+
     async def consume(self, payload: Payload) -> None:
         if not payload.spans:
             return

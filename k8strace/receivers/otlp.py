@@ -11,7 +11,7 @@ something behind refused or that were cut out, `failed` those lost to a defect o
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from socket import socket
 from typing import Annotated, Literal, Protocol
@@ -239,6 +239,16 @@ class OTLP(Receiver[Config]):
         if http is not None:
             found["http"] = Endpoint(http.endpoint, http.transport)
         return found
+
+    @property
+    def without_metadata(self) -> Sequence[str]:
+        protocols = self.config.protocols
+        served = {"grpc": protocols.grpc, "http": protocols.http}
+        return [
+            f"protocols::{name}"
+            for name, one in served.items()
+            if one is not None and not one.include_metadata
+        ]
 
     async def start(self) -> None:
         try:
