@@ -4,9 +4,9 @@ A segment is a file: a block that has its head twice and its extent, and records
 another, each a multiple of eight bytes. The extent is the length that the file has: a
 shorter file has lost records. Segments of older versions have none. A record is a header,
 two runs of bytes (`meta`, and the spans as they stand in a request), padding and a trailer.
-What is behind the last one is zeros. Checksums begin with the segment's salt, so that nobody
-can send spans that look like a record to who has lost the thread. Numbers are as the machine
-has them: on one that has them the other way round the head is of another version.
+What is behind the last one is zeros. Checksums begin with the segment's salt, so that
+nobody can send spans that look like a record to who has lost the thread. Numbers are as the
+machine has them: on one that has them the other way round the head is of another version.
 
 `done` is the only part of a record that is ever written again. It is zero, or what
 `done_mark` makes of the header's checksum: no flipped bit turns the one into the other.
