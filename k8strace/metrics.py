@@ -243,6 +243,18 @@ STORE_RECOVERED_SPANS = Series(
 RETRIES = Series("k8strace_exporter_retries", "Sends that were tried again.", ("exporter",))
 BUDGET_USED = Series("k8strace_budget_used_bytes", "Payload bytes held in memory.")
 BUDGET_LIMIT = Series("k8strace_budget_limit_bytes", "The limit of payload bytes.")
+LOOP_LAG = Series(
+    "k8strace_loop_lag_seconds",
+    "Seconds by which the event loop came late to what was due, fifty times a second.",
+    (),
+    (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0),
+)
+LOOP_OWN_LAG = Series(
+    "k8strace_loop_own_lag_seconds",
+    "The same less the time in which the loop's thread waited for a CPU.",
+    (),
+    LOOP_LAG.buckets,
+)
 LOG_RECORDS_DROPPED = Series(
     "k8strace_log_records_dropped",
     "Log records that were not written, because stderr was not read fast enough.",

@@ -20,6 +20,7 @@ from k8strace.config import Loaded, Telemetry
 from k8strace.errors import ConfigError
 from k8strace.graph import Graph
 from k8strace.listeners import Listeners, Wanted
+from k8strace.loop_lag import LoopLag
 from k8strace.memory import keep_free, set_aside
 from k8strace.metrics import Metrics
 from k8strace.signals import ENDED, Signals, ends_before
@@ -86,6 +87,7 @@ class Gateway:
         # A worker is given its sockets.
         self._listeners = Listeners(reuse_port=False)
         self._drops_orphans = drop_orphans  # of the first start
+        self._lag = LoopLag(self.metrics)
 
     async def run(self, loaded: Loaded) -> int:
         """Start, serve until SIGTERM or SIGINT, drain; returns the exit status.
@@ -103,6 +105,7 @@ class Gateway:
         signals = self.signals
         signals.follow()
         running = await signals.unless_stopped(self._start(loaded))
+        self._lag.start()
         while running is not None and not signals.stop_asked.is_set():
             await signals.asked.wait()
             signals.asked.clear()
@@ -113,6 +116,7 @@ class Gateway:
             log.info("stopping: draining for at most %g s", self._shutdown_timeout)
             self._listeners.close()
             await self._drain(running)
+        self._lag.stop()
         log.info("stopped")
         return ENDED if signals.end_asked.is_set() else 0
 

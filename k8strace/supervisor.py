@@ -28,6 +28,7 @@ from k8strace.errors import ConfigError
 from k8strace.graph import Graph, reason
 from k8strace.lines import Lines
 from k8strace.listeners import Listeners
+from k8strace.loop_lag import LoopLag
 from k8strace.losses import Loss, Sample
 from k8strace.metrics import WORKER_DIED, WORKER_RESTARTS, WORKERS, Metrics, settle
 from k8strace.service import promises, report
@@ -184,9 +185,12 @@ class Supervisor:
             await self._listeners.open(self._plan.endpoints, self._plan.workers)
             self._front = Front(self._plan.front, self.metrics, self._plan.overview)
             await self._front.start()
+            lag = LoopLag(self.metrics)
+            lag.start()
             try:
                 await self._serve()
             finally:
+                lag.stop()
                 await self._drain()
                 self._lines.flush()
                 await self._front.stop()

@@ -290,6 +290,21 @@ ROWS: dict[str, tuple[Panel, ...]] = {
             ),
         ),
         Panel(
+            "Loop lag",
+            "By how much what is due comes late; own: what the machine has no part in.",
+            "s",
+            tuple(
+                Query(
+                    quantile(0.999, series, "instance"),
+                    f"{{{{instance}}}} {name} p99.9",
+                )
+                for name, series in (
+                    ("wall", "k8strace_loop_lag_seconds"),
+                    ("own", "k8strace_loop_own_lag_seconds"),
+                )
+            ),
+        ),
+        Panel(
             "Workers",
             "Processes by state, with several workers.",
             "none",

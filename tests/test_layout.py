@@ -81,7 +81,7 @@ TIERS = (
         "k8strace.driver",
         "k8strace.threads",
     },
-    {"k8strace.payload", "k8strace.segments", "k8strace.drops"},
+    {"k8strace.payload", "k8strace.segments", "k8strace.drops", "k8strace.loop_lag"},
     {"k8strace.store"},
     {
         "k8strace.component",
