@@ -15,6 +15,7 @@ cdef class Session:
     cdef size_t queued  # bytes that are to be sent and are not in `out`
     cdef list events
     cdef object error
+    cdef bytes why  # debug data for the GOAWAY that ends the session
     cdef double now
     cdef double allowance  # of frames that bring nothing
     cdef readonly bint is_up
@@ -27,7 +28,8 @@ cdef class Session:
     cdef int pump(self) except -1
     cdef int raise_kept(self) except -1
     cdef int keep(self, const uint8_t *data, size_t size) except -1
-    cdef int terminate(self, uint32_t code) except -1
+    cdef int keep_goaway(self, const uint8_t *data) except -1
+    cdef int terminate(self, uint32_t code, bytes why=*) except -1
     cdef int reset(self, int32_t stream, uint32_t code) except -1
     cdef int forgive(self, double frames) except -1
     cdef int count_flood(self) except -1

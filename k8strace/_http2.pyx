@@ -25,6 +25,10 @@ from urllib.parse import quote
 
 from k8strace.errors import K8sTraceError
 
+cdef enum:
+    FRAME_HEAD = 9
+    GOAWAY_SIZE = FRAME_HEAD + 8  # without debug data
+
 cdef double FLOOD_BURST = 1000  # frames that ask for work and bring none; nghttp2's limit
 cdef double FLOOD_RATE = 100  # of them in a second
 
@@ -109,7 +113,10 @@ cdef class Session:
             size = h2.session_mem_send(self.session, &data)
             if size <= 0:
                 break
-            self.keep(data, size)
+            if self.why is not None and size == GOAWAY_SIZE and data[3] == h2.GOAWAY:
+                self.keep_goaway(data)
+            else:
+                self.keep(data, size)
         self.raise_kept()
         if size < 0:
             raise ProtocolError((<bytes>h2.strerror(<int>size)).decode())
@@ -120,7 +127,18 @@ cdef class Session:
             raise MemoryError
         return 0
 
-    cdef int terminate(self, uint32_t code) except -1:
+    cdef int keep_goaway(self, const uint8_t *data) except -1:
+        """A GOAWAY with debug data: libnghttp2 can end a session only without any."""
+        cdef uint32_t length = GOAWAY_SIZE - FRAME_HEAD + len(self.why)
+        cdef uint8_t[3] field = [length >> 16 & 0xFF, length >> 8 & 0xFF, length & 0xFF]
+        self.keep(field, 3)
+        self.keep(data + 3, GOAWAY_SIZE - 3)
+        return self.keep(<const uint8_t *>PyBytes_AS_STRING(self.why), len(self.why))
+
+    cdef int terminate(self, uint32_t code, bytes why=None) except -1:
+        """End the session by a GOAWAY, whose debug data says why."""
+        if self.why is None:
+            self.why = why
         check(h2.session_terminate_session(self.session, code))
         return 0
 
@@ -136,7 +154,7 @@ cdef class Session:
         self.allowance -= 1
         if self.allowance < 0:
             self.allowance = INFINITY  # once is enough
-            self.terminate(h2.ENHANCE_YOUR_CALM)
+            self.terminate(h2.ENHANCE_YOUR_CALM, b"too_many_empty_frames")
         return 0
 
     cdef list take_events(self):

@@ -8,11 +8,13 @@ from k8strace._http2 import Session
 class Call:
     """A request and, when it is over, what came of it.
 
-    `status`, `text` and `details` are grpc-status, grpc-message and
-    grpc-status-details-bin as they stood in the headers, `answer` the message if it came
-    whole, in `encoding` (as `_codec` numbers them). `problem` says what is wrong with the
-    answer, `error` is HTTP/2's code with which the stream was closed. `is_refused` says
-    that the server did not process it, `is_unsent` that nothing of its message was sent.
+    `status`, `text`, `details` and `retry_after` are grpc-status, grpc-message,
+    grpc-status-details-bin and retry-after as they stood in the headers. `content_type` is
+    that of an answer which is not gRPC, and whose body is ignored. `answer` is the message
+    if it came whole, in `encoding` (as `_codec` numbers them). `problem` says what is wrong
+    with the answer, `error` is HTTP/2's code with which the stream was closed. `is_refused`
+    says that the server did not process it, `is_unsent` that nothing of its message was
+    sent.
     """
 
     stream: int
@@ -20,6 +22,8 @@ class Call:
     status: bytes | None
     text: bytes | None
     details: bytes | None
+    content_type: bytes | None
+    retry_after: bytes | None
     answer: bytes | None
     problem: str | None
     error: int
@@ -35,10 +39,14 @@ class ClientSession(Session):
     """One connection to a server. Methods raise ProtocolError; then only `close` is of use.
 
     `is_going` says that no more requests are taken: the server has said so, or there are
-    no more streams. Requests beyond the server's limit of streams wait inside.
+    no more streams. `goaway_code` is HTTP/2's code in the server's last GOAWAY, -1 where
+    there was none, and `goaway_text` the first bytes of its debug data. Requests beyond the
+    server's limit of streams wait inside.
     """
 
     is_going: bool
+    goaway_code: int
+    goaway_text: bytes
 
     def __init__(
         self,

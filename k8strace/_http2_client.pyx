@@ -4,9 +4,9 @@ cimport cython
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from libc.errno cimport EINTR, errno
 from libc.math cimport INFINITY
-from libc.stdint cimport int32_t, uint8_t, uint32_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t
 from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 cimport k8strace._nghttp2 as h2
 from k8strace._encodings cimport AS_GZIP, AS_IDENTITY
@@ -32,6 +32,8 @@ cdef enum:
     WINDOW = 64 * 1024
     CONNECTION_WINDOW = 4 * 1024 * 1024
     MAX_HEADERS = 16 * 1024
+    MAX_TYPE = 128  # bytes that are kept of a content type
+    MAX_TEXT = 256  # and of a GOAWAY's debug data
     LAST_STREAM = 0x7FFFFFFF - 2 * 65536  # there are none above 0x7FFFFFFF
 
 
@@ -42,6 +44,8 @@ cdef class Call:
     cdef readonly bytes status
     cdef readonly bytes text
     cdef readonly bytes details
+    cdef readonly bytes content_type  # where it is not gRPC's
+    cdef readonly bytes retry_after
     cdef readonly bytes answer
     cdef readonly str problem
     cdef readonly uint32_t error
@@ -87,6 +91,8 @@ cdef class ClientSession(Session):
     cdef object metadata
     cdef list encoded  # metadata as bytes: most calls have the same
     cdef readonly bint is_going
+    cdef readonly int64_t goaway_code
+    cdef readonly bytes goaway_text
 
     def __init__(
         self,
@@ -106,6 +112,8 @@ cdef class ClientSession(Session):
         self.now = now
         self.calls = {}
         self.pinned = []
+        self.goaway_code = -1
+        self.goaway_text = b""
         check(h2.session_client_new2(&self.session, callbacks(), <void *>self, options()))
         check(h2.session_set_next_stream_id(self.session, first_stream))
         settings[0].settings_id = h2.SETTINGS_ENABLE_PUSH
@@ -380,6 +388,11 @@ cdef class ClientSession(Session):
             call.text = value[:size]
         elif equals(name, name_size, b"grpc-status-details-bin"):
             call.details = value[:size]
+        elif equals(name, name_size, b"retry-after"):
+            call.retry_after = value[:size]
+        elif equals(name, name_size, b"content-type"):
+            if size < 16 or memcmp(value, b"application/grpc", 16) != 0:
+                call.content_type = value[:min(size, <size_t>MAX_TYPE)]
         return 0
 
     cdef int take_data(self, void *owner, const uint8_t *data, Py_ssize_t size) except -1:
@@ -388,7 +401,11 @@ cdef class ClientSession(Session):
         if owner == NULL:
             return 0
         call = <Call>owner
-        if call.http_status != 200 or call.problem is not None:
+        if (
+            call.http_status != 200
+            or call.problem is not None
+            or call.content_type is not None
+        ):
             return 0
         if call.size < 0:
             part = min(size, PREFIX_SIZE - call.received)
@@ -427,6 +444,10 @@ cdef class ClientSession(Session):
             self.is_up = True
         elif kind == h2.GOAWAY:
             self.is_going = True
+            self.goaway_code = frame.goaway.error_code
+            self.goaway_text = frame.goaway.opaque_data[
+                :min(frame.goaway.opaque_data_len, <size_t>MAX_TEXT)
+            ]
             self.take_back()
         elif kind == h2.PING and frame.hd.flags & h2.FLAG_ACK:
             self.pongs += 1

@@ -449,7 +449,8 @@ cdef class ServerSession(Session):
         if self.ping_interval > 0 and self.now - self.last_ping < interval:
             self.strikes += 1
             if self.strikes > PING_STRIKES:
-                self.terminate(h2.ENHANCE_YOUR_CALM)
+                # The word by which gRPC's clients know why (gRFC A8).
+                self.terminate(h2.ENHANCE_YOUR_CALM, b"too_many_pings")
         self.last_ping = self.now
         return 0
 

@@ -66,6 +66,8 @@ cdef extern from "nghttp2/nghttp2.h":
     ctypedef struct goaway "nghttp2_goaway":
         int32_t last_stream_id
         uint32_t error_code
+        uint8_t *opaque_data
+        size_t opaque_data_len
     ctypedef union frame "nghttp2_frame":
         frame_hd hd
         headers headers

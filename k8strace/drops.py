@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from k8strace import _fastpath
 from k8strace.errors import MalformedPayloadError, Reason
-from k8strace.lines import Lines
+from k8strace.lines import Lines, printable
 from k8strace.losses import Loss, Losses, Sample, What
 from k8strace.metrics import Ledger
 from k8strace.payload import Payload
@@ -133,14 +133,3 @@ def services(chunks: tuple[bytes, ...]) -> list[str]:
     return [
         name.decode(errors="replace") if isinstance(name, bytes) else "" for name in column
     ]
-
-
-def printable(text: str, most: int) -> str:
-    """`text` on one line, at most `most` characters, control characters escaped."""
-    if len(text) > most:
-        text = text[: most - 1] + "…"
-    if text.isprintable():
-        return text
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )

@@ -12,6 +12,8 @@ from k8strace.errors import (
     PartlyRejectedError,
     RefusedError,
     RejectedError,
+    is_passing,
+    passing_refusal,
 )
 from k8strace.metrics import Ledger, Value
 from k8strace.payload import Payload
@@ -46,8 +48,12 @@ class Edge:
             ledger.rejected += spans
             raise RejectedError(str(error), "decode_error") from error
         except Exception as error:
-            ledger.rejected += spans
             lines = self.target.drops.lines
+            if is_passing(error):
+                ledger.refused += spans
+                lines.fault("cannot take a payload of %d spans now", spans, error=error)
+                raise passing_refusal(self.target.context.label, error) from None
+            ledger.rejected += spans
             lines.defect("failed on a payload of %d spans", spans, error=error)
             raise RejectedError(
                 f"internal error in {self.target.context.label}", "internal_error"

@@ -18,6 +18,7 @@ Reason = Literal[
     "partial_success",
     "permanent_error",
     "queue_full",
+    "rate_limited",
     "retry_exhausted",
     "sampling_error",
     "shutdown",
@@ -25,6 +26,9 @@ Reason = Literal[
 ]
 """Why spans are lost; docs/drops.md explains each. There are no others: the type checker
 refuses them."""
+
+
+FAULT_RETRY_AFTER = 1.0  # seconds: for what the machine lacks, which nobody can foresee
 
 
 class K8sTraceError(Exception):
@@ -74,12 +78,20 @@ class UnauthenticatedError(K8sTraceError):
 class RefusedError(K8sTraceError):
     """Not now: nothing was taken, the same payload may come again after `retry_after` s.
 
-    `retry_after` is None where nobody said how long to wait.
+    `retry_after` is None where nobody said how long to wait. `reason` is the label under
+    which spans are dropped when later attempts are refused, too, if there is a better one
+    than `retry_exhausted`.
     """
 
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        retry_after: float | None = None,
+        reason: Reason | None = None,
+    ) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.reason = reason
 
 
 class RejectedError(K8sTraceError):
@@ -100,6 +112,23 @@ class RejectedError(K8sTraceError):
         super().__init__(message)
         self.reason: Reason = reason
         self.about_data = about_data
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether a fault that nobody expected is the machine's, and passes.
+
+    That is a lack of memory, descriptors, threads or space, and whatever else the system
+    refuses: never the data's fault, so that the same request is worth another attempt.
+    """
+    if isinstance(error, RuntimeError):
+        return "can't start new thread" in str(error)
+    return isinstance(error, (MemoryError, OSError))
+
+
+def passing_refusal(label: str, error: BaseException) -> RefusedError:
+    """The refusal of a request for a fault that passes, in the component `label`."""
+    why = "out of memory" if isinstance(error, MemoryError) else str(error)
+    return RefusedError(f"{label} cannot take it now: {why}", FAULT_RETRY_AFTER)
 
 
 class PartlyRejectedError(RejectedError):

@@ -9,7 +9,33 @@ from collections.abc import Hashable, Mapping
 from contextlib import suppress
 from time import monotonic
 
+MAX_FAULT = 500  # characters of a fault's text
 PERIOD = 60.0  # seconds between two lines of one kind
+
+
+def printable(text: str, most: int) -> str:
+    """`text` on one line, at most `most` characters, with escapes for control characters.
+
+    Escaped is also what reorders text (bidirectional controls) and what UTF-8 cannot have
+    (lone surrogates): text from peers goes to terminals and files.
+    """
+    shown = text[: most + 1]
+    if not shown.isprintable():
+        shown = _escaped(shown)
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def without_controls(text: str) -> str:
+    """`text` with escapes for control characters but for the ends of its lines."""
+    if text.isprintable():
+        return text
+    return "\n".join(_escaped(line) for line in text.split("\n"))
+
+
+def _escaped(text: str) -> str:
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
+    )
 
 
 class Lines:
@@ -59,6 +85,11 @@ class Lines:
         """Log `text % args` and where `error`, which nobody expected, comes from."""
         trace = "".join(traceback.format_exception(error)).rstrip()
         self.write("defect", logging.ERROR, f"{text}\n%s", *args, trace)
+
+    def fault(self, text: str, *args: object, error: BaseException) -> None:
+        """Log `text % args` and `error`, a fault of the machine that passes."""
+        shown = printable(f"{type(error).__name__}: {error}".rstrip(": "), MAX_FAULT)
+        self.write("fault", logging.ERROR, f"{text}: %s", *args, shown)
 
     def flush(self) -> None:
         """Write what waits for its minute to be over."""

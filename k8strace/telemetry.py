@@ -18,6 +18,7 @@ from k8strace import __version__
 from k8strace.component import Worker
 from k8strace.config import Logs, Prometheus, Telemetry
 from k8strace.http_server import HTTPServer
+from k8strace.lines import without_controls
 from k8strace.log_queue import LogHandler, queue
 from k8strace.memory import resident_memory
 from k8strace.metrics import (
@@ -58,11 +59,14 @@ class _Console(logging.Formatter):
 
 
 def _cut(text: str) -> str:
-    """The text without what is over `MAX_TEXT`: peers have a say in how long it is."""
-    if len(text) <= MAX_TEXT:
-        return text
-    half = MAX_TEXT // 2
-    return f"{text[:half]} [{len(text) - 2 * half} characters] {text[-half:]}"
+    """The text without control characters, and without what is over `MAX_TEXT`.
+
+    Peers have a say in what is in it and in how long it is.
+    """
+    if len(text) > MAX_TEXT:
+        half = MAX_TEXT // 2
+        text = f"{text[:half]} [{len(text) - 2 * half} characters] {text[-half:]}"
+    return without_controls(text)
 
 
 def _plain(value: object) -> str:

@@ -16,7 +16,6 @@ from k8strace.drops import (
     NOBODY,
     READ_UP_TO,
     Sender,
-    printable,
     sender_of,
     services,
 )
@@ -89,7 +88,6 @@ async def test_what_comes_from_outside_stays_on_its_line() -> None:
     for text in (sample.text, sample.service):
         assert text.isprintable()
         assert text.endswith("…")
-    assert printable("grün\u2028\ud800", 99) == "grün\\u2028\\ud800"
 
 
 def test_whose_a_payload_is() -> None:

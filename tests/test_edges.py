@@ -59,6 +59,28 @@ async def test_what_is_taken_counts_on_both_sides(drive: Drive, budget: Budget) 
 
 
 @both_drivers
+@pytest.mark.parametrize(
+    "fault",
+    [MemoryError(), OSError(28, "No space left on device")],
+    ids=repr,
+)
+async def test_a_fault_of_the_machine_is_a_refusal(
+    drive: Drive, budget: Budget, fault: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink = Sink()
+    edge, source = edge_to(sink)
+    sink.failures = [fault]
+    with pytest.raises(RefusedError, match="cannot take it now") as caught:
+        await drive(edge(payload(3, budget=budget)))
+    assert caught.value.retry_after
+    del caught
+    fault.__traceback__ = None
+    assert (sink.ledger.refused, sink.ledger.rejected, source.sent) == (3, 0, 0)
+    (line,) = caplog.messages
+    assert line.startswith("cannot take a payload of 3 spans now: ")
+
+
+@both_drivers
 @pytest.mark.parametrize("late", [False, True])
 @pytest.mark.parametrize(
     ("error", "outcome"),

@@ -22,6 +22,7 @@ from tests.support.http2 import (
     DATA,
     END_HEADERS,
     END_STREAM,
+    ENHANCE_YOUR_CALM,
     GOAWAY,
     HEADERS,
     PING,
@@ -267,6 +268,29 @@ def test_what_was_refused_says_so() -> None:
     assert receive(session, answer(3, b"y")) == calls[1:2]
     assert calls[1].answer == b"y"
     assert session.is_over
+
+
+@pytest.mark.parametrize("text", [b"", b"too_many_pings", b"x" * 5000])
+def test_what_a_goaway_says(text: bytes) -> None:
+    session = client()
+    assert (session.goaway_code, session.goaway_text) == (-1, b"")
+    body = bytes(4) + ENHANCE_YOUR_CALM.to_bytes(4, "big") + text
+    receive(session, frame(GOAWAY, 0, 0, body))
+    assert (session.goaway_code, session.goaway_text) == (ENHANCE_YOUR_CALM, text[:256])
+
+
+def test_a_page_is_not_an_answer() -> None:
+    session = client()
+    call = session.request(PATH.encode(), (b"x",))
+    output(session)
+    block = b"\x88" + b"".join(
+        b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+        for name, value in ((b"content-type", b"text/html"), (b"retry-after", b"7"))
+    )
+    page = frame(HEADERS, END_HEADERS, 1, block), frame(DATA, 1, 1, b"<html>" * 100)
+    assert receive(session, *page) == [call]
+    assert (call.http_status, call.content_type) == (200, b"text/html")
+    assert (call.retry_after, call.problem, call.answer) == (b"7", None, None)
 
 
 def test_cancelled_calls_are_not_told_of() -> None:

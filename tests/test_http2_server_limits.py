@@ -119,6 +119,8 @@ def test_pings_more_often_than_permitted() -> None:
     side.receive(ping, now=55.0)
     (goaway,) = side.output(GOAWAY)
     assert int.from_bytes(goaway.body[4:8], "big") == ENHANCE_YOUR_CALM
+    assert goaway.body[8:] == b"too_many_pings"  # gRFC A8
+    assert side.session.is_over
     side = Side(ping_interval=10.0)
     for stream in range(1, 21, 2):
         side.receive(ping)

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from k8strace.lines import Lines
+from k8strace.lines import Lines, printable, without_controls
 from tests.support.pipeline import until
 
 
@@ -77,3 +77,27 @@ async def test_kinds_do_not_hide_each_other(caplog: pytest.LogCaptureFixture) ->
     for kind in ("one", "two", "one"):
         log.write(kind, logging.WARNING, kind)
     assert [record.getMessage() for record in caplog.records] == ["one", "two"]
+
+
+HOSTILE = "grün\u2028\ud800\x1b[2J\x9b\u202ex"
+
+
+def test_text_from_outside_is_one_line_without_controls() -> None:
+    escaped = "grün\\u2028\\ud800\\x1b[2J\\x9b\\u202ex"
+    assert printable(HOSTILE, 99) == escaped
+    assert printable("a\nb\r", 99) == "a\\nb\\r"
+    assert printable("x" * 10, 10) == "x" * 10
+    assert printable("x" * 11, 10) == "x" * 9 + "…"
+    assert len(printable("\U000e0001" * 100, 50)) == 50
+    assert without_controls(f"{HOSTILE}\n  at {HOSTILE}") == f"{escaped}\n  at {escaped}"
+
+
+async def test_a_fault_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    log = lines()
+    log.fault("cannot take %d spans", 3, error=OSError(28, "No space left on device"))
+    log.fault("cannot take %d spans", 4, error=MemoryError())
+    log.flush()
+    assert [record.getMessage() for record in caplog.records] == [
+        "cannot take 3 spans: OSError: [Errno 28] No space left on device",
+        "cannot take 4 spans: MemoryError",
+    ]

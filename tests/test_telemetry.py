@@ -157,3 +157,15 @@ async def test_level_none_serves_nothing() -> None:
     await server.start()
     assert server.address == ""
     await server.stop()
+
+
+@pytest.mark.parametrize("encoding", ["console", "json"])
+def test_a_log_has_no_controls(logs: pytest.CaptureFixture[str], encoding: str) -> None:
+    """Terminal escapes, text that runs backwards, what UTF-8 cannot have."""
+    set_up_logs(telemetry(f"{{logs: {{encoding: {encoding}}}}}").logs)
+    hostile = "\x1b[2J\x9b\u202e\ud800\r"
+    logging.getLogger("k8strace").warning("%s", hostile, extra={"peer": hostile})
+    line = said(logs)
+    assert line.rstrip("\n").isprintable()
+    assert line.count("\n") == 1
+    assert "\\u202e" in line

@@ -15,7 +15,13 @@ from typing import Any, NamedTuple
 
 from k8strace.component import Context
 from k8strace.driver import Done, Rest, begin
-from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
+from k8strace.errors import (
+    MalformedPayloadError,
+    RefusedError,
+    RejectedError,
+    is_passing,
+    passing_refusal,
+)
 from k8strace.exporters._outcome import Outcomes, Sent
 from k8strace.exporters._parcel import Parcel
 from k8strace.exporters._retry import Backoff, RetryConfig
@@ -29,19 +35,12 @@ among a quarter of a million requests, and no round is a flood of small requests
 
 HURRIED_PAUSE = 0.5  # seconds between attempts at a stop, whatever the destination asks for
 
-PLAUSIBLE_LIMIT = 64 * 1024
-"""Bytes: no destination's limit on messages is as low as this, unless it says so."""
-
 
 class TooLargeError(RejectedError):
-    """The request is over the destination's limit; smaller ones may be taken.
+    """The request is over the destination's limit; smaller ones may be taken."""
 
-    `certain` is False where the destination may have meant something else (a quota).
-    """
-
-    def __init__(self, message: str, *, certain: bool = True) -> None:
+    def __init__(self, message: str) -> None:
         super().__init__(message, "msg_too_large")
-        self.certain = certain
 
 
 class Limits(NamedTuple):
@@ -111,11 +110,11 @@ class Delivery:
     async def _step(self, parcel: Parcel, course: _Course) -> list[Parcel]:
         """Send and settle `parcel`, or return the parcels that are to go in its place."""
         try:
-            if self._cuts and len(pieces := parcel.cut(*self._limits)) > 1:
-                return pieces
-            sent = await self._persist(parcel.payload, course)
+            sent = await self._persist(parcel, course)
+            if isinstance(sent, list):
+                return sent
         except RejectedError as error:
-            smaller = _smaller(parcel, error, course)
+            smaller = _smaller(parcel, error)
             if not smaller:
                 self._outcomes.fail(parcel, error)
             return smaller
@@ -127,11 +126,20 @@ class Delivery:
             self._outcomes.succeed(parcel, sent)
         return []
 
-    async def _persist(self, payload: Payload, course: _Course) -> Sent:
-        """Attempt until it is taken or there is no sense in another attempt."""
-        self._sizes.observe(payload.spans)
+    async def _persist(self, parcel: Parcel, course: _Course) -> Sent | list[Parcel]:
+        """Attempt until it is taken or there is no sense in another attempt.
+
+        Returns the pieces of a parcel that is over this exporter's own limits.
+        """
+        payload = parcel.payload
+        is_first = True
         while True:
             try:
+                if self._cuts and len(pieces := self._cut(parcel)) > 1:
+                    return pieces
+                if is_first:
+                    self._sizes.observe(payload.spans)
+                    is_first = False
                 sent = await self._attempt(payload)
             except RefusedError as error:
                 now = asyncio.get_running_loop().time()
@@ -142,7 +150,7 @@ class Delivery:
                 if delay is None or (self._hurried and not self._retries_at_the_end):
                     raise
                 self._lines.write(
-                    "retry",
+                    ("retry", error.reason),
                     logging.WARNING,
                     "%s did not take %d spans, next attempt in %.3g s: %s",
                     *(self._destination, payload.spans, delay, str(error)),
@@ -153,6 +161,12 @@ class Delivery:
                 return sent
             await self._pause(delay)
             self._retries.add(1)
+
+    def _cut(self, parcel: Parcel) -> list[Parcel]:
+        try:
+            return parcel.cut(*self._limits)
+        except MemoryError as error:
+            raise passing_refusal(self._destination, error) from None
 
     async def _attempt(self, payload: Payload) -> Sent:
         self.in_flight += 1
@@ -170,6 +184,8 @@ class Delivery:
         except (RefusedError, RejectedError):
             raise
         except Exception as error:
+            if is_passing(error):
+                raise passing_refusal(self._destination, error) from None
             self._lines.defect(
                 "failed on a request of %d spans", payload.spans, error=error
             )
@@ -212,29 +228,22 @@ class Delivery:
 class _Course:
     """What one delivery, begun at the loop's time `start`, has learned so far."""
 
-    __slots__ = ("backoff", "halve", "start")
+    __slots__ = ("backoff", "start")
 
     def __init__(self, start: float) -> None:
         self.start = start
         self.backoff: Backoff | None = None  # made by the first failure
-        self.halve = True
 
 
-def _smaller(parcel: Parcel, error: RejectedError, course: _Course) -> list[Parcel]:
+def _smaller(parcel: Parcel, error: RejectedError) -> list[Parcel]:
     """The parcels to send in place of one that was refused for good; none: give it up."""
     payload = parcel.payload
     try:
         if isinstance(error, TooLargeError):
-            if payload.spans > 1:
-                if not (error.certain or course.halve):
-                    return []
-                pieces = parcel.cut(max_bytes=max(1, payload.size // 2))
-                return pieces if len(pieces) > 1 else []
-            if not error.certain and payload.size < PLAUSIBLE_LIMIT:
-                # Not about size, or this could not have been refused: a quota, say.
-                # Halving on would send each of thousands of spans by itself for nothing.
-                course.halve = False
-            return []
+            if payload.spans < 2:
+                return []
+            pieces = parcel.cut(max_bytes=max(1, payload.size // 2))
+            return pieces if len(pieces) > 1 else []
         if error.about_data and len(parcel.tickets) > 1:
             return parcel.groups(MAX_GROUPS)
     except MalformedPayloadError:

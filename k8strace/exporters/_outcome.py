@@ -91,9 +91,9 @@ class Outcomes:
                 str(error), reason, about_data=error.about_data
             )
         else:
-            reason = "shutdown" if self.hurried else "retry_exhausted"
+            reason = "shutdown" if self.hurried else error.reason or "retry_exhausted"
             why = "not taken in time"
-            kept = RefusedError(str(error), error.retry_after)
+            kept = RefusedError(str(error), error.retry_after, error.reason)
         self._send_failed.add(payload.spans)
         text = f"{why} by {self.destination}: {error}"
         shares = parcel.shares()
@@ -108,7 +108,7 @@ class Outcomes:
             self.lines.write(
                 ("handed back", reason),
                 logging.WARNING,
-                "%d spans were %s; their sender is told",
+                "%d spans were %s; handed back to the component in front",
                 *(payload.spans - lost, text),
             )
             sender = sender_of(payload)

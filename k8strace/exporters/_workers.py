@@ -6,7 +6,7 @@ import asyncio
 import logging
 from time import monotonic
 
-from k8strace.errors import RefusedError, RejectedError
+from k8strace.errors import RefusedError, RejectedError, is_passing
 from k8strace.exporters._delivery import Delivery
 from k8strace.exporters._parcel import Parcel
 from k8strace.exporters._queue import Queue
@@ -97,7 +97,12 @@ class Workers:
             self._delivery.give_up(left, RefusedError(TOO_LATE))
         else:
             self._log.error("a worker failed", exc_info=error)
-            self._delivery.give_up(left, RejectedError(repr(error), "internal_error"))
+            failure: RefusedError | RejectedError = RejectedError(
+                repr(error), "internal_error"
+            )
+            if is_passing(error):
+                failure = RefusedError(repr(error))
+            self._delivery.give_up(left, failure)
         self.pump()
         self._ended.set()
 

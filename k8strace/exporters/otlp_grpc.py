@@ -16,16 +16,17 @@ from k8strace.addresses import check_host
 from k8strace.auth import ClientAuth, client_authenticator
 from k8strace.component import NO_EFFECT, Context
 from k8strace.component import Config as ComponentConfig
-from k8strace.errors import OptionError, RefusedError, RejectedError
+from k8strace.errors import OptionError, RefusedError
+from k8strace.exporters._refusals import refusal_of
 from k8strace.exporters._sending import (
     SendingConfig,
     SendingExporter,
     Sent,
-    TooLargeError,
 )
 from k8strace.grpc import Client, ClientKeepalive, ClientSettings
 from k8strace.grpc.engines import Engine, client_factory
-from k8strace.grpc.status import ABOUT_CALLER, Code, StatusError
+from k8strace.grpc.status import MAX_MESSAGE, StatusError
+from k8strace.lines import printable
 from k8strace.payload import Payload
 from k8strace.tls.options import ClientTLS
 from k8strace.units import MIB, Duration
@@ -33,9 +34,6 @@ from k8strace.units import MIB, Duration
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 HEADROOM = 1024  # bytes below the limit, for what may be counted besides the spans
 
-_ABOUT_SIZE = re.compile(
-    r"larger than max|too large|exceed\w* (the )?max|maximum (message )?size", re.IGNORECASE
-)
 _HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 _SCHEME = re.compile(r"(https?)://")
 _PLACE = re.compile(r"(\[[^\[\]/\s]+\]|[^\[\]:/\s]+):(\d{1,5})")
@@ -228,7 +226,7 @@ class OtlpGrpc(SendingExporter[Config]):
                 metadata=metadata,
             )
         except StatusError as error:
-            raise _refusal(error) from error
+            raise refusal_of(error, self.config.target()) from error
         return self._read(answer) if answer else Sent()
 
     async def close(self) -> None:
@@ -243,17 +241,5 @@ class OtlpGrpc(SendingExporter[Config]):
             # The status says that it was taken: sending it again would make it two.
             return Sent(message="an answer that is no ExportTraceServiceResponse")
         partial = response.partial_success
-        return Sent(partial.rejected_spans, partial.error_message)
-
-
-def _refusal(error: StatusError) -> RefusedError | RejectedError:
-    """What a backend's status means for the request that it answers."""
-    is_about_size = _ABOUT_SIZE.search(error.message) is not None
-    if error.code is Code.RESOURCE_EXHAUSTED and not error.retryable:
-        return TooLargeError(str(error), certain=is_about_size)
-    if error.code is Code.OUT_OF_RANGE and is_about_size:
-        # Servers in Rust (tonic) say so of a message over their limit, and always would.
-        return TooLargeError(str(error))
-    if error.retryable:
-        return RefusedError(str(error), error.retry_delay)
-    return RejectedError(str(error), about_data=error.code not in ABOUT_CALLER)
+        message = printable(partial.error_message, MAX_MESSAGE)
+        return Sent(partial.rejected_spans, message)

@@ -21,6 +21,7 @@ from k8strace._codec import (
     LimitError,
 )
 from k8strace.budget import Lease
+from k8strace.errors import FAULT_RETRY_AFTER
 from k8strace.grpc.status import Code, StatusError
 
 MAGIC = b"\x1f\x8b"
@@ -60,7 +61,7 @@ def decompress(
     `lease` holds `data` and grows with the output, which both exist until the end; then it
     holds exactly the output. Raises StatusError, at once or when awaited: INVALID_ARGUMENT
     for corrupt or truncated data, RESOURCE_EXHAUSTED over the limit, UNAVAILABLE when
-    there is no room, INTERNAL where the system has no memory.
+    there is no room, or the system has no memory.
     """
     reserved = 0
     try:
@@ -106,7 +107,8 @@ def _reserve(lease: Lease | None, need: int, reserved: int) -> int:
 
 def _status(error: CodecError | MemoryError) -> StatusError:
     if isinstance(error, MemoryError):
-        return StatusError(Code.INTERNAL, "there is no memory to decompress the message")
+        text = "there is no memory to decompress the message"
+        return StatusError(Code.UNAVAILABLE, text, FAULT_RETRY_AFTER)
     if isinstance(error, LimitError):
         return StatusError(Code.RESOURCE_EXHAUSTED, f"message is {error}")
     return StatusError(Code.INVALID_ARGUMENT, str(error))

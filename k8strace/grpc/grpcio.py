@@ -63,12 +63,14 @@ from k8strace.grpc.grpcio_tls import (
     subject_of_call,
 )
 from k8strace.grpc.status import (
+    MAX_MESSAGE,
     REJECT_REASONS,
     Code,
     StatusError,
     retry_delay,
     status_of,
 )
+from k8strace.lines import printable
 from k8strace.payload import Origin
 from k8strace.units import Duration
 
@@ -300,10 +302,9 @@ _Failure = tuple[grpc.StatusCode, str, tuple[tuple[str, bytes], ...]]
 
 
 def _failure(status: StatusError) -> _Failure:
-    details: tuple[tuple[str, bytes], ...] = ()
-    if status.retry_delay is not None:
-        details = ((_DETAILS, status.proto().SerializeToString()),)
-    return _CODES[status.code], status.message, details
+    details = status.details()
+    pairs = ((_DETAILS, details),) if details else ()
+    return _CODES[status.code], status.message, pairs
 
 
 async def _abort(context: Any, failure: _Failure) -> bytes:
@@ -441,7 +442,8 @@ def _status_error(target: str, error: grpc.aio.AioRpcError) -> StatusError:
     trailers: Any = error.trailing_metadata()
     details = trailers.get(_DETAILS) if trailers else None
     delay = retry_delay(details) if isinstance(details, bytes) else None
-    return StatusError(Code(error.code().value[0]), f"{target}: {error.details()}", delay)
+    text = printable(error.details() or "", MAX_MESSAGE)
+    return StatusError(Code(error.code().value[0]), f"{target}: {text}", delay)
 
 
 def _client_options(settings: ClientSettings) -> Options:

@@ -23,6 +23,7 @@ from k8strace.tls.peers import NO_TLS, speaks_tls, why_lost
 WRITE_BUFFER = 4 * 1024 * 1024  # bytes; references, and written as one turn allows
 TURN = 4  # writes to a socket until others have their turn
 PING_TIMEOUT = 20.0
+ENHANCE_YOUR_CALM = 11  # HTTP/2's code
 STALL_TIMEOUT = 20.0  # seconds in which a server has to take something of what it gets
 
 
@@ -51,7 +52,7 @@ class Channel(asyncio.BufferedProtocol):
         self._session = session
         self._buffer = buffer
         self._view = memoryview(buffer)  # asyncio's TLS takes slices to write into
-        self._keepalive = keepalive
+        self.keepalive = keepalive
         self._on_change = on_change
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._fd = -1  # of the socket, where what is written goes there as it is
@@ -67,6 +68,17 @@ class Channel(asyncio.BufferedProtocol):
     def is_dismissed(self) -> bool:
         """Whether the server said that it goes, or there are no more streams."""
         return self._session.is_going
+
+    @property
+    def complaint(self) -> str | None:
+        """Why the server ended the connection for what this side does, if it did so.
+
+        That is the debug data of a GOAWAY with ENHANCE_YOUR_CALM, which may be empty.
+        """
+        session = self._session
+        if session.goaway_code != ENHANCE_YOUR_CALM:
+            return None
+        return session.goaway_text.decode("utf-8", "replace")
 
     def request(
         self,
@@ -131,8 +143,8 @@ class Channel(asyncio.BufferedProtocol):
         if not speaks_http2(transport):
             self.close("the server speaks no HTTP/2: it has not selected h2 by ALPN")
             return
-        if self._keepalive.time:
-            self._pinging = self._loop.call_later(self._keepalive.time, self._ping)
+        if self.keepalive.time:
+            self._pinging = self._loop.call_later(self.keepalive.time, self._ping)
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -247,7 +259,7 @@ class Channel(asyncio.BufferedProtocol):
 
     def _ping(self) -> None:
         """Keepalive: ask who was not heard of for a while, and give up on the silent."""
-        keepalive = self._keepalive
+        keepalive = self.keepalive
         wait = cast("float", keepalive.time)
         silent = self._loop.time() - self._heard
         is_wanted = keepalive.permit_without_stream or self._session.running > 0

@@ -30,7 +30,14 @@ from k8strace.grpc.compression import ENCODINGS, compress, decompress
 from k8strace.grpc.native_channel import Channel
 from k8strace.grpc.native_place import Place, jittered, longer
 from k8strace.grpc.native_target import MAX_ANSWER, Address, Target
-from k8strace.grpc.status import Code, StatusError, retry_delay
+from k8strace.grpc.status import (
+    MAX_MESSAGE,
+    Code,
+    StatusError,
+    retry_after,
+    retry_delay,
+)
+from k8strace.lines import printable
 
 log = logging.getLogger(__name__)
 
@@ -43,12 +50,15 @@ _HTTP = {
     401: Code.UNAUTHENTICATED,
     403: Code.PERMISSION_DENIED,
     404: Code.UNIMPLEMENTED,
+    408: Code.UNAVAILABLE,
+    413: Code.RESOURCE_EXHAUSTED,
     429: Code.UNAVAILABLE,
     502: Code.UNAVAILABLE,
     503: Code.UNAVAILABLE,
     504: Code.UNAVAILABLE,
 }
-"""What HTTP statuses mean where there is no grpc-status (gRPC's mapping)."""
+"""What HTTP statuses mean where there is no grpc-status: gRPC's mapping, and two that only
+proxies answer, of a request that came too slowly and of one that is too large."""
 
 _STREAM_ERRORS = {
     7: Code.UNAVAILABLE,  # REFUSED_STREAM
@@ -56,6 +66,7 @@ _STREAM_ERRORS = {
     11: Code.RESOURCE_EXHAUSTED,  # ENHANCE_YOUR_CALM
     12: Code.PERMISSION_DENIED,  # INADEQUATE_SECURITY
 }
+_ERROR_NAMES = {7: "REFUSED_STREAM", 8: "CANCEL", 11: "ENHANCE_YOUR_CALM"}
 
 _CODES = {b"%d" % code: code for code in Code}
 
@@ -282,19 +293,28 @@ class Client:
         if call.status is not None and call.status != b"0":
             code = _CODES.get(call.status, Code.UNKNOWN)
             delay = retry_delay(_binary(call.details)) if call.details else None
-            return self._failure(code, unquote((call.text or b"").decode("latin-1")), delay)
+            text = unquote((call.text or b"").decode("latin-1"))
+            return self._failure(code, printable(text, MAX_MESSAGE), delay)
         if call.problem is not None:
             is_large = call.problem.startswith("an answer of")
             code = Code.RESOURCE_EXHAUSTED if is_large else Code.INTERNAL
             return self._failure(code, call.problem)
         if call.status is None and call.http_status not in (0, 200):
             code = _HTTP.get(call.http_status, Code.UNKNOWN)
-            return self._failure(code, f"HTTP status {call.http_status}")
+            delay = retry_after(call.retry_after) if code is Code.UNAVAILABLE else None
+            return self._failure(code, f"HTTP status {call.http_status}", delay)
+        if call.status is None and call.content_type is not None:
+            kind = printable(call.content_type.decode("latin-1"), 128)
+            return self._failure(
+                Code.UNIMPLEMENTED,
+                f"the response is {kind!r} and not gRPC: is this the port of OTLP/gRPC?",
+            )
         if lost is not None:
             return self._failure(Code.UNAVAILABLE, lost)
         if call.error:
             code = _STREAM_ERRORS.get(call.error, Code.INTERNAL)
-            return self._failure(code, f"the stream was reset with error {call.error}")
+            name = _ERROR_NAMES.get(call.error, f"error {call.error}")
+            return self._failure(code, f"the stream was reset with {name}")
         return self._failure(Code.INTERNAL, "an answer without status or message")
 
 

@@ -491,5 +491,4 @@ def fail(session: ServerSession, request: Request, error: BaseException) -> None
     status = status_of(error)
     if status.code is Code.INTERNAL and not isinstance(error, StatusError):
         log.error("the handler of a call failed", exc_info=error)
-    details = b"" if status.retry_delay is None else status.proto().SerializeToString()
-    session.fail(request, status.code, status.message, details)
+    session.fail(request, status.code, status.message, status.details())

@@ -2,7 +2,8 @@
 
 It connects when a call needs it, and again when a call needs it after the connection was
 lost; after a failure by itself, when its backoff is over. The second connection in a row
-that was lost before it was of any use counts as a failure, too.
+that was lost before it was of any use counts as a failure, too, and so does one that the
+server ended with ENHANCE_YOUR_CALM.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ FIRST_BACKOFF = 0.2  # seconds; gRPC's own, 1 s to 2 min, would outlast a restar
 MAX_BACKOFF = 5.0
 BACKOFF_FACTOR = 1.6
 USEFUL = 1.0  # seconds; a connection that was there for as long was of use
+CALM = 60.0  # seconds; one that lasted for as long was not ended for what was done before
 NEXT_AFTER = 5.0  # seconds for one of several addresses
 
 
@@ -114,7 +116,10 @@ class Place:
         self.channel = None
         self.is_idle = True
         lived = asyncio.get_running_loop().time() - channel.since
-        if channel.has_answered or lived >= USEFUL:
+        if channel.complaint is not None:
+            self._target.heed(channel, self._address)
+            self._backoff = longer(0.0 if lived >= CALM else self._backoff)
+        elif channel.has_answered or lived >= USEFUL:
             self._is_suspect = False
             self._backoff = 0.0
         elif self._is_suspect:

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import ssl
 from ipaddress import ip_address
+
+import msgspec
 
 from k8strace._http2_client import ClientSession
 from k8strace.addresses import join_address, listen_address, resolved
 from k8strace.grpc import ClientSettings
 from k8strace.grpc.endpoints import show_unix, unix_path
 from k8strace.grpc.native_channel import Changed, Channel
+from k8strace.lines import Lines, printable
 from k8strace.tls.contexts import Contexts
 from k8strace.tls.peers import why_no_server
+from k8strace.units import Duration
+
+log = logging.getLogger(__name__)
 
 MAX_ANSWER = 4 * 1024 * 1024  # bytes; no OTLP answer is larger
 READ_SIZE = 64 * 1024
+TOO_MANY_PINGS = "too_many_pings"  # a server's debug data, by gRFC A8
+MAX_COMPLAINT = 200  # characters of it in the log
 CONNECT_TIMEOUT = 20.0  # seconds, with TLS and the server's SETTINGS
 
 Address = tuple[str, int]
@@ -55,6 +64,8 @@ class Target:
         self.authority = (settings.authority or override or place).encode()
         self._server_name = override or place.rpartition(":")[0].strip("[]") or place
         self._buffer = bytearray(READ_SIZE)
+        self._keepalive = settings.keepalive
+        self._lines = Lines(logging.LoggerAdapter(log, {}))
 
     def load(self) -> None:
         """Read certificates. Raises OptionError for what is none."""
@@ -67,6 +78,34 @@ class Target:
             return self._fixed
         found = await resolved(self._host, self._port)
         return list(dict.fromkeys((str(one[4][0]), int(one[4][1])) for one in found))
+
+    def heed(self, channel: Channel, address: Address | None) -> None:
+        """Log a GOAWAY with ENHANCE_YOUR_CALM, and ping half as often if it is about pings.
+
+        From then on that holds for all new connections (gRFC A8).
+        """
+        complaint = channel.complaint or ""
+        where = self._settings.target if address is None else show(address)
+        interval = channel.keepalive.time
+        if complaint != TOO_MANY_PINGS or not interval:
+            self._lines.write(
+                "calm",
+                logging.WARNING,
+                "%s closed a connection with ENHANCE_YOUR_CALM: %s",
+                *(where, printable(complaint, MAX_COMPLAINT) or "it did not say why"),
+            )
+            return
+        slower = Duration(2 * interval)
+        if slower > (self._keepalive.time or 0):
+            self._keepalive = msgspec.structs.replace(self._keepalive, time=slower)
+        self._lines.write(
+            "pings",
+            logging.WARNING,
+            "%s closed a connection because of too many keepalive pings: from now on they "
+            "are %s apart. Set keepalive::time to what the server permits (5m is the "
+            "default of gRPC servers)",
+            *(where, self._keepalive.time),
+        )
 
     async def connect(
         self, address: Address, on_change: Changed, timeout: float = CONNECT_TIMEOUT
@@ -95,7 +134,7 @@ class Target:
                 user_agent=settings.user_agent.encode(),
                 max_answer=MAX_ANSWER,
             )
-            return Channel(loop, session, self._buffer, settings.keepalive, on_change)
+            return Channel(loop, session, self._buffer, self._keepalive, on_change)
 
         host, port = address
         name = None if tls is None else self._server_name

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from enum import IntEnum
 from http import HTTPStatus
 
@@ -16,9 +18,17 @@ from k8strace.errors import (
     RefusedError,
     RejectedError,
     UnauthenticatedError,
+    is_passing,
+    passing_refusal,
 )
 
-MAX_MESSAGE = 4096  # characters of a status message that are sent
+MAX_MESSAGE = 1024  # bytes of a status message, percent-encoded as in grpc-message
+"""gRPC's core takes 8 KiB of trailers, and makes of more RESOURCE_EXHAUSTED, for which
+clients drop what they sent."""
+MAX_REPEATED = 256  # bytes of it in the details, which grpc-go shows instead
+MAX_ENCODED = 12  # bytes of one character, percent-encoded
+CUT = "..."  # stands for what doesn't fit
+MAX_DIGITS = 9  # of a Retry-After: 30 years
 UNKNOWN_RETRY_AFTER = 1.0  # seconds to wait when nobody knows how long
 
 
@@ -74,7 +84,6 @@ REJECT_REASONS = {
     Code.RESOURCE_EXHAUSTED: "msg_too_large",
     Code.UNAVAILABLE: "memory",
     Code.DEADLINE_EXCEEDED: "slow",
-    Code.INTERNAL: "memory",
 }
 """Under which reason a request is counted that a server ends with such a code."""
 
@@ -93,16 +102,38 @@ _HTTP = {
 }
 
 
+def capped(text: str, most: int) -> str:
+    """As much of `text` as has at most `most` bytes when it is percent-encoded (gRPC's
+    `PROTOCOL-HTTP2.md`, Status-Message), three for each byte that is not printable ASCII.
+
+    What UTF-8 cannot have is replaced.
+    """
+    text = text[: most + 1].encode("utf-8", "replace").decode()
+    if len(text) * MAX_ENCODED <= most:
+        return text
+    size, fits = 0, 0
+    for end, character in enumerate(text, 1):
+        plain = " " <= character <= "~" and character != "%"
+        size += 1 if plain else 3 * len(character.encode())
+        if size <= most - len(CUT):
+            fits = end
+        elif size > most:
+            return text[:fits] + CUT
+    return text
+
+
 class StatusError(K8sTraceError):
     """A gRPC status other than OK.
 
-    `retry_delay` is the RetryInfo's, in seconds; None where there is none.
+    `message` is what of it fits into `MAX_MESSAGE`. `retry_delay` is the RetryInfo's, in
+    seconds; None where there is none.
     """
 
     def __init__(self, code: Code, message: str, retry_delay: float | None = None) -> None:
+        message = capped(message, MAX_MESSAGE)
         super().__init__(f"{code.name}: {message}")
         self.code = code
-        self.message = message[:MAX_MESSAGE]
+        self.message = message
         self.retry_delay = retry_delay
 
     @property
@@ -123,7 +154,20 @@ class StatusError(K8sTraceError):
 
     def proto(self) -> Status:
         """The google.rpc.Status, with a RetryInfo where there is a delay."""
-        status = Status(code=self.code, message=self.message)
+        return self._proto(self.message)
+
+    def details(self) -> bytes:
+        """What `grpc-status-details-bin` has; empty where the code says all.
+
+        It repeats only the beginning of a long message: both are in the same trailers.
+        """
+        if self.retry_delay is None:
+            return b""
+        status = self._proto(capped(self.message, MAX_REPEATED))
+        return bytes(status.SerializeToString())
+
+    def _proto(self, message: str) -> Status:
+        status = Status(code=self.code, message=message)
         if self.retry_delay is not None:
             info = RetryInfo()
             info.retry_delay.FromNanoseconds(int(self.retry_delay * 1e9))
@@ -151,7 +195,26 @@ def status_of(error: BaseException) -> StatusError:
         delay = UNKNOWN_RETRY_AFTER if error.retry_after is None else error.retry_after
         delay = min(max(delay, MIN_RETRY_AFTER), MAX_RETRY_AFTER)
         return StatusError(Code.UNAVAILABLE, str(error), delay)
+    if is_passing(error):
+        return status_of(passing_refusal("the gateway", error))
     return StatusError(Code.INTERNAL, "internal error")
+
+
+def retry_after(value: bytes | None) -> float | None:
+    """Seconds from now by a `Retry-After` (RFC 9110, 10.2.3), None where it has no time.
+
+    It is a number of seconds, or a date.
+    """
+    text = (value or b"").decode("latin-1").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:MAX_DIGITS])
+    try:
+        date = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
 def retry_delay(details: bytes) -> float | None:

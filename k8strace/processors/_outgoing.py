@@ -26,6 +26,7 @@ from k8strace.errors import (
     PartlyRejectedError,
     RefusedError,
     RejectedError,
+    passing_refusal,
 )
 from k8strace.metrics import BATCH_SEND_SIZE, BATCH_SEND_SIZE_BYTES
 from k8strace.payload import Payload
@@ -110,13 +111,21 @@ class Outgoing(ABC):
         return RefusedError(f"{self.label} is shutting down")
 
     def _pieces(self, parcel: Parcel) -> list[Payload]:
-        """What `parcel` becomes, each within the limit; it lets its payloads go."""
-        joined = Payload.join(parcel.payloads)
-        parcel.payloads = []
+        """What `parcel` becomes, each within the limit; it lets its payloads go.
+
+        Raises RefusedError, and keeps them, where there is no memory for the pieces.
+        """
         try:
-            return joined.split(self.max_spans)
+            pieces = Payload.join(parcel.payloads).split(self.max_spans)
         except MalformedPayloadError as error:
             raise RejectedError(str(error), "decode_error") from error
+        except MemoryError as error:
+            self.drops.lines.fault(
+                "cannot make a batch of %d spans now", parcel.spans, error=error
+            )
+            raise passing_refusal(self.label, error) from None
+        parcel.payloads = []
+        return pieces
 
     def _count_partly_sent(
         self, piece: Payload, outcome: list[tuple[int, Failure | None]]
@@ -151,7 +160,7 @@ class Keeping(Outgoing):
         spans, size = parcel.spans, parcel.size
         pieces: deque[Payload] = deque()
         try:
-            pieces += self._pieces(parcel)
+            pieces += await self._made(parcel)
             pause = MIN_RETRY_AFTER
             while pieces:
                 refusal = await self._offer(pieces[0])
@@ -181,6 +190,15 @@ class Keeping(Outgoing):
         self._hurried = True
         for pause in self._pauses:
             wake(pause)
+
+    async def _made(self, parcel: Parcel) -> list[Payload]:
+        """The pieces of `parcel`, as soon as there is memory for them."""
+        while True:
+            try:
+                return self._pieces(parcel)
+            except RefusedError as error:
+                pause = error.retry_after or MAX_RETRY_AFTER
+            await self._pause(pause)
 
     async def _offer(self, piece: Payload) -> RefusedError | None:
         """Offer `piece` once; None when nothing more is to be done for it."""
@@ -256,7 +274,7 @@ class Answering(Outgoing):
                         self._count_sent(piece)
                 outcomes += outcome
                 offered += 1
-        except RejectedError as error:
+        except (RefusedError, RejectedError) as error:
             outcomes = [(parcel.spans, same(error))]
         except GIVEN_UP:
             rest = pieces[offered:]
@@ -357,5 +375,5 @@ def culprit_of(piece: Payload, culprits: tuple[object, ...]) -> Sender:
 def same(error: Failure) -> Failure:
     """`error` without its traceback, whose frames would keep payloads in memory."""
     if isinstance(error, RefusedError):
-        return RefusedError(str(error), error.retry_after)
+        return RefusedError(str(error), error.retry_after, error.reason)
     return RejectedError(str(error), error.reason, about_data=error.about_data)

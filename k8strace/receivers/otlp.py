@@ -31,6 +31,8 @@ from k8strace.errors import (
     Reason,
     RefusedError,
     RejectedError,
+    is_passing,
+    passing_refusal,
 )
 from k8strace.grpc import (
     DEFAULT_MAX_MESSAGE_SIZE,
@@ -275,19 +277,23 @@ class OTLP(Receiver[Config]):
         chunks: tuple[bytes, ...] = (call.message,)
         try:
             spans, bad_ids, bad_text = _fastpath.count(chunks, self._deep)
+            bad = bad_ids + bad_text
+            size = len(call.message)
+            verdicts = b""
+            if bad:
+                verdicts = _fastpath.valid(chunks, self._deep)
+                chunks, _ = _fastpath.keep(chunks, verdicts)
+                size = sum(map(len, chunks))
         except MalformedPayloadError as error:
             self._reject("decode_error", call.origin.peer, str(error))
             raise
-        bad = bad_ids + bad_text
+        except MemoryError as error:
+            refusal = passing_refusal(self.context.label, error)
+            self._reject("memory", call.origin.peer, str(refusal))
+            raise refusal from None
         self.ledger.receive(spans + bad)
-        size = len(call.message)
-        verdicts = b""
-        if bad:
-            verdicts = _fastpath.valid(chunks, self._deep)
-            chunks, _ = _fastpath.keep(chunks, verdicts)
-            size = sum(map(len, chunks))
-            if call.lease is not None:
-                call.lease.shrink_to(size)
+        if bad and call.lease is not None:
+            call.lease.shrink_to(size)
         if spans:
             payload = Payload(
                 chunks, spans, size, call.origin, (), call.lease, call.wait_until
@@ -295,6 +301,10 @@ class OTLP(Receiver[Config]):
             try:
                 await self.downstream(payload)
             except (Exception, asyncio.CancelledError) as error:
+                if is_passing(error):
+                    refusal = passing_refusal(self.context.label, error)
+                    self._count_failure(counts, spans + bad, refusal, payload)
+                    raise refusal from None
                 self._count_failure(counts, spans + bad, error, payload)
                 if isinstance(error, PASSED_ON):
                     raise

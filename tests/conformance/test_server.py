@@ -18,6 +18,7 @@ import pytest
 from k8strace.budget import LONGEST_PACE, Budget
 from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
 from k8strace.grpc import Call, ServerKeepalive
+from k8strace.grpc.status import Code, StatusError
 from k8strace.units import Duration
 from tests.support.backend import PATH
 from tests.support.engine import MIB, OPTIONS, Rig, channel, delay_of, failure, send
@@ -186,6 +187,35 @@ async def test_errors_become_statuses(
         assert delay_of(caught) == delay
         rig.answer = None
         await send(one, b"\x0a\x00")
+
+
+@pytest.mark.parametrize("delay", [0.5, None])
+async def test_the_longest_text_fits_where_clients_have_a_limit(
+    engine: ModuleType, delay: float | None
+) -> None:
+    """gRPC's core makes RESOURCE_EXHAUSTED of trailers that are too large, at random."""
+
+    async def answer(call: Call) -> bytes:
+        raise StatusError(Code.UNAVAILABLE, call.message.decode() * 8192, delay)
+
+    async with Rig(engine) as rig, channel(rig) as one:
+        rig.answer = answer
+        for text in ("x", "%", "ü", "花", "\U0001f600", "\n"):
+            for _ in range(20):
+                error = await failure(one, text.encode())
+                assert error.code() is CODE.UNAVAILABLE, error
+                assert error.details().startswith(text * 20)
+                assert delay_of(error) == delay
+
+
+async def test_a_fault_of_the_machine_passes(engine: ModuleType) -> None:
+    async def answer(call: Call) -> bytes:
+        raise MemoryError
+
+    async with Rig(engine) as rig, channel(rig) as one:
+        rig.answer = answer
+        error = await failure(one, b"x")
+        assert (error.code(), delay_of(error)) == (CODE.UNAVAILABLE, 1.0)
 
 
 async def test_a_defect_is_internal_and_logged(

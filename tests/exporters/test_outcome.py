@@ -112,7 +112,7 @@ async def test_a_request_that_is_rejected_whole_is_told() -> None:
 
 
 _answers = st.sampled_from(
-    ["take", "refuse", "reject", "large", "unsure", "partial", "bug"]
+    ["take", "refuse", "reject", "large", "limited", "partial", "bug"]
 )
 
 
@@ -137,7 +137,7 @@ def test_whatever_a_destination_does_every_span_is_accounted_for(
         "refuse": lambda: RefusedError("busy"),
         "reject": lambda: RejectedError("bad"),
         "large": lambda: TooLargeError("too large"),
-        "unsure": lambda: TooLargeError("quota", certain=False),
+        "limited": lambda: RefusedError("quota", reason="rate_limited"),
         "bug": lambda: KeyError("oops"),
     }
     script = iter(answers)

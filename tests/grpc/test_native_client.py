@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -27,7 +28,18 @@ from k8strace.grpc.status import Code, StatusError
 from k8strace.units import Duration
 from tests.support.backend import PATH
 from tests.support.engine import Rig
-from tests.support.http2 import GOAWAY, REFUSED_STREAM, RST_STREAM, SETTINGS, frame, serving
+from tests.support.http2 import (
+    END_HEADERS,
+    END_STREAM,
+    ENHANCE_YOUR_CALM,
+    GOAWAY,
+    HEADERS,
+    REFUSED_STREAM,
+    RST_STREAM,
+    SETTINGS,
+    frame,
+    serving,
+)
 from tests.support.native import call, client
 from tests.support.ports import free_port
 
@@ -337,6 +349,65 @@ async def test_what_a_server_did_not_process_is_sent_again() -> None:
         assert await asyncio.gather(*(call(one, body) for body in bodies)) == bodies
         assert refused
         assert sorted(request.message for request in rig.calls) == sorted(bodies)
+
+
+def answered(*pairs: tuple[bytes, bytes], status: bytes = b"200") -> bytes:
+    """Trailers that are all of the first stream's response."""
+    block = b""
+    for name, value in ((b":status", status), *pairs):
+        block += b"\0" + bytes([len(name)]) + name + bytes([len(value)]) + value
+    return frame(HEADERS, END_HEADERS | END_STREAM, 1, block)
+
+
+@asynccontextmanager
+async def answering(response: bytes) -> AsyncIterator[native.Client]:
+    """A client of a server that sends the same bytes for each request."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame(SETTINGS, 0, 0))
+        await reader.readuntil(b"a message")
+        writer.write(response)
+        await reader.read()
+
+    async with serving(answer) as address, client(address) as one:
+        yield one
+
+
+@pytest.mark.parametrize(
+    ("response", "code", "text", "delay"),
+    [
+        (answered(status=b"413"), Code.RESOURCE_EXHAUSTED, "HTTP status 413", None),
+        (answered(status=b"408"), Code.UNAVAILABLE, "HTTP status 408", None),
+        (
+            answered((b"retry-after", b"7"), status=b"429"),
+            *(Code.UNAVAILABLE, "HTTP status 429", 7.0),
+        ),
+        (
+            answered((b"retry-after", b"7"), status=b"403"),
+            *(Code.PERMISSION_DENIED, "HTTP status 403", None),
+        ),
+        (
+            answered((b"content-type", b"text/html; charset=utf-8")),
+            *(Code.UNIMPLEMENTED, "'text/html; charset=utf-8' and not gRPC", None),
+        ),
+        (
+            answered((b"grpc-status", b"3"), (b"grpc-message", b"%1b[2J%0a%ff%ed%a0%80")),
+            *(Code.INVALID_ARGUMENT, "\\x1b[2J\\n\ufffd", None),
+        ),
+        (
+            frame(RST_STREAM, 0, 1, ENHANCE_YOUR_CALM.to_bytes(4, "big")),
+            *(Code.RESOURCE_EXHAUSTED, "the stream was reset with ENHANCE_YOUR_CALM", None),
+        ),
+    ],
+)
+async def test_what_servers_and_proxies_say(
+    response: bytes, code: Code, text: str, delay: float | None
+) -> None:
+    async with answering(response) as one:
+        with pytest.raises(StatusError) as caught:
+            await call(one, b"a message")
+    assert (caught.value.code, caught.value.retry_delay) == (code, delay)
+    assert text in caught.value.message
 
 
 async def test_a_server_that_refuses_every_stream() -> None:

@@ -8,11 +8,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from k8strace.grpc import ClientSettings, native, native_place
+from k8strace.grpc import ClientKeepalive, ClientSettings, native, native_place
 from k8strace.grpc.native_place import Place, jittered, longer
 from k8strace.grpc.native_target import Address, Target
+from k8strace.units import Duration
 from tests.support.engine import Rig
-from tests.support.http2 import GOAWAY, SETTINGS, frame, serving
+from tests.support.http2 import ENHANCE_YOUR_CALM, GOAWAY, SETTINGS, frame, serving
 from tests.support.ports import free_port
 
 
@@ -114,6 +115,51 @@ async def test_addresses_that_are_no_more_are_left() -> None:
                 while first.server.shared.connections:
                     first.server.shared.changed.clear()
                     await first.server.shared.changed.wait()
+
+
+@pytest.mark.parametrize(
+    ("keepalive", "text", "intervals", "says"),
+    [
+        (50.0, b"too_many_pings", [100.0, 200.0, 400.0, 800.0], "are 100s apart"),
+        (50.0, b"too_many_pings!", [50.0] * 4, "ENHANCE_YOUR_CALM: too_many_pings!"),
+        (50.0, b"\x1b[2J", [50.0] * 4, "ENHANCE_YOUR_CALM: \\x1b[2J"),
+        (None, b"too_many_pings", [None] * 4, "ENHANCE_YOUR_CALM: too_many_pings"),
+        (None, b"", [None] * 4, "ENHANCE_YOUR_CALM: it did not say why"),
+    ],
+)
+async def test_a_server_that_asks_for_calm_gets_it(
+    keepalive: float | None,
+    text: bytes,
+    intervals: list[float | None],
+    says: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(native_place, "FIRST_BACKOFF", 0.01)
+
+    async def complain(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame(SETTINGS, 0, 0))
+        code = ENHANCE_YOUR_CALM.to_bytes(4, "big")
+        writer.write(frame(GOAWAY, 0, 0, bytes(4) + code + text))
+        await reader.read()
+
+    given = ClientKeepalive(time=None if keepalive is None else Duration(keepalive))
+    async with serving(complain) as address, watched(address_of(address)) as one:
+        one.place._target = Target(ClientSettings(target=address, keepalive=given))
+        found, backoffs = [], []
+        for _ in intervals:
+            await one.connect()
+            async with asyncio.timeout(20):
+                while one.place.channel is not None:
+                    await one.until_changed(one.changes + 1)
+            found.append(one.place._target._keepalive.time)
+            backoffs.append(one.place._backoff)
+        assert found == intervals
+        assert backoffs[0] == 0.01
+        assert backoffs == sorted(backoffs)
+    line = caplog.messages[0]
+    assert line.startswith(f"{address} closed a connection ")
+    assert says in line
 
 
 @pytest.mark.parametrize("goes", [True, False])
