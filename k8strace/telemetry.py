@@ -51,22 +51,19 @@ class _Console(logging.Formatter):
         )
         line = (
             f"{stamp}.{int(record.msecs):03d}Z {_level(record):<5} "
-            f"{_cut(record.getMessage())}{where}"
+            f"{without_controls(_cut(record.getMessage()))}{where}"
         )
         if record.exc_info:
-            line += "\n" + _cut(self.formatException(record.exc_info))
+            line += "\n" + without_controls(_cut(self.formatException(record.exc_info)))
         return line
 
 
 def _cut(text: str) -> str:
-    """The text without control characters, and without what is over `MAX_TEXT`.
-
-    Peers have a say in what is in it and in how long it is.
-    """
-    if len(text) > MAX_TEXT:
-        half = MAX_TEXT // 2
-        text = f"{text[:half]} [{len(text) - 2 * half} characters] {text[-half:]}"
-    return without_controls(text)
+    """The text without what is over `MAX_TEXT`: peers have a say in how long it is."""
+    if len(text) <= MAX_TEXT:
+        return text
+    half = MAX_TEXT // 2
+    return f"{text[:half]} [{len(text) - 2 * half} characters] {text[-half:]}"
 
 
 def _plain(value: object) -> str:
@@ -96,7 +93,8 @@ class _JSON(logging.Formatter):
                 entry[name] = _cut(value) if isinstance(value, str) else value
         if record.exc_info:
             entry["stacktrace"] = _cut(self.formatException(record.exc_info))
-        return json.dumps(entry, ensure_ascii=False)
+        line = json.dumps(entry, ensure_ascii=False)
+        return line if line.isprintable() else json.dumps(entry)
 
 
 def set_up_logs(config: Logs, worker: Worker | None = None) -> None:
