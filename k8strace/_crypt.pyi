@@ -1,8 +1,11 @@
-"""Hashes of passwords by libxcrypt, for threads that never take the GIL."""
+"""Hashes of passwords by libxcrypt, and Apache's, for threads that never take the GIL."""
 
 from typing import final
 
 from k8strace._threads import Port
+
+LONGEST: int
+"""Bytes of a phrase, over which no hash is made."""
 
 @final
 class Hash:

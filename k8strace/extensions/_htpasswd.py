@@ -1,6 +1,7 @@
 """htpasswd: users and the hashes of their passwords, and whether a password is the one.
 
-Hashes that take long by design are made by libxcrypt on a thread of C; the others here.
+Hashes that take long by design are made on a thread of C; the others here. How long they
+take is bounded when they are read: a thread that makes one cannot be broken off.
 """
 
 from __future__ import annotations
@@ -12,17 +13,25 @@ from binascii import Error as Base64Error
 from hmac import compare_digest
 
 from k8strace import threads
-from k8strace._crypt import Hash
+from k8strace._crypt import LONGEST, Hash
+from k8strace.units import MIB
 
 _B64 = rb"[./0-9A-Za-z]"
 _SLOW = re.compile(
     rb"\$2[aby]\$\d\d\$" + _B64 + rb"{53}"
-    rb"|\$1\$[^$]{0,8}\$" + _B64 + rb"{22}"
+    rb"|\$(?:1|apr1)\$[^$]{0,8}\$" + _B64 + rb"{22}"
     rb"|\$5\$(?:rounds=\d+\$)?[^$]{0,16}\$" + _B64 + rb"{43}"
     rb"|\$6\$(?:rounds=\d+\$)?[^$]{0,16}\$" + _B64 + rb"{86}"
     rb"|\$g?y\$[^$]+\$[^$]*\$" + _B64 + rb"{43}"
 )
-_APR1 = re.compile(rb"\$apr1\$([^$]{0,8})\$" + _B64 + rb"{22}")
+_LETTERS = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_BCRYPT = re.compile(rb"\$2[aby]\$(\d\d)\$")
+_ROUNDS = re.compile(rb"\$[56]\$rounds=(\d+)\$")
+_YESCRYPT = re.compile(rb"\$g?y\$j([^$])([^$])\$")
+# Each of these takes some seconds, on a machine that is neither new nor old.
+MAX_BCRYPT = 15  # cost: 2 to the power of it is the number of rounds
+MAX_ROUNDS = 5_000_000  # of sha256crypt and sha512crypt
+MAX_YESCRYPT = 64 * 1024 * 1024  # bytes of memory
 _SHA = (b"{SHA}", b"{SSHA}")
 _SHA_SIZE = 20
 
@@ -45,6 +54,8 @@ def parse(content: bytes) -> Users:
                 f"line {number} has a hash that is malformed or of an unknown kind: "
                 "take bcrypt (htpasswd -B)"
             )
+        if (why := _too_costly(hashed)) is not None:
+            raise ValueError(f"line {number} has a hash that takes too long: {why}")
         users[user] = hashed
     return users
 
@@ -55,8 +66,11 @@ def is_slow(hashed: bytes) -> bool:
 
 
 async def matches_slowly(password: bytes, hashed: bytes) -> bool:
-    """Whether the password is the one that a slow hash was made of."""
-    if 0 in password:
+    """Whether the password is the one that a slow hash was made of.
+
+    One that is longer than `LONGEST` bytes never is.
+    """
+    if 0 in password or len(password) > LONGEST:
         return False
     made = Hash(password, hashed)
     await threads.run(made)
@@ -65,8 +79,6 @@ async def matches_slowly(password: bytes, hashed: bytes) -> bool:
 
 def matches(password: bytes, hashed: bytes) -> bool:
     """Whether the password is the one that any other hash was made of."""
-    if (apr1 := _APR1.fullmatch(hashed)) is not None:
-        return compare_digest(_apr1(password, apr1[1]), hashed)
     if hashed.startswith(_SHA):
         digest, salt = _sha(hashed)
         return compare_digest(_sha1(password + salt), digest)
@@ -82,8 +94,25 @@ def _is_sane(hashed: bytes) -> bool:
         is_salted = hashed.startswith(_SHA[1])
         return len(digest) == _SHA_SIZE and is_salted == bool(salt)
     if hashed.startswith(b"$"):
-        return is_slow(hashed) or _APR1.fullmatch(hashed) is not None
+        return is_slow(hashed)
     return True
+
+
+def _too_costly(hashed: bytes) -> str | None:
+    """Why a hash would hold a thread for too long, or take too much memory."""
+    if (found := _BCRYPT.match(hashed)) is not None and int(found[1]) > MAX_BCRYPT:
+        return f"bcrypt of cost {int(found[1])}, of which at most {MAX_BCRYPT} is taken"
+    if (found := _ROUNDS.match(hashed)) is not None and int(found[1]) > MAX_ROUNDS:
+        return f"{int(found[1])} rounds, of which at most {MAX_ROUNDS} are taken"
+    if hashed.startswith((b"$y$", b"$gy$")):
+        found = _YESCRYPT.match(hashed)
+        if found is None:
+            return "yescrypt with other parameters than those of memory"
+        # As libxcrypt writes them: the logarithm of N less 1, and r less 1.
+        power, rounds = (_LETTERS.find(letter) + 1 for letter in found.groups())
+        if 128 * rounds << power > MAX_YESCRYPT:
+            return f"yescrypt of more than {MAX_YESCRYPT // MIB} MiB of memory"
+    return None
 
 
 def _sha(hashed: bytes) -> tuple[bytes, bytes]:
@@ -97,40 +126,3 @@ def _sha(hashed: bytes) -> tuple[bytes, bytes]:
 
 def _sha1(data: bytes) -> bytes:
     return hashlib.sha1(data, usedforsecurity=False).digest()
-
-
-_ROUNDS = 1000
-_ORDER = ((0, 6, 12), (1, 7, 13), (2, 8, 14), (3, 9, 15), (4, 10, 5))
-_LETTERS = b"./0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-
-
-def _apr1(password: bytes, salt: bytes) -> bytes:
-    """Apache's variant of md5crypt, which libxcrypt doesn't have."""
-    start = b"$apr1$" + salt
-    inner = _md5(password + salt + password)
-    data = password + start + (inner * (len(password) // 16 + 1))[: len(password)]
-    bits = len(password)
-    while bits:
-        data += b"\0" if bits & 1 else password[:1]
-        bits >>= 1
-    final = _md5(data)
-    for turn in range(_ROUNDS):
-        odd = turn & 1
-        data = password if odd else final
-        if turn % 3:
-            data += salt
-        if turn % 7:
-            data += password
-        final = _md5(data + (final if odd else password))
-    text = b"".join(
-        _letters(final[a] << 16 | final[b] << 8 | final[c], 4) for a, b, c in _ORDER
-    )
-    return start + b"$" + text + _letters(final[11], 2)
-
-
-def _letters(number: int, count: int) -> bytes:
-    return bytes(_LETTERS[number >> (6 * place) & 63] for place in range(count))
-
-
-def _md5(data: bytes) -> bytes:
-    return hashlib.md5(data, usedforsecurity=False).digest()

@@ -8,6 +8,8 @@ import subprocess
 
 import pytest
 
+from k8strace import threads
+from k8strace._crypt import LONGEST
 from k8strace.extensions._htpasswd import is_slow, matches, matches_slowly, parse
 
 BCRYPT = b"$2y$04$abcdefghijklmnopqrstuuyvPXIbu7xe6/CED2DzX8z6Si09MlzlW"  # of pw
@@ -26,7 +28,7 @@ def openssl(method: str, password: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
-@pytest.mark.parametrize("method", ["1", "5", "6"])
+@pytest.mark.parametrize("method", ["1", "5", "6", "apr1"])
 async def test_slow_hashes(method: str, password: bytes) -> None:
     hashed = openssl(method, password)
     assert parse(b"ann:" + hashed) == {b"ann": hashed}
@@ -36,13 +38,45 @@ async def test_slow_hashes(method: str, password: bytes) -> None:
         assert not await matches_slowly(wrong, hashed)
 
 
-@pytest.mark.parametrize("password", PASSWORDS)
-def test_apr1(password: bytes) -> None:
-    hashed = openssl("apr1", password)
-    assert parse(b"ann:" + hashed) == {b"ann": hashed}
-    assert not is_slow(hashed)
-    assert matches(password, hashed)
-    assert not any(matches(wrong, hashed) for wrong in (b"", password + b"x"))
+async def test_passwords_that_are_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They cost nothing: no thread is asked for one."""
+    hashed = openssl("apr1", b"x" * 255)
+    assert await matches_slowly(b"x" * 255, hashed)
+    assert not await matches_slowly(b"x" * LONGEST, hashed)
+    monkeypatch.setattr(threads, "run", None)
+    assert not await matches_slowly(b"x" * (LONGEST + 1), hashed)
+
+
+@pytest.mark.parametrize(
+    ("hashed", "text"),
+    [
+        (BCRYPT.replace(b"04", b"16"), "bcrypt of cost 16, of which at most 15"),
+        (BCRYPT.replace(b"04", b"31"), "bcrypt of cost 31"),
+        (b"$5$rounds=5000001$salt$" + b"a" * 43, "5000001 rounds"),
+        (b"$6$rounds=999999999$salt$" + b"a" * 86, "999999999 rounds"),
+        (b"$y$jCT$salt$" + b"a" * 43, "yescrypt of more than 64 MiB"),
+        (b"$gy$jFz$salt$" + b"a" * 43, "yescrypt of more than 64 MiB"),
+        (b"$y$j9T5$salt$" + b"a" * 43, "other parameters"),
+    ],
+)
+def test_hashes_that_would_hold_a_thread(hashed: bytes, text: str) -> None:
+    assert is_slow(hashed)
+    with pytest.raises(ValueError, match=f"line 2 .*{text}"):
+        parse(b"ann:ok\nbob:" + hashed)
+
+
+@pytest.mark.parametrize(
+    "hashed",
+    [
+        BCRYPT.replace(b"04", b"15"),
+        b"$6$rounds=5000000$salt$" + b"a" * 86,
+        b"$6$salt$" + b"a" * 86,
+        b"$y$j9T$salt$" + b"a" * 43,
+        b"$y$jBT$salt$" + b"a" * 43,
+    ],
+)
+def test_hashes_that_take_long_enough(hashed: bytes) -> None:
+    assert parse(b"bob:" + hashed) == {b"bob": hashed}
 
 
 async def test_bcrypt() -> None:
