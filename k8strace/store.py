@@ -263,8 +263,11 @@ class Store:
         while self._committer is not None:
             await asyncio.wait((self._committer,))
 
-    async def close(self) -> None:
-        """Bring everything to the disk, and let go of it."""
+    async def close(self) -> Totals:
+        """Bring everything to the disk, and let go of it.
+
+        Returns what was stored in files that somebody has removed meanwhile.
+        """
         await self.flush()
         current, self._current = self._current, None
         if current is not None:
@@ -273,6 +276,11 @@ class Store:
             await asyncio.wait((self._settler,))
         rest, self._segments = list(self._segments.values()), {}
         self._unread.clear()
+        lost = Totals()
+        for one in rest:
+            if one.live and not os.fstat(one.fd).st_nlink:
+                counted = Totals(*(await _scanned(one)).totals)
+                lost = Totals(*map(sum, zip(lost, counted, strict=True)))
         closing = [
             (one.fd, one.folder.fd, None, one.salt, one.size if one is current else -1)
             for one in rest
@@ -285,6 +293,7 @@ class Store:
                     folder.path.rmdir()
         self._folders.clear()
         self._replaced.clear()
+        return lost
 
     def _first_unread(self) -> Segment | None:
         while self._unread and self._unread[0].is_read and self._unread[0].is_sealed:

@@ -13,10 +13,13 @@ import aiohttp
 import pytest
 import yaml
 
+from k8strace import supervisor
 from k8strace.component import Endpoint
 from k8strace.config import load
+from k8strace.errors import ConfigError
 from k8strace.metrics import Metrics
-from k8strace.supervisor import Plan, _ending
+from k8strace.signals import Signals
+from k8strace.supervisor import Plan, Supervisor, _ending
 from tests.support.clients import Client
 from tests.support.gateway import GatewayProcess, run_gateway
 from tests.support.requests import request
@@ -71,6 +74,23 @@ def test_who_gets_what() -> None:
 def test_how_a_process_ended() -> None:
     assert _ending(1) == "ended with status 1"
     assert _ending(-9) == "was ended by SIGKILL"
+
+
+async def test_workers_that_hang_are_not_waited_for_without_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Hanging:
+        def __init__(self, slot: int) -> None:
+            self.slot = slot
+            self.state = "starting"
+            self.up: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    loaded = load([f"yaml:{config(grpc())}"])
+    one = Supervisor(lambda: loaded, 1.0, Signals())
+    monkeypatch.setattr(one, "_launch", lambda slot, _: Hanging(slot))
+    monkeypatch.setattr(supervisor, "START_TIMEOUT", 0.01)
+    with pytest.raises(ConfigError, match=r"workers do not serve after 0.01 s: 0, 1"):
+        await one._launch_all(Plan(loaded, one.metrics))
 
 
 @pytest.mark.slow

@@ -222,9 +222,10 @@ class StoredQueue(Queue):
     async def close(self) -> None:
         """Let go of the store; what is parked stays there."""
         await self.stop_reading()
-        await self._store.close()
+        lost = min((await self._store.close()).spans, self._ledger.parked)
         self._line.clear()
-        left, self._ledger.parked = self._ledger.parked, 0
+        left, self._ledger.parked = self._ledger.parked - lost, 0
+        self._drops.spans(lost, "shutdown", "the files that had them were removed")
         self._ledger.stored += left
         if left:
             self._log.info("%d spans stay stored", left)

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from k8strace.background import spawn
 from k8strace.errors import RefusedError
 from k8strace.extensions._files import WatchedFile
 from k8strace.extensions._jwt import Key, read_keys
@@ -37,7 +38,8 @@ class Issuer:
         self._keys: Sequence[Key] = ()
         self._asked = -math.inf
         self._got = -math.inf
-        self._turn = asyncio.Lock()
+        self._log = log
+        self._asking: set[asyncio.Task[RefusedError | None]] = set()  # one at the most
 
     def load(self) -> None:
         """Read what is in files. Raises ConfigError."""
@@ -48,25 +50,39 @@ class Issuer:
     async def keys(self, *, again: bool = False) -> Sequence[Key]:
         """Its keys, `again` where those that are known are not enough.
 
-        Raises RefusedError where it cannot be asked, and none are known.
+        Raises RefusedError where it cannot be asked, and none are known. It is asked once
+        at a time, also where those that waited for it have gone. Keys that are enough are
+        there at once, whatever is asked for meanwhile.
         """
         if self._file is not None:
             return self._file.value
-        async with self._turn:
-            now = monotonic()
-            is_due = again or now - self._got >= KEYS_FOR or not self._keys
-            if is_due and (now - self._asked >= ASK_EVERY or not self._keys):
-                self._asked = now
-                try:
-                    self._keys = await self._ask()
-                    self._got = now
-                except RefusedError:
-                    if not self._keys:
-                        raise
+        now = monotonic()
+        is_wanted = again or now - self._got >= KEYS_FOR or not self._keys
+        is_time = now - self._asked >= ASK_EVERY or not self._keys
+        if is_wanted and is_time and not self._asking:
+            self._asked = now
+            spawn(self._renew(), "asking the issuer for its keys", self._log, self._asking)
+        if is_wanted:
+            for asking in tuple(self._asking):
+                error = await asyncio.shield(asking)
+                if error is not None and not self._keys:
+                    raise RefusedError(str(error), error.retry_after)
         return self._keys
 
     async def close(self) -> None:
+        for asking in tuple(self._asking):
+            asking.cancel()
+            await asyncio.wait((asking,))
         await self._remote.close()
+
+    async def _renew(self) -> RefusedError | None:
+        """Ask for the keys, and keep those that are known where that fails."""
+        try:
+            self._keys = await self._ask()
+            self._got = monotonic()
+        except RefusedError as error:
+            return error
+        return None
 
     async def _ask(self) -> Sequence[Key]:
         found = await self._json(self.url.rstrip("/") + DISCOVERY, _Discovery)

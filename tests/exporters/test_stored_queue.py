@@ -461,3 +461,20 @@ async def test_a_directory_that_is_not_there_refuses_until_it_is_back(
         assert rig.ledger.sent == 6
         assert rig.value("k8strace_store_records") == 0
     assert [one.name for one in files(base)] == ["k8strace.lock"]
+
+
+async def test_what_was_stored_in_files_that_are_gone_is_lost_at_the_end(
+    tmp_path: Path,
+) -> None:
+    base = tmp_path / "store"
+    base.mkdir()
+    async with stored(base, gate=False, num_consumers=1) as rig:
+        await rig.send(3)
+        await rig.send(4)
+        shutil.rmtree(base / "scripted")
+        assert isinstance(await failure(rig.send(1)), RefusedError)
+        await rig.send(5)
+    assert (rig.ledger.stored, rig.ledger.dropped) == (5, {"shutdown": 7})
+    async with stored(base) as again:
+        await again.settled()
+        assert again.ledger.sent == 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -12,8 +13,10 @@ import pytest
 from k8strace.errors import ConfigError, RefusedError
 from k8strace.extensions import _issuer
 from k8strace.extensions._issuer import Issuer, parse_keys
+from k8strace.extensions._jwt import Key
 from tests.support.issuer import IssuerPeer
 from tests.support.jwt import jwk
+from tests.support.pipeline import cancel
 from tests.support.remote import CA
 
 LOG = logging.LoggerAdapter(logging.getLogger("k8strace"), {})
@@ -45,6 +48,34 @@ async def test_and_again_when_it_is_time(monkeypatch: pytest.MonkeyPatch) -> Non
         now += 3600.0
         peer.status = 500
         assert len(await issuer.keys()) == 2
+        await issuer.close()
+
+
+async def test_keys_that_are_known_do_not_wait_for_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = 1000.0
+    monkeypatch.setattr(_issuer, "monotonic", lambda: now)
+    async with IssuerPeer() as peer:
+        issuer = Issuer(peer.url, "", "", LOG)
+        known = await issuer.keys()
+        gate = asyncio.Event()
+        ask = issuer._ask
+
+        async def hang() -> Sequence[Key]:
+            await gate.wait()
+            return await ask()
+
+        monkeypatch.setattr(issuer, "_ask", hang)
+        peer.keys.append(jwk("EdDSA", kid="two"))
+        now += 30.0
+        strangers = [asyncio.create_task(issuer.keys(again=True)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert await issuer.keys() is known
+        await cancel(strangers[0])
+        assert not strangers[1].done()
+        gate.set()
+        assert len(await strangers[1]) == 2
         await issuer.close()
 
 
