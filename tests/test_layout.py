@@ -52,6 +52,7 @@ TIERS = (
     {
         "k8strace",
         "k8strace.errors",
+        "k8strace.headers",
         "k8strace.units",
         "k8strace.secret",
         "k8strace.background",

@@ -26,6 +26,7 @@ from k8strace.exporters._sending import (
 from k8strace.grpc import Client, ClientKeepalive, ClientSettings
 from k8strace.grpc.engines import Engine, client_factory
 from k8strace.grpc.status import MAX_MESSAGE, StatusError
+from k8strace.headers import OWN, header_name, header_value, is_authority
 from k8strace.lines import printable
 from k8strace.payload import Payload
 from k8strace.tls.options import ClientTLS
@@ -34,7 +35,6 @@ from k8strace.units import MIB, Duration
 EXPORT = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 HEADROOM = 1024  # bytes below the limit, for what may be counted besides the spans
 
-_HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 _SCHEME = re.compile(r"(https?)://")
 _PLACE = re.compile(r"(\[[^\[\]/\s]+\]|[^\[\]:/\s]+):(\d{1,5})")
 
@@ -82,14 +82,25 @@ class Config(SendingConfig, frozen=True, kw_only=True):
         if self.connections > 1 and self.engine != "native":
             raise ValueError("several `connections` need `engine: native`")
         for name, value in self.headers.items():
-            if not _HEADER_NAME.fullmatch(name.lower()):
-                raise ValueError(f"`headers`: {name!r} is no name of a gRPC header")
-            if name.lower().startswith("grpc-") or name.lower().endswith("-bin"):
-                raise ValueError(f"`headers`: {name!r} is reserved by gRPC")
-            if not (value.isascii() and value.isprintable()):
+            try:
+                header_name(name)
+            except ValueError as error:
+                raise ValueError(f"`headers`: {error}") from None
+            try:
+                header_value(value)
+            except ValueError as error:
+                raise ValueError(f"`headers`: the value of {name!r} {error}") from None
+        try:
+            header_value(self.user_agent)
+        except ValueError as error:
+            raise ValueError(f"`user_agent` {error}") from None
+        for option, text in (
+            ("authority", self.authority),
+            ("tls::server_name_override", self.tls.server_name_override),
+        ):
+            if text and not is_authority(text):
                 raise ValueError(
-                    f"`headers`: the value of {name!r} has characters that are not "
-                    "printable ASCII"
+                    f"`{option}` {text!r} has characters that a host's name cannot have"
                 )
 
     def target(self) -> str:
@@ -115,6 +126,11 @@ class Config(SendingConfig, frozen=True, kw_only=True):
             check_host(match[1])
         except ValueError as error:
             raise ValueError(f'"endpoint" {self.endpoint!r}: {error}') from error
+        if not is_authority(place):
+            raise ValueError(
+                f'"endpoint" {self.endpoint!r} has characters that a host\'s name cannot '
+                "have (an international one is written as xn--…)"
+            )
         return endpoint
 
     @property
@@ -140,7 +156,7 @@ class Config(SendingConfig, frozen=True, kw_only=True):
             wait_for_ready=self.wait_for_ready,
             balancer_name=self.balancer_name,
             authority=self.authority,
-            user_agent=self.user_agent or f"k8strace/{__version__}",
+            user_agent=header_value(self.user_agent) or f"k8strace/{__version__}",
             connections=self.connections,
             keepalive=ClientKeepalive(
                 time=keepalive.time or None,
@@ -160,7 +176,9 @@ class OtlpGrpc(SendingExporter[Config]):
         super().__init__(config, context)
         self._client: Client | None = None
         self._metadata = tuple(
-            (name.lower(), value) for name, value in config.headers.items()
+            (header_name(name), header_value(value))
+            for name, value in config.headers.items()
+            if name.lower() not in OWN
         )
         self._auth = client_authenticator(config.auth, context)
         if self._auth is not None and self._auth.needs_tls and not config.is_private:
@@ -203,6 +221,11 @@ class OtlpGrpc(SendingExporter[Config]):
                 "the connection to %s is plaintext: `tls`: %s: no effect",
                 self.destination,
                 ", ".join(f"`{name}`" for name in idle),
+            )
+        if own := sorted(name for name in config.headers if name.lower() in OWN):
+            self.log.warning(
+                "`headers`: gRPC sets %s itself: no effect",
+                ", ".join(f"`{name}`" for name in own),
             )
         client = client_factory(config.engine)(config.client())
         try:

@@ -1,4 +1,4 @@
-"""Headers that have credentials: their names, their values, a request's with one more."""
+"""Headers that have credentials: their schemes, and a request's with one more."""
 
 from __future__ import annotations
 
@@ -6,28 +6,12 @@ import re
 
 from k8strace.auth import Metadata
 
-_NAME = re.compile(r"[0-9a-z_.-]+")
 _SCHEME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
-def header_name(name: str) -> str:
-    """A header's name in lower case. Raises ValueError for one that gRPC doesn't take."""
-    lower = name.lower()
-    if not _NAME.fullmatch(lower):
-        raise ValueError(f"{name!r} is no name of a gRPC header")
-    if lower.startswith("grpc-") or lower.endswith("-bin"):
-        raise ValueError(f"{name!r} is reserved by gRPC")
-    return lower
 
 
 def is_scheme(text: str) -> bool:
     """Whether it can be the name of an authentication scheme."""
     return _SCHEME.fullmatch(text) is not None
-
-
-def is_value(text: str) -> bool:
-    """Whether a header can have it: printable ASCII."""
-    return text.isascii() and text.isprintable()
 
 
 class OneHeader:

@@ -19,8 +19,9 @@ from k8strace.auth import (
 )
 from k8strace.component import Context
 from k8strace.extensions._files import WatchedFile
-from k8strace.extensions._headers import OneHeader, header_name, is_scheme, is_value
+from k8strace.extensions._headers import OneHeader, is_scheme
 from k8strace.extensions._tokens import scheme_and_rest
+from k8strace.headers import header_name, header_value
 from k8strace.payload import Origin
 from k8strace.secret import Secret
 
@@ -63,8 +64,10 @@ def check_token(token: str, where: str) -> None:
     """Raises ValueError, which says nothing of it, for what no header can have."""
     if not token.strip():
         raise ValueError(f"{where} is empty")
-    if not is_value(token):
-        raise ValueError(f"{where} has characters that are not printable ASCII")
+    try:
+        header_value(token)
+    except ValueError as error:
+        raise ValueError(f"{where} {error}") from None
 
 
 class BearerTokenAuth(Authenticator[Config]):
@@ -123,7 +126,7 @@ class BearerTokenAuth(Authenticator[Config]):
         return scheme + b" " + token
 
     def _value(self, token: str) -> bytes:
-        scheme = self.config.scheme
+        scheme, token = self.config.scheme, header_value(token)
         return f"{scheme} {token}".encode() if scheme else token.encode()
 
     def _parse(self, content: bytes) -> list[bytes]:

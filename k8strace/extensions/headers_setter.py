@@ -5,9 +5,8 @@ A client's alone (collector extension `headers_setter`).
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Literal
-
-import msgspec
 
 from k8strace.auth import (
     CLIENT,
@@ -23,7 +22,7 @@ from k8strace.component import ComponentID, Context
 from k8strace.component import Config as ComponentConfig
 from k8strace.errors import RejectedError
 from k8strace.extensions._files import WatchedFile
-from k8strace.extensions._headers import header_name, is_value
+from k8strace.headers import header_name, header_value
 from k8strace.payload import Origin
 from k8strace.secret import Secret
 
@@ -69,8 +68,10 @@ class Header(ComponentConfig, frozen=True, kw_only=True):
             )
         for name in ("value", "default_value"):
             text: Secret | None = getattr(self, name)
-            if text is not None and not is_value(text.reveal()):
-                raise ValueError(f"`{name}` has characters that are not printable ASCII")
+            try:
+                header_value("" if text is None else text.reveal())
+            except ValueError as error:
+                raise ValueError(f"`{name}` {error}") from None
 
     @property
     def needs_origin(self) -> bool:
@@ -168,19 +169,18 @@ class HeadersSetter(Authenticator[Config]):
         if one.action == "delete":
             return ""
         if one.value is not None:
-            return one.value.reveal()
+            return header_value(one.value.reveal())
         if one.value_file is not None:
             return self._files[one.value_file].value
         found = _of_caller(one, origin) if one.from_attribute else _of_request(one, origin)
         if found is None:
-            return one.default_value.reveal()
-        if not is_value(found):
+            return header_value(one.default_value.reveal())
+        try:
+            return header_value(found)
+        except ValueError as error:
             raise RejectedError(
-                f"what is to be the header {one.key!r} has characters that are not "
-                "printable ASCII",
-                about_data=False,
-            )
-        return found
+                f"what is to be the header {one.key!r} {error}", about_data=False
+            ) from None
 
 
 def _of_request(one: Header, origin: Origin | None) -> str | None:
@@ -199,12 +199,9 @@ def _of_caller(one: Header, origin: Origin | None) -> str | None:
     if origin is None or origin.subject is None:
         return None
     if one.from_attribute == "membership":
-        return msgspec.json.encode(origin.groups).decode()
+        return json.dumps(origin.groups, separators=(",", ":"))  # ASCII, with escapes
     return origin.subject
 
 
 def _text(content: bytes) -> str:
-    text = content.decode("utf-8", "replace").strip()
-    if not is_value(text):
-        raise ValueError("has characters that are not printable ASCII")
-    return text
+    return header_value(content.decode("utf-8", "replace"))

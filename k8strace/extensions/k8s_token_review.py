@@ -24,10 +24,10 @@ from k8strace.auth import (
 from k8strace.component import Context
 from k8strace.errors import ConfigError
 from k8strace.extensions._files import WatchedFile
-from k8strace.extensions._headers import is_value
 from k8strace.extensions._remote import Answer, Remote, check_url, current, trusting
 from k8strace.extensions._tokens import expiry
 from k8strace.extensions._verdicts import BearerVerdicts, Found
+from k8strace.headers import is_value
 from k8strace.units import Duration
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"

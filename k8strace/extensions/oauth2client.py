@@ -18,8 +18,9 @@ from k8strace.auth import AuthConfig, Authenticator, ClientAuthenticator, Metada
 from k8strace.component import Context
 from k8strace.errors import OptionError, RefusedError
 from k8strace.extensions._files import WatchedFile
-from k8strace.extensions._headers import OneHeader, is_value
+from k8strace.extensions._headers import OneHeader
 from k8strace.extensions._remote import Answer, Remote, check_url
+from k8strace.headers import is_value
 from k8strace.payload import Origin
 from k8strace.secret import Secret
 from k8strace.tls.contexts import Contexts
@@ -200,7 +201,9 @@ class OAuth2Client(Authenticator[Config]):
             why = f": {found.error[:MAX_SHOWN]}" if found.error else ""
             text = f"HTTP status {answer.status}{why}"
             raise self._remote.failed(text, answer.retry_after)
-        if not found.access_token or not is_value(found.access_token + found.token_type):
+        if not found.access_token or not (
+            is_value(found.access_token) and is_value(found.token_type)
+        ):
             raise self._remote.failed("an answer without a token")
         return found
 

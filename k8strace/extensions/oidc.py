@@ -12,10 +12,10 @@ from k8strace.auth import AuthConfig, Authenticator, ServerAuthenticator, Side, 
 from k8strace.component import Config as ComponentConfig
 from k8strace.component import Context
 from k8strace.extensions import _jwt
-from k8strace.extensions._headers import header_name
 from k8strace.extensions._issuer import Issuer
 from k8strace.extensions._remote import check_url
 from k8strace.extensions._verdicts import BearerVerdicts, Found
+from k8strace.headers import header_name
 
 KNOWN_FOR = 300.0  # seconds, or until the token expires
 DENIED_FOR = 60.0

@@ -86,6 +86,34 @@ async def test_headers_and_user_agent_arrive() -> None:
         assert metadata["user-agent"].startswith("k8strace/")
 
 
+@pytest.mark.parametrize("engine", ["native", "grpcio"])
+async def test_space_around_values_is_no_part_of_them(
+    engine: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A token from a file ends with a newline; HTTP/2 takes none, and no space either."""
+    async with Backend() as backend:
+        values = {
+            "headers": {
+                "authorization": "Bearer abc ",
+                "x-token": "\tabc def\r\n",
+                "x-empty": " ",
+                "Content-Type": "application/json",
+            },
+            "user_agent": "mine \n",
+            "engine": engine,
+        }
+        async with exporting(backend, **values) as rig:
+            await rig.send(1)
+            await backend.wait_for_spans(1)
+        metadata = backend.metadata[0]
+        assert metadata["authorization"] == "Bearer abc"
+        assert metadata["x-token"] == "abc def"
+        assert metadata["x-empty"] == ""
+        assert metadata["user-agent"].startswith("mine")
+        assert metadata.get("content-type", "application/grpc") == "application/grpc"
+    assert "gRPC sets `Content-Type` itself" in caplog.text
+
+
 async def test_small_requests_arrive_joined() -> None:
     async with Backend() as backend:
         async with exporting(backend, sending_queue=BATCH) as rig:
