@@ -4,7 +4,7 @@
 
 FROM python:3.12-slim AS build
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev libcrypt-dev libisal-dev libnghttp2-dev libzstd-dev \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev libcrypt-dev libisal-dev liblz4-dev libnghttp2-dev libsnappy-dev libzstd-dev \
     && rm -rf /var/lib/apt/lists/*
 RUN python -m venv /opt/k8strace
 WORKDIR /src
@@ -15,7 +15,7 @@ RUN /opt/k8strace/bin/python -m pip install --no-cache-dir . \
 
 FROM python:3.12-slim
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends libcrypt1 libisal2 libnghttp2-14 libzstd1 \
+    && apt-get install --yes --no-install-recommends libcrypt1 libisal2 liblz4-1 libnghttp2-14 libsnappy1v5 libzstd1 \
     && rm -rf /var/lib/apt/lists/*
 COPY --from=build /opt/k8strace /opt/k8strace
 # The root may be read-only: nothing is written but what the configuration says.

@@ -61,6 +61,8 @@ NEEDED = {
     "nghttp2/nghttp2.h": "libnghttp2-dev",
     "isa-l/igzip_lib.h": "libisal-dev",
     "zstd.h": "libzstd-dev",
+    "snappy-c.h": "libsnappy-dev",
+    "lz4frame.h": "liblz4-dev",
 }
 """Headers, and the packages that bring them, under Debian's names."""
 
@@ -91,7 +93,7 @@ class BuildExt(build_ext):  # type: ignore[misc]
 setup(
     cmdclass={"build_ext": BuildExt},
     ext_modules=[
-        extension("_codec", "isal", "zstd"),
+        extension("_codec", "isal", "zstd", "snappy", "lz4"),
         extension("budget"),
         extension("_counters"),
         extension("_crypt", "crypt"),

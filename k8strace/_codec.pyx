@@ -1,4 +1,4 @@
-"""gzip by ISA-L and zstd by libzstd; `_codec.pyi` says what it promises.
+"""Compression in steps, by the libraries of each format; `_codec.pyi` says what it promises.
 
 Below Python there is one struct, a `Stream`, and functions that take it a step further:
 until it is done, or has used up its room (then `wanted` is above `room`), or failed. They
@@ -14,12 +14,20 @@ from libc.stdint cimport uint8_t
 from libc.stdlib cimport free, malloc
 
 cimport k8strace._isal as isal
+cimport k8strace._liblz4 as lz4
 cimport k8strace._libzstd as zstd
-from k8strace._encodings cimport AS_GZIP, AS_IDENTITY, AS_ZSTD
-from k8strace._gzip cimport (
-    SMALL, Deflater, deflate_gzip, deflate_small, inflate_gzip, likely_size,
+from k8strace._encodings cimport (
+    AS_DEFLATE, AS_GZIP, AS_IDENTITY, AS_LZ4, AS_SNAPPY, AS_SNAPPY_FRAMED, AS_ZLIB, AS_ZSTD,
 )
-from k8strace._stream cimport AT_ONCE, DECODER, FEW, MOST_MEMBERS, Piece, Stream
+from k8strace._gzip cimport (
+    SMALL, Deflater, deflate_gzip, deflate_small, inflate_deflate, inflate_gzip,
+    inflate_zlib, likely_size,
+)
+from k8strace._lz4 cimport inflate_lz4
+from k8strace._snappy cimport (
+    CHUNK, deflate_snappy, inflate_snappy, inflate_snappy_framed, snappy_bound,
+)
+from k8strace._stream cimport AT_ONCE, DECODER, FEW, MOST_MEMBERS, Piece, Stream, grown
 from k8strace._threads cimport Job, Port
 from k8strace._zstd cimport WINDOW_LOG, ZSTD_LEVEL, deflate_zstd, inflate_zstd
 
@@ -31,16 +39,31 @@ cdef enum:
     KEPT_SIZE = 2 * 1024 * 1024  # bytes; larger ones are not kept
 
 IDENTITY, GZIP, ZSTD = <int>AS_IDENTITY, <int>AS_GZIP, <int>AS_ZSTD
+ZLIB, DEFLATE = <int>AS_ZLIB, <int>AS_DEFLATE
+SNAPPY, SNAPPY_FRAMED, LZ4 = <int>AS_SNAPPY, <int>AS_SNAPPY_FRAMED, <int>AS_LZ4
 INLINE = <int>AT_ONCE
 MAX_MEMBERS = <int>MOST_MEMBERS
 MAX_WINDOW = 1 << <int>WINDOW_LOG
 
-cdef enum Kind:
-    GZIP_IN
+_NAMES = {
+    AS_GZIP: "gzip",
+    AS_ZSTD: "zstd",
+    AS_ZLIB: "zlib",
+    AS_DEFLATE: "deflate",
+    AS_SNAPPY: "snappy",
+    AS_SNAPPY_FRAMED: "snappy",
+    AS_LZ4: "lz4",
+}
+
+cdef enum Kind:  # of context
+    INFLATE
     GZIP_OUT
     ZSTD_IN
     ZSTD_OUT
+    SNAPPY_OUT
+    LZ4_IN
     KINDS
+    NO_CONTEXT
 
 cdef struct Shelf:
     void *contexts[KEPT]
@@ -59,6 +82,7 @@ class LimitError(CodecError):
 
 cdef class Codec:
     cdef Stream stream
+    cdef int encoding
     cdef Kind kind
     cdef object data  # what holds the pieces
     cdef PyObject *out  # bytes that nobody else has yet
@@ -105,8 +129,8 @@ cdef class Codec:
         if s.is_over:
             raise LimitError(f"larger than {s.limit} bytes when decompressed")
         if s.problem != NULL:
-            name = "gzip" if self.kind in (GZIP_IN, GZIP_OUT) else "zstd"
-            raise CodecError(f"{name}: {(<bytes>s.problem).decode()}")
+            text = (<bytes>s.problem).decode()
+            raise CodecError(f"{_NAMES[self.encoding]}: {text}")
 
     def take(self):
         if not self.stream.is_done or (self.out == NULL and self.stream.size):
@@ -129,7 +153,7 @@ cdef class Codec:
         cdef Stream *s = &self.stream
         if s.step == NULL or s.is_done:
             raise ValueError("there is nothing to do")
-        if s.context == NULL:
+        if s.context == NULL and self.kind != NO_CONTEXT:
             s.context = take_context(self.kind)
         if self.out == NULL:
             made = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>s.wanted)
@@ -157,19 +181,42 @@ cdef class Inflation(Codec):
         s.count = 1
         s.limit = min(limit, <size_t>LARGEST)
         self.data = data
+        self.encoding = encoding
+        self.kind = INFLATE
+        s.wanted = grown(s)
         if encoding == AS_GZIP:
-            self.kind = GZIP_IN
             s.step = inflate_gzip
             s.wanted = likely_size(s)
+        elif encoding == AS_ZLIB:
+            s.step = inflate_zlib
+        elif encoding == AS_DEFLATE:
+            s.step = inflate_deflate
         elif encoding == AS_ZSTD:
             self.kind = ZSTD_IN
             s.step = inflate_zstd
-            if s.pieces[0].size <= AT_ONCE:
-                # What it needs stands in its first frame's header.
-                inflate_zstd(s)
-                self.settle()
+            self.look_ahead()
+        elif encoding == AS_LZ4:
+            self.kind = LZ4_IN
+            s.step = inflate_lz4
+            self.look_ahead()
+        elif encoding == AS_SNAPPY:
+            self.kind = NO_CONTEXT
+            s.step = inflate_snappy
+            self.look_ahead()
+        elif encoding == AS_SNAPPY_FRAMED:
+            self.kind = NO_CONTEXT
+            s.step = inflate_snappy_framed
+            self.look_ahead()
         else:
             raise ValueError(f"no encoding: {encoding}")
+
+    cdef int look_ahead(self) except -1:
+        """Find out what is needed, which stands in the first header."""
+        self.stream.wanted = 0
+        if self.stream.pieces[0].size <= AT_ONCE:
+            self.stream.step(&self.stream)
+            self.settle()
+        return 0
 
 
 @cython.final
@@ -194,6 +241,7 @@ cdef class Deflation(Codec):
             raise ValueError(f"a message of {total} bytes")
         s.limit = total
         self.data = chunks
+        self.encoding = encoding
         s.wanted = zstd.ZSTD_compressBound(total)
         if encoding == AS_GZIP:
             self.kind = GZIP_OUT
@@ -201,6 +249,10 @@ cdef class Deflation(Codec):
         elif encoding == AS_ZSTD:
             self.kind = ZSTD_OUT
             s.step = deflate_zstd
+        elif encoding == AS_SNAPPY:
+            self.kind = SNAPPY_OUT
+            s.step = deflate_snappy
+            s.wanted = snappy_bound(total)
         else:
             raise ValueError(f"no encoding: {encoding}")
 
@@ -220,12 +272,17 @@ cdef void *take_context(Kind kind) except NULL:
     if shelf.count:
         shelf.count -= 1
         return shelf.contexts[shelf.count]
-    if kind == GZIP_IN:
+    if kind == INFLATE:
         made = malloc(sizeof(isal.inflate_state))
         if made != NULL:
             isal.isal_inflate_init(<isal.inflate_state *>made)
     elif kind == GZIP_OUT:
         made = malloc(sizeof(Deflater))
+    elif kind == SNAPPY_OUT:
+        made = malloc(CHUNK)
+    elif kind == LZ4_IN:
+        made = NULL
+        lz4.LZ4F_createDecompressionContext(<lz4.LZ4F_dctx **>&made, lz4.LZ4F_VERSION)
     elif kind == ZSTD_IN:
         made = zstd.ZSTD_createDCtx()
         if made != NULL:
@@ -250,6 +307,10 @@ cdef void *take_context(Kind kind) except NULL:
 cdef void put_context(Kind kind, void *context) noexcept:
     cdef Shelf *shelf = &shelves[<int>kind]
     cdef size_t size = 0
+    if kind == LZ4_IN:
+        # It has blocks of up to 4 MiB, and does not tell.
+        lz4.LZ4F_freeDecompressionContext(<lz4.LZ4F_dctx *>context)
+        return
     if kind == ZSTD_IN:
         zstd.ZSTD_DCtx_reset(<zstd.ZSTD_DCtx *>context, zstd.ZSTD_reset_session_only)
         size = zstd.ZSTD_sizeof_DCtx(<zstd.ZSTD_DCtx *>context)

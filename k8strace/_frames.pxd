@@ -5,7 +5,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcmp, memcpy, strlen
 
 cimport k8strace._nghttp2 as h2
-from k8strace._encodings cimport AS_GZIP, AS_IDENTITY, AS_ZSTD
+from k8strace._encodings cimport AS_GZIP, AS_IDENTITY, AS_SNAPPY, AS_ZSTD
 
 cdef enum:
     PREFIX_SIZE = 5  # flags and length, before every gRPC message
@@ -161,7 +161,18 @@ cdef inline int encoding_of(const uint8_t *value, size_t size) noexcept nogil:
         return AS_IDENTITY
     if equals(value, size, b"gzip"):
         return AS_GZIP
-    return AS_ZSTD if equals(value, size, b"zstd") else -1
+    if equals(value, size, b"zstd"):
+        return AS_ZSTD
+    return AS_SNAPPY if equals(value, size, b"snappy") else -1
+
+
+cdef inline const char *encoding_name(int encoding) noexcept nogil:
+    """What grpc-encoding calls it."""
+    if encoding == AS_GZIP:
+        return b"gzip"
+    if encoding == AS_ZSTD:
+        return b"zstd"
+    return b"snappy" if encoding == AS_SNAPPY else b"identity"
 
 
 cdef struct Head:

@@ -1,4 +1,4 @@
-"""gzip in steps, by ISA-L."""
+"""gzip in steps, by ISA-L; and zlib and raw deflate, which are read only."""
 
 from libc.stdint cimport uint8_t, uint32_t
 from libc.string cimport memcpy
@@ -27,22 +27,40 @@ cdef inline size_t likely_size(Stream *s) noexcept nogil:
 
 
 cdef inline void inflate_gzip(Stream *s) noexcept nogil:
+    inflate(s, isal.ISAL_GZIP)
+
+
+cdef inline void inflate_zlib(Stream *s) noexcept nogil:
+    inflate(s, isal.ISAL_ZLIB)
+
+
+cdef inline void inflate_deflate(Stream *s) noexcept nogil:
+    """What HTTP calls deflate is zlib (RFC 9110, 8.4.1.2); some send raw deflate."""
+    inflate(s, isal.ISAL_ZLIB if is_zlib(s) else isal.ISAL_DEFLATE)
+
+
+cdef inline bint is_zlib(Stream *s) noexcept nogil:
+    """Whether it begins as RFC 1950 says; no writer of raw deflate begins so."""
+    cdef const uint8_t *data = s.pieces[0].data
+    return (
+        s.pieces[0].size >= 2
+        and data[0] & 0x0F == 8
+        and data[0] >> 4 <= 7
+        and (data[0] << 8 | data[1]) % 31 == 0
+    )
+
+
+cdef inline void inflate(Stream *s, uint32_t wrapper) noexcept nogil:
     cdef isal.inflate_state *state = <isal.inflate_state *>s.context
     cdef const uint8_t *end = s.pieces[0].data + s.pieces[0].size
     cdef size_t before
     cdef int code
     while s.wanted <= s.room:
         if not s.is_inside:
-            if not begin_member(s):
-                return
-            if s.fed < s.pieces[0].size and s.pieces[0].data[s.fed] != 0x1F:
-                s.problem = gzip_problem(isal.ISAL_INVALID_WRAPPER)
-                return
-            if s.fed + 3 < s.pieces[0].size and s.pieces[0].data[s.fed + 3] & 0xE0:
-                s.problem = b"flags that gzip does not have"  # ISA-L takes them
+            if not begin_wrapped(s, wrapper):
                 return
             isal.isal_inflate_reset(state)
-            state.crc_flag = isal.ISAL_GZIP
+            state.crc_flag = wrapper
         state.next_in = <uint8_t *>s.pieces[0].data + s.fed
         state.avail_in = <uint32_t>min(<size_t>(end - state.next_in), <size_t>FEED)
         state.next_out = s.out + s.size
@@ -52,13 +70,15 @@ cdef inline void inflate_gzip(Stream *s) noexcept nogil:
         s.fed = state.next_in - s.pieces[0].data
         s.size = state.next_out - s.out
         if code != isal.ISAL_DECOMP_OK:
-            s.problem = gzip_problem(code)
+            s.problem = inflate_problem(code)
             return
         if s.size > s.limit:
             s.is_over = True
             return
         if state.block_state == isal.ISAL_BLOCK_FINISH:
             s.is_inside = False
+            # ISA-L reads ahead by words, and keeps what is behind a short trailer.
+            s.fed -= state.read_in_length // 8
         elif s.size == s.room:
             s.wanted = grown(s)
         elif s.fed == s.pieces[0].size:
@@ -69,9 +89,31 @@ cdef inline void inflate_gzip(Stream *s) noexcept nogil:
             return
 
 
-cdef inline const char *gzip_problem(int code) noexcept nogil:
+cdef inline bint begin_wrapped(Stream *s, uint32_t wrapper) noexcept nogil:
+    """Whether a gzip member begins, or the one stream of zlib or deflate."""
+    cdef const uint8_t *data = s.pieces[0].data + s.fed
+    cdef size_t size = s.pieces[0].size - s.fed
+    if wrapper != isal.ISAL_GZIP and s.members and size:
+        s.problem = b"data stands behind its end"
+        return False
+    if not begin_member(s):
+        return False
+    if wrapper == isal.ISAL_ZLIB:
+        if size >= 2 and not is_zlib(s):
+            s.problem = b"it does not begin with a zlib header"
+        elif size >= 2 and data[1] & 0x20:
+            s.problem = b"a dictionary would be needed"
+    elif wrapper == isal.ISAL_GZIP:
+        if size and data[0] != 0x1F:
+            s.problem = inflate_problem(isal.ISAL_INVALID_WRAPPER)
+        elif size > 3 and data[3] & 0xE0:
+            s.problem = b"flags that gzip does not have"  # ISA-L takes them
+    return s.problem == NULL
+
+
+cdef inline const char *inflate_problem(int code) noexcept nogil:
     if code == isal.ISAL_INVALID_WRAPPER:
-        return b"what stands where a member should begin is none"
+        return b"there is no member where one should begin"
     if code == isal.ISAL_UNSUPPORTED_METHOD:
         return b"another method than deflate"
     if code == isal.ISAL_INCORRECT_CHECKSUM:

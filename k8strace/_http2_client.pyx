@@ -9,9 +9,9 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
 cimport k8strace._nghttp2 as h2
-from k8strace._encodings cimport AS_GZIP, AS_IDENTITY
+from k8strace._encodings cimport AS_IDENTITY
 from k8strace._frames cimport (
-    MAX_LENGTH, PREFIX_SIZE, encoding_of, equals, header, length_of, literal,
+    MAX_LENGTH, PREFIX_SIZE, encoding_name, encoding_of, equals, header, length_of, literal,
     write_prefix,
 )
 from k8strace._http2 cimport OUTPUT, Session, callbacks, check, options
@@ -181,9 +181,7 @@ cdef class ClientSession(Session):
             header(&nv[count], b"user-agent", value, PyBytes_GET_SIZE(value))
             count += 1
         if encoding != AS_IDENTITY:
-            literal(
-                &nv[count], b"grpc-encoding", b"gzip" if encoding == AS_GZIP else b"zstd"
-            )
+            literal(&nv[count], b"grpc-encoding", encoding_name(encoding))
             count += 1
         if timeout is not None:
             header(&nv[count], b"grpc-timeout", timeout, PyBytes_GET_SIZE(timeout))

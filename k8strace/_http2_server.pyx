@@ -139,7 +139,7 @@ cdef class ServerSession(Session):
             )
             count += 1
         if code == UNIMPLEMENTED:
-            literal(&nv[count], b"grpc-accept-encoding", b"identity,gzip,zstd")
+            literal(&nv[count], b"grpc-accept-encoding", b"identity,gzip,zstd,snappy")
             count += 1
         self.send_headers(request, nv, count)
 
@@ -319,7 +319,7 @@ cdef class ServerSession(Session):
             text = f"unknown method {request.path[:200].decode('latin-1')!r}"
             return self.reject(request, "unknown_method", UNIMPLEMENTED, text)
         if head.encoding < 0:
-            text = "the message's encoding is not supported: use gzip, zstd or none"
+            text = "the message's encoding is not supported: use gzip, zstd, snappy or none"
             return self.reject(request, "unsupported", UNIMPLEMENTED, text)
         if head.has_bad_timeout:
             text = "grpc-timeout is malformed"

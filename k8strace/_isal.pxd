@@ -1,6 +1,6 @@
 """What is used of ISA-L's igzip (<isa-l/igzip_lib.h>)."""
 
-from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t
 
 cdef extern from "<isa-l/igzip_lib.h>" nogil:
     enum:
@@ -12,10 +12,12 @@ cdef extern from "<isa-l/igzip_lib.h>" nogil:
 
         ISAL_BLOCK_FINISH
         ISAL_DECOMP_OK
+        ISAL_DEFLATE
         ISAL_GZIP
         ISAL_INCORRECT_CHECKSUM
         ISAL_INVALID_WRAPPER
         ISAL_UNSUPPORTED_METHOD
+        ISAL_ZLIB
 
     struct isal_zstate:
         int state
@@ -38,6 +40,7 @@ cdef extern from "<isa-l/igzip_lib.h>" nogil:
         uint32_t avail_out
         uint8_t *next_in
         uint32_t avail_in
+        int32_t read_in_length
         int block_state
         uint32_t crc_flag
 

@@ -72,7 +72,7 @@ cdef inline void read_frame_header(Stream *s) noexcept nogil:
             s.is_inside = False
         return
     if magic != zstd.ZSTD_MAGICNUMBER:
-        s.problem = b"what stands where a frame should begin is none"
+        s.problem = b"there is no frame where one should begin"
         return
     content = zstd.ZSTD_getFrameContentSize(data, size)
     if content == zstd.ZSTD_CONTENTSIZE_ERROR:

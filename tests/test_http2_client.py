@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from k8strace._codec import GZIP, SNAPPY, ZSTD
 from k8strace._http2 import ProtocolError
 from k8strace._http2_client import Call, ClientSession
 from k8strace._http2_server import WHOLE, ServerSession
@@ -327,7 +328,9 @@ def test_a_server_may_ping_for_every_frame_of_a_request() -> None:
     assert GOAWAY in {one.type for one in frames(output(session))}
 
 
-@pytest.mark.parametrize(("encoding", "number"), [("gzip", 1), ("zstd", 2), ("snappy", 0)])
+@pytest.mark.parametrize(
+    ("encoding", "number"), [("gzip", GZIP), ("zstd", ZSTD), ("snappy", SNAPPY), ("br", 0)]
+)
 def test_answers_are_compressed_only_as_known(encoding: str, number: int) -> None:
     session = client()
     call = session.request(PATH.encode(), (b"x",))

@@ -175,7 +175,7 @@ def test_metadata() -> None:
         (begin(("x-big", "x" * 120)) * 1, None, None),
         (begin(*[("x-big", "x" * 120)] * 8), "msg_too_large", 8),
         (frame(HEADERS, 4, 1, headers(*GRPC, path="/no")), "unknown_method", 12),
-        (begin(("grpc-encoding", "snappy")), "unsupported", 12),
+        (begin(("grpc-encoding", "br")), "unsupported", 12),
         (begin() + frame(DATA, 0, 1, message(b"x", 1)), "decode_error", 13),
         (begin() + frame(DATA, 0, 1, message(b"x", 2)), "decode_error", 13),
         (begin() + frame(DATA, 0, 1, message(b"x") + b"y"), "decode_error", 13),

@@ -232,7 +232,10 @@ def test_missing_packages_are_named_with_the_command(machine: Path) -> None:
     (machine / "make").unlink()
     done = system_packages(machine)
     assert done.returncode == 1
-    packages = "make gcc libc6-dev libcrypt-dev libnghttp2-dev libisal-dev libzstd-dev"
+    packages = (
+        "make gcc libc6-dev libcrypt-dev libnghttp2-dev libisal-dev libzstd-dev "
+        "libsnappy-dev liblz4-dev"
+    )
     command = f"sudo apt-get update && sudo apt-get install --yes {packages}"
     assert command in done.stderr
     assert not (machine / "apt.log").exists()
@@ -243,6 +246,8 @@ LIBRARIES = {
     "nghttp2": "libnghttp2-dev",
     "isal": "libisal-dev",
     "zstd": "libzstd-dev",
+    "snappy": "libsnappy-dev",
+    "lz4": "liblz4-dev",
 }
 
 
@@ -263,6 +268,7 @@ def test_a_missing_library_is_named_with_its_package(machine: Path, library: str
         ("nghttp2.h", "libnghttp2-dev"),
         ("igzip_lib.h|zstd.h", "libisal-dev libzstd-dev"),
         ("nghttp2.h|igzip_lib.h|zstd.h", "libnghttp2-dev libisal-dev libzstd-dev"),
+        ("snappy-c.h|lz4frame.h", "libsnappy-dev liblz4-dev"),
     ],
 )
 def test_the_build_names_what_brings_missing_headers(

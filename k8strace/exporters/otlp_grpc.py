@@ -54,7 +54,7 @@ class Config(SendingConfig, frozen=True, kw_only=True):
     calls to each address of the backend."""
 
     endpoint: str = ""
-    compression: Literal["gzip", "zstd", "none", ""] = "gzip"
+    compression: Literal["gzip", "zstd", "snappy", "none", ""] = "gzip"
     tls: ClientTLS = ClientTLS()
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     auth: ClientAuth | None = None
@@ -73,8 +73,8 @@ class Config(SendingConfig, frozen=True, kw_only=True):
         super().__post_init__()
         if not self.endpoint:
             raise ValueError('requires a non-empty "endpoint"')
-        if self.compression == "zstd" and self.engine != "native":
-            raise ValueError("`compression: zstd` needs `engine: native`")
+        if self.compression in ("zstd", "snappy") and self.engine != "native":
+            raise ValueError(f"`compression: {self.compression}` needs `engine: native`")
         self.target()
         if self.uses_tls and self.engine != "native":
             for name in self.tls.needs_native():

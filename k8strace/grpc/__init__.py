@@ -192,7 +192,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     target: str
     tls: ClientTLS | None = None
-    compression: Literal["gzip", "zstd", "none"] = "gzip"
+    compression: Literal["gzip", "zstd", "snappy", "none"] = "gzip"
     wait_for_ready: bool = False
     balancer_name: str = "round_robin"
     authority: str = ""

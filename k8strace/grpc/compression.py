@@ -1,4 +1,4 @@
-"""gzip and zstd, in and out: within a limit and a budget, and never for long at a time.
+"""Compression, in and out: within a limit and a budget, and never for long at a time.
 
 Up to 1 MiB of a body is done at once, more of it by C threads: `compress` and `decompress`
 return the result, or what to await for it. A decoder works within what is reserved for it
@@ -12,8 +12,13 @@ from typing import Any
 
 from k8strace import threads
 from k8strace._codec import (
+    DEFLATE,
     GZIP,
     IDENTITY,
+    LZ4,
+    SNAPPY,
+    SNAPPY_FRAMED,
+    ZLIB,
     ZSTD,
     CodecError,
     Deflation,
@@ -27,14 +32,31 @@ from k8strace.grpc.status import Code, StatusError
 MAGIC = b"\x1f\x8b"
 """How gzip begins, and no protobuf message does: it would be a field of wire type 7."""
 
-ENCODINGS = {"none": IDENTITY, "gzip": GZIP, "zstd": ZSTD}
+ENCODINGS = {"none": IDENTITY, "gzip": GZIP, "zstd": ZSTD, "snappy": SNAPPY}
 """By the names that `grpc-encoding` and `compression` have, but for "none"."""
+
+CONTENT_ENCODINGS = {
+    "": IDENTITY,
+    "identity": IDENTITY,
+    "gzip": GZIP,
+    "x-gzip": GZIP,  # RFC 9110, 8.4.1.3: the same
+    "zstd": ZSTD,
+    "deflate": DEFLATE,
+    "zlib": ZLIB,
+    "snappy": SNAPPY,
+    "x-snappy-framed": SNAPPY_FRAMED,
+    "lz4": LZ4,
+}
+"""By the names that Content-Encoding has, in lower case: the collector's (confighttp)."""
+
+ACCEPT_ENCODING = ", ".join(name for name in CONTENT_ENCODINGS if name)
+"""What an answer says of it: RFC 9110, 12.5.3, has it in those of 415."""
 
 Later = Coroutine[Any, Any, bytes]
 
 
 def compress(encoding: int, chunks: tuple[bytes, ...]) -> bytes | Later:
-    """`chunks`, one after the other, as one gzip member or zstd frame of level 1.
+    """`chunks`, one after the other: a gzip member or zstd frame of level 1, or snappy.
 
     gzip up to 1 KiB is level 0: Huffman tables of its own would cost more than they save.
     """
@@ -56,7 +78,7 @@ async def _compress(work: Deflation) -> bytes:
 def decompress(
     encoding: int, data: bytes, limit: int, lease: Lease | None
 ) -> bytes | Later:
-    """Inflate one or more gzip members, or zstd frames, to at most `limit` bytes.
+    """Decompress `data` to at most `limit` bytes; `Inflation` says what it may be.
 
     `lease` holds `data` and grows with the output, which both exist until the end; then it
     holds exactly the output. Raises StatusError, at once or when awaited: INVALID_ARGUMENT

@@ -364,7 +364,8 @@ class Client:
     """A `grpc.aio` channel; `grpc.Client` says what its methods promise.
 
     grpcio has no way to send a message that is compressed already, so gzip is core's own:
-    zlib at its default level, about ten times the CPU of ours. It has no zstd.
+    zlib at its default level, about ten times the CPU of ours. It has neither zstd nor
+    snappy.
     """
 
     def __init__(self, settings: ClientSettings) -> None:

@@ -19,7 +19,6 @@ from typing import Annotated, Literal
 from aiohttp import ClientPayloadError, hdrs, web
 from msgspec import Meta
 
-from k8strace._codec import IDENTITY
 from k8strace.addresses import join_address, listen_address, listening_sockets
 from k8strace.auth import NOBODY, Gate, HTTPServerAuth, ServerAuthenticator, Verdict
 from k8strace.budget import Lease
@@ -36,7 +35,7 @@ from k8strace.grpc import (
     Reject,
     hold_until,
 )
-from k8strace.grpc.compression import ENCODINGS, decompress
+from k8strace.grpc.compression import ACCEPT_ENCODING, CONTENT_ENCODINGS, decompress
 from k8strace.grpc.endpoints import (
     HTTP_PORT,
     bound_address,
@@ -233,6 +232,11 @@ class Server:
             error.__traceback__ = None
         if response.status == HTTPStatus.METHOD_NOT_ALLOWED:
             response.headers[hdrs.ALLOW] = hdrs.METH_POST
+        if response.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE:
+            if _content_encoding(request) in CONTENT_ENCODINGS:
+                response.headers[hdrs.ACCEPT] = PROTOBUF
+            else:
+                response.headers[hdrs.ACCEPT_ENCODING] = ACCEPT_ENCODING
         if response.status == HTTPStatus.UNAUTHORIZED and self._gate is not None:
             response.headers[hdrs.WWW_AUTHENTICATE] = self._gate.challenge
         if not self._config.keep_alives_enabled:
@@ -318,18 +322,17 @@ class Server:
                 f"content type {request.content_type[:128]!r} is not supported: "
                 f"send {PROTOBUF}",
             )
-        encoding = request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
-        if encoding in ("", "identity"):
-            return IDENTITY
-        if encoding not in ("gzip", "zstd"):
+        name = _content_encoding(request)
+        encoding = CONTENT_ENCODINGS.get(name)
+        if encoding is None:
             raise _HTTPError(
                 HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
                 Code.INVALID_ARGUMENT,
                 "unsupported",
-                f"content encoding {encoding[:128]!r} is not supported: "
-                "send gzip, zstd, or no encoding",
+                f"content encoding {name[:128]!r} is not supported: "
+                f"send one of {ACCEPT_ENCODING}",
             )
-        return ENCODINGS[encoding]
+        return encoding
 
     async def _read(
         self, request: web.BaseRequest, peer: str, wait_until: float
@@ -411,6 +414,10 @@ def _parser_log(on_reject: Reject) -> logging.Logger:
     logger = logging.Logger(__name__, logging.DEBUG)  # noqa: LOG001  (one for each server)
     logger.addHandler(_ParserErrors(on_reject))
     return logger
+
+
+def _content_encoding(request: web.BaseRequest) -> str:
+    return request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower()
 
 
 def _reason(error: K8sTraceError) -> str:

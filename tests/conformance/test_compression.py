@@ -28,6 +28,7 @@ from tests.support.http2 import (
     headers,
     message,
 )
+from tests.support.snappy import block, framed
 from tests.test_codec import zstd_streamed
 
 CODE = grpc.StatusCode
@@ -103,20 +104,27 @@ async def test_large_messages_that_are_wrong(engine: ModuleType) -> None:
         await rig.at_rest()
 
 
-async def test_zstd_is_of_the_native_engine(engine: ModuleType) -> None:
+async def test_zstd_and_snappy_are_of_the_native_engine(engine: ModuleType) -> None:
     async with Rig(engine) as rig:
         rig.answer = taken
-        for body in (zstandard.compress(b"\x0a\x00"), ZSTD_WITHOUT_SIZE):
+        for body, encoding in (
+            (zstandard.compress(b"\x0a\x00"), "zstd"),
+            (ZSTD_WITHOUT_SIZE, "zstd"),
+            (framed(b"\x0a\x00"), "snappy"),
+            (block(b"\x0a\x00"), "snappy"),
+        ):
             async with Raw(rig.address) as raw:
-                await raw.send(packed(body, "zstd"))
+                await raw.send(packed(body, encoding))
                 status = await raw.status()
             assert (status == Code.OK) is (engine is native)
         messages = [call.message for call in rig.calls]
-        assert messages == ([b"\x0a\x00", b"\x0a" * 5 * MIB] if engine is native else [])
+        small = b"\x0a\x00"
+        expected = [small, b"\x0a" * 5 * MIB, small, small]
+        assert messages == (expected if engine is native else [])
         await rig.at_rest()
 
 
-@pytest.mark.parametrize("compression", ["gzip", "zstd", "none"])
+@pytest.mark.parametrize("compression", ["gzip", "zstd", "snappy", "none"])
 @pytest.mark.parametrize("size", [0, 1, 500, 100_000, MIB + 1, 4 * MIB])
 async def test_from_client_to_server(compression: Any, size: int) -> None:
     parts = (os.urandom(size // 2), b"\x0a" * (size - size // 2))
@@ -147,7 +155,8 @@ async def test_a_client_hears_what_the_server_thinks_of_its_zstd() -> None:
         ("zstd", Code.OK),
         ("identity", Code.INTERNAL),
         ("gzip", Code.INVALID_ARGUMENT),
-        ("snappy", Code.UNIMPLEMENTED),
+        ("snappy", Code.INVALID_ARGUMENT),
+        ("br", Code.UNIMPLEMENTED),
     ],
 )
 async def test_what_a_message_says_it_is(encoding: str, code: Code) -> None:

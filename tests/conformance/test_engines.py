@@ -36,6 +36,7 @@ from tests.support.http2 import (
     message,
 )
 from tests.support.programs import ROOT
+from tests.support.snappy import framed
 
 pytestmark = [ONE_LOOP, pytest.mark.slow]
 ENGINES = {"native": native, "grpcio": grpcio}
@@ -61,16 +62,24 @@ def rows() -> dict[str, dict[str, bool]]:
     }
 
 
-async def takes_zstd(engine: ModuleType, folder: Path) -> bool:
-    block = headers(*GRPC, ("grpc-encoding", "zstd"))
-    body = message(zstandard.compress(b"\x0a\x00"), 1)
+async def takes(engine: ModuleType, encoding: str, packed: bytes) -> bool:
+    block = headers(*GRPC, ("grpc-encoding", encoding))
     async with Rig(engine) as rig, Raw(rig.address) as raw:
         await raw.send(
-            frame(HEADERS, END_HEADERS, 1, block), frame(DATA, END_STREAM, 1, body)
+            frame(HEADERS, END_HEADERS, 1, block),
+            frame(DATA, END_STREAM, 1, message(packed, 1)),
         )
         status = await raw.status()
         assert status in (Code.OK, Code.INTERNAL)
         return status == Code.OK
+
+
+async def takes_zstd(engine: ModuleType, folder: Path) -> bool:
+    return await takes(engine, "zstd", zstandard.compress(b"\x0a\x00"))
+
+
+async def takes_snappy(engine: ModuleType, folder: Path) -> bool:
+    return await takes(engine, "snappy", framed(b"\x0a\x00"))
 
 
 CONFIG = """
@@ -92,13 +101,21 @@ def is_configurable(engine: ModuleType, option: str, folder: Path) -> bool:
     return True
 
 
-async def sends_zstd(engine: ModuleType, folder: Path) -> bool:
-    if not is_configurable(engine, "compression: zstd", folder):
+async def sends(engine: ModuleType, compression: Any, folder: Path) -> bool:
+    if not is_configurable(engine, f"compression: {compression}", folder):
         return False
-    async with Rig(native) as rig:  # of our peers only we take it
-        async with client(engine, rig.address, compression="zstd") as one:
+    async with Rig(native) as rig:  # of our peers in Python only we take it
+        async with client(engine, rig.address, compression=compression) as one:
             await one.call(PATH, (b"\x0a" * 500,), timeout=20)
         return rig.calls[0].message == b"\x0a" * 500
+
+
+async def sends_zstd(engine: ModuleType, folder: Path) -> bool:
+    return await sends(engine, "zstd", folder)
+
+
+async def sends_snappy(engine: ModuleType, folder: Path) -> bool:
+    return await sends(engine, "snappy", folder)
 
 
 PAIR: dict[str, Any] = {
@@ -215,7 +232,9 @@ async def answers_415(engine: ModuleType, folder: Path) -> bool:
 
 CHECKS: dict[str, Callable[[ModuleType, Path], Awaitable[bool]]] = {
     "takes zstd": takes_zstd,
+    "takes snappy": takes_snappy,
     "sends zstd": sends_zstd,
+    "sends snappy": sends_snappy,
     "TLS of chosen versions and cipher suites": chooses_versions,
     "sends to a backend whose certificate is not verified": skips_verification,
     "renews the certificates of an exporter": renews_certificates,

@@ -91,7 +91,7 @@ async def test_other_encodings_are_not_implemented(engine: ModuleType) -> None:
         assert await send(one, b"\x0a\x00") == b"\x0a\x00"
         async with Raw(rig.address) as raw:
             await raw.send(
-                frame(HEADERS, END_HEADERS, 1, headers(*GRPC, ("grpc-encoding", "snappy"))),
+                frame(HEADERS, END_HEADERS, 1, headers(*GRPC, ("grpc-encoding", "br"))),
                 frame(DATA, END_STREAM, 1, message(zlib.compress(b"\x0a\x00"), 1)),
             )
             assert await raw.status() > 0

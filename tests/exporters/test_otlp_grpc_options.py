@@ -120,10 +120,14 @@ def test_all_options_reach_the_client(tmp_path: Path) -> None:
         ({"endpoint": "https://ann:hunter2@backend:4317"}, "no user or password in it"),
         ({"endpoint": "https://hunter2@backend:4317"}, "no user or password in it"),
         ({"endpoint": "unix:"}, "names no socket"),
-        ({"compression": "snappy"}, "expected one of gzip, zstd, none"),
+        ({"compression": "lz4"}, "expected one of gzip, zstd, snappy, none"),
         (
             {"compression": "zstd", "engine": "grpcio"},
             "`compression: zstd` needs `engine: native`",
+        ),
+        (
+            {"compression": "snappy", "engine": "grpcio"},
+            "`compression: snappy` needs `engine: native`",
         ),
         ({"balancer_name": "fastest"}, "round_robin, pick_first"),
         ({"max_request_size_mib": -1}, "max_request_size_mib"),

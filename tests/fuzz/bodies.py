@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import zlib
 from contextlib import suppress
+from io import BytesIO
 
+import lz4.frame
 import zstandard
 
-from k8strace._codec import GZIP, ZSTD
+from k8strace._codec import DEFLATE, GZIP, LZ4, SNAPPY, SNAPPY_FRAMED, ZLIB, ZSTD
 from k8strace.config import load
 from k8strace.errors import ConfigError
 from k8strace.grpc.compression import compress, decompress
 from k8strace.grpc.status import Code, StatusError
+from tests.support.snappy import IDENTIFIER, content_of_block, content_of_frames
 
 LIMIT = 1 << 18  # bytes of what is decompressed
 
@@ -61,6 +64,45 @@ def zstd_body(data: bytes) -> None:
             with suppress(zstandard.ZstdError):
                 assert reader.read() == found
     round_trip(ZSTD, data)
+
+
+def deflate_body(data: bytes) -> None:
+    """zlib agrees on what it takes in, with its header or without."""
+    for encoding, bits in ((ZLIB, 15), (DEFLATE, -15)):
+        found = inflated(encoding, data)
+        if isinstance(found, Code):
+            continue
+        with_header = encoding == DEFLATE and inflated(ZLIB, data) == found
+        stream = zlib.decompressobj(15 if with_header else bits)
+        assert stream.decompress(data) == found
+        assert stream.eof
+        assert not stream.unused_data
+    packed = zlib.compress(data, 1)
+    assert inflated(ZLIB, packed) == inflated(DEFLATE, packed) == data
+    assert inflated(DEFLATE, packed[2:-4]) == data
+
+
+def snappy_body(data: bytes) -> None:
+    """As block and as frames it is what the specifications say."""
+    is_framed = data.startswith(IDENTIFIER)
+    for encoding, read in (
+        (SNAPPY, content_of_frames if is_framed or not data else content_of_block),
+        (SNAPPY_FRAMED, content_of_frames),
+    ):
+        found = inflated(encoding, data)
+        if isinstance(found, bytes) and data:
+            assert read(data) == found
+    round_trip(SNAPPY, data)
+
+
+def lz4_body(data: bytes) -> None:
+    """Where another liblz4 takes it in, they agree."""
+    found = inflated(LZ4, data)
+    if isinstance(found, bytes):
+        with suppress(RuntimeError, EOFError):
+            assert lz4.frame.open(BytesIO(data)).read() == found
+    for size in (True, False):
+        assert inflated(LZ4, lz4.frame.compress(data, store_size=size)) == data
 
 
 def round_trip(encoding: int, data: bytes) -> None:

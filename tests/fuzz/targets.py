@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.fuzz.bodies import config, gzip_body, zstd_body
+from tests.fuzz.bodies import (
+    config,
+    deflate_body,
+    gzip_body,
+    lz4_body,
+    snappy_body,
+    zstd_body,
+)
 from tests.fuzz.credentials import credential
 from tests.fuzz.requests import otlp_json, trace_request
 from tests.fuzz.segments import segment
@@ -21,6 +28,9 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "credential": credential,
     "gzip_body": gzip_body,
     "zstd_body": zstd_body,
+    "deflate_body": deflate_body,
+    "snappy_body": snappy_body,
+    "lz4_body": lz4_body,
     "config": config,
 }
 """Each has a folder of inputs in CORPUS."""

@@ -9,15 +9,16 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Awaitable
+import zlib
+from collections.abc import Awaitable, Callable
 
+import lz4.frame
 import pytest
-import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
 from k8strace import threads
-from k8strace._codec import GZIP, ZSTD
+from k8strace._codec import DEFLATE, GZIP, LZ4, SNAPPY, ZLIB, ZSTD
 from k8strace.budget import Budget, Lease
 from k8strace.grpc.compression import (
     ENCODINGS,
@@ -29,11 +30,11 @@ from k8strace.grpc.compression import (
 from k8strace.grpc.status import Code, StatusError
 from tests.support.sanitizers import unsanitized
 from tests.support.slowness import without_slowness
-from tests.test_codec import zstd_streamed
+from tests.test_codec import deflate, zstd_streamed
 
 MIB = 1024 * 1024
 NO_LIMIT = 1 << 30
-BOTH = [GZIP, ZSTD]
+WRITTEN = [GZIP, ZSTD, SNAPPY]
 
 
 async def packed(encoding: int, *chunks: bytes) -> bytes:
@@ -54,11 +55,11 @@ def at_once(result: bytes | Later) -> bytes:
 
 
 def test_encodings_have_grpcs_names() -> None:
-    assert ENCODINGS == {"none": 0, "gzip": GZIP, "zstd": ZSTD}
+    assert ENCODINGS == {"none": 0, "gzip": GZIP, "zstd": ZSTD, "snappy": SNAPPY}
     assert at_once(compress(GZIP, ())).startswith(MAGIC)
 
 
-@given(st.sampled_from(BOTH), st.lists(st.binary(max_size=3000), max_size=5))
+@given(st.sampled_from(WRITTEN), st.lists(st.binary(max_size=3000), max_size=5))
 def test_what_is_small_is_done_at_once(encoding: int, chunks: list[bytes]) -> None:
     data = at_once(compress(encoding, tuple(chunks)))
     budget = Budget(MIB)
@@ -68,7 +69,7 @@ def test_what_is_small_is_done_at_once(encoding: int, chunks: list[bytes]) -> No
     assert lease.size == budget.used == sum(map(len, chunks))
 
 
-@pytest.mark.parametrize("encoding", BOTH)
+@pytest.mark.parametrize("encoding", WRITTEN)
 @pytest.mark.parametrize("size", [MIB - 1, MIB, MIB + 1, 5 * MIB])
 @pytest.mark.parametrize("random", [True, False])
 async def test_any_size_within_a_budget(encoding: int, size: int, random: bool) -> None:
@@ -85,7 +86,7 @@ async def test_any_size_within_a_budget(encoding: int, size: int, random: bool) 
         assert lease.size == budget.used == size
 
 
-@pytest.mark.parametrize("encoding", BOTH)
+@pytest.mark.parametrize("encoding", WRITTEN)
 @pytest.mark.parametrize("size", [100, MIB, 2 * MIB + 5])
 async def test_the_limit_is_exact(encoding: int, size: int) -> None:
     data = await packed(encoding, bytes(size))
@@ -98,21 +99,31 @@ async def test_the_limit_is_exact(encoding: int, size: int) -> None:
         assert not caught.value.retryable
 
 
-@pytest.mark.parametrize("encoding", BOTH)
+@pytest.mark.parametrize("encoding", WRITTEN)
 @pytest.mark.parametrize("size", [1000, 3 * MIB])
 async def test_what_is_malformed(encoding: int, size: int) -> None:
     data = await packed(encoding, os.urandom(size))
     for broken in (data[:-1], data + b"?", data[:500] + b"\0\0\0\0" + data[504:]):
-        with pytest.raises(StatusError, match=r"gzip: |zstd: ") as caught:
+        with pytest.raises(StatusError, match=r"gzip: |zstd: |snappy: ") as caught:
             await unpacked(encoding, broken)
         assert caught.value.code is Code.INVALID_ARGUMENT
 
 
 @pytest.mark.parametrize(
-    "data", [gzip.compress(bytes(64 * MIB)), zstd_streamed(bytes(64 * MIB))]
+    ("encoding", "write"),
+    [
+        (GZIP, gzip.compress),
+        (ZSTD, zstd_streamed),
+        (ZLIB, zlib.compress),
+        (DEFLATE, lambda body: zlib.compress(body)[2:-4]),
+        (SNAPPY, lambda body: deflate(SNAPPY, body)),
+        (LZ4, lambda body: lz4.frame.compress(body, store_size=False)),
+    ],
 )
-async def test_a_bomb_costs_no_more_than_the_limit(data: bytes) -> None:
-    encoding = GZIP if data.startswith(MAGIC) else ZSTD
+async def test_a_bomb_costs_no_more_than_the_limit(
+    encoding: int, write: Callable[[bytes], bytes]
+) -> None:
+    data = write(bytes(64 * MIB))
     budget = Budget(64 * MIB)
     lease = budget.lease(len(data), "peer")
     most = 0
@@ -133,10 +144,12 @@ async def test_a_bomb_costs_no_more_than_the_limit(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("size", [100_000, 5 * MIB])
-@pytest.mark.parametrize("encoding", BOTH)
+@pytest.mark.parametrize("encoding", WRITTEN)
 async def test_without_room_it_fails_and_does_not_wait(encoding: int, size: int) -> None:
-    for data in (await packed(encoding, bytes(size)), zstd_streamed(bytes(size))):
-        kind = GZIP if data.startswith(MAGIC) else ZSTD
+    for kind, data in (
+        (encoding, await packed(encoding, bytes(size))),
+        (ZSTD, zstd_streamed(bytes(size))),
+    ):
         budget = Budget(len(data) + size // 2)
         lease = budget.lease(len(data), "peer")
         with pytest.raises(StatusError) as caught:
@@ -148,7 +161,7 @@ async def test_without_room_it_fails_and_does_not_wait(encoding: int, size: int)
         assert budget.used == 0
 
 
-@pytest.mark.parametrize("encoding", BOTH)
+@pytest.mark.parametrize("encoding", WRITTEN)
 async def test_cancelled_while_a_thread_works(encoding: int) -> None:
     """What the thread uses stays until it has ended, and with it the lease."""
     body = os.urandom(16 * MIB)
@@ -184,11 +197,11 @@ async def _once(result: bytes | Awaitable[bytes]) -> bytes:
     return await result
 
 
-@pytest.mark.parametrize("encoding", BOTH)
+@pytest.mark.parametrize("encoding", WRITTEN)
 async def test_the_loop_goes_on_while_a_large_body_inflates(encoding: int) -> None:
     pattern = os.urandom(1000)
     body = pattern * (64 * MIB // 1000)
-    data = gzip.compress(body, 1) if encoding == GZIP else zstandard.compress(body)
+    data = await packed(encoding, body)
     inflating = asyncio.ensure_future(unpacked(encoding, data))
     turns = 0
     while not inflating.done():
@@ -202,7 +215,7 @@ async def test_many_at_a_time() -> None:
     bodies = [os.urandom(7) * (200_000 + number) for number in range(20)]
 
     async def there_and_back(number: int, body: bytes) -> None:
-        encoding = BOTH[number % 2]
+        encoding = WRITTEN[number % 3]
         data = await packed(encoding, body, body)
         assert await unpacked(encoding, data) == body * 2
 
@@ -213,11 +226,11 @@ async def test_many_at_a_time() -> None:
 
 SHORT_OF_MEMORY = """
 import asyncio, resource
-from k8strace.grpc.compression import GZIP, ZSTD, compress, decompress
+from k8strace.grpc.compression import GZIP, SNAPPY, ZSTD, compress, decompress
 from k8strace.grpc.status import Code, StatusError
 
 async def main():
-    for encoding in (GZIP, ZSTD):
+    for encoding in (GZIP, ZSTD, SNAPPY):
         body = compress(encoding, (bytes(512 << 20),))
         body = await body
         used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()

@@ -7,6 +7,7 @@ import gzip
 import logging
 import os
 import socket
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import aiohttp
+import lz4.frame
 import pytest
 import zstandard
 from google.rpc.status_pb2 import Status
@@ -27,11 +29,18 @@ from k8strace.grpc.status import Code, retry_delay
 from k8strace.receivers import _otlp_http
 from tests.support.otlp import Receiving
 from tests.support.requests import request
+from tests.support.snappy import block, framed
 from tests.test_codec import zstd_streamed
 
 PROTOBUF = {"Content-Type": "application/x-protobuf"}
 GZIP = PROTOBUF | {"Content-Encoding": "gzip"}
 ZSTD = PROTOBUF | {"Content-Encoding": "zstd"}
+
+
+def encoded(name: str) -> dict[str, str]:
+    return PROTOBUF | {"Content-Encoding": name}
+
+
 HEAD = b"POST /v1/traces HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-protobuf\r\n"
 
 
@@ -95,8 +104,17 @@ GOOD = request(10).SerializeToString()
         (gzip.compress(GOOD[:50]) + gzip.compress(GOOD[50:]), GZIP),
         (zstandard.compress(GOOD), ZSTD),
         (zstd_streamed(GOOD[:50]) + zstandard.compress(GOOD[50:]), ZSTD),
+        (gzip.compress(GOOD), encoded("x-gzip")),
+        (gzip.compress(GOOD), encoded(" GZIP ")),
+        (zlib.compress(GOOD), encoded("deflate")),
+        (zlib.compress(GOOD)[2:-4], encoded("deflate")),
+        (zlib.compress(GOOD), encoded("zlib")),
+        (block(GOOD), encoded("snappy")),
+        (framed(GOOD), encoded("snappy")),
+        (framed(GOOD), encoded("x-snappy-framed")),
+        (lz4.frame.compress(GOOD), encoded("lz4")),
     ],
-    ids=range(8),
+    ids=range(17),
 )
 @pytest.mark.parametrize("chunked", [True, False])
 async def test_spans_arrive(body: bytes, headers: dict[str, str], chunked: bool) -> None:
@@ -122,6 +140,34 @@ async def test_an_empty_request_succeeds() -> None:
             answer = await post(body, headers)
             assert (answer.status, answer.body) == (HTTPStatus.OK, b"")
         assert receiving.ledger.received == 0
+
+
+async def test_415_says_what_is_taken() -> None:
+    taken = "identity, gzip, x-gzip, zstd, deflate, zlib, snappy, x-snappy-framed, lz4"
+    async with http_only() as (_, post):
+        answer = await post(GOOD, encoded("br"))
+        assert answer.headers["Accept-Encoding"] == taken
+        assert "Accept" not in answer.headers
+        assert answer.error.message == (
+            f"content encoding 'br' is not supported: send one of {taken}"
+        )
+        answer = await post(GOOD, {"Content-Type": "application/json"})
+        assert answer.headers["Accept"] == "application/x-protobuf"
+        assert "Accept-Encoding" not in answer.headers
+
+
+async def test_what_is_not_what_it_says_it_is() -> None:
+    async with http_only() as (receiving, post):
+        for number, name in enumerate(
+            ("deflate", "zlib", "snappy", "x-snappy-framed", "lz4", "zstd", "x-gzip"), 1
+        ):
+            answer = await post(b"\x0b" + GOOD, encoded(name))
+            assert (answer.status, answer.error.code) == (400, Code.INVALID_ARGUMENT)
+            assert answer.error.message.partition(": ")[0] == name.removeprefix(
+                "x-"
+            ).removesuffix("-framed")
+            assert receiving.rejected("decode_error") == number
+        assert receiving.budget.used == 0
 
 
 async def test_partial_success() -> None:
@@ -202,6 +248,11 @@ async def test_the_limit_is_on_the_decompressed_size() -> None:
                 (pieces(gzip.compress(bytes(100 * limit)), 1000), GZIP),
                 (zstandard.compress(bytes(100 * limit)), ZSTD),
                 (zstd_streamed(bytes(100 * limit)), ZSTD),
+                (zlib.compress(bytes(100 * limit)), encoded("deflate")),
+                (zlib.compress(bytes(100 * limit)), encoded("zlib")),
+                (block(bytes(2 * limit)), encoded("snappy")),
+                (framed(bytes(2 * limit)), encoded("x-snappy-framed")),
+                (lz4.frame.compress(bytes(100 * limit)), encoded("lz4")),
             ),
             start=1,
         ):

@@ -3,6 +3,7 @@ module k8strace/tests/conformance/go
 go 1.25.0
 
 require (
+	github.com/golang/snappy v1.0.0
 	go.opentelemetry.io/otel v1.40.0
 	go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc v1.40.0
 	go.opentelemetry.io/otel/sdk v1.40.0

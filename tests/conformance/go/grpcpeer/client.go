@@ -21,16 +21,16 @@ import (
 
 // command asks for calls with one and the same message. Times are in milliseconds, 0: none.
 type command struct {
-	ID       int               `json:"id"`
-	Path     string            `json:"path"`
-	Size     int               `json:"size"`
-	Gzip     bool              `json:"gzip"`
-	Timeout  int               `json:"timeout"`
-	Cancel   int               `json:"cancel"`
-	Wait     bool              `json:"wait"`
-	Metadata map[string]string `json:"metadata"`
-	Count    int               `json:"count"`
-	InFlight int               `json:"in_flight"`
+	ID          int               `json:"id"`
+	Path        string            `json:"path"`
+	Size        int               `json:"size"`
+	Compression string            `json:"compression"`
+	Timeout     int               `json:"timeout"`
+	Cancel      int               `json:"cancel"`
+	Wait        bool              `json:"wait"`
+	Metadata    map[string]string `json:"metadata"`
+	Count       int               `json:"count"`
+	InFlight    int               `json:"in_flight"`
 }
 
 // result counts what came of them. Message, Details (a google.rpc.Status) and Trailer are
@@ -136,8 +136,8 @@ func (c *command) call(channel *grpc.ClientConn, message []byte, found *result) 
 	var answer []byte
 	var trailer metadata.MD
 	options := []grpc.CallOption{grpc.WaitForReady(c.Wait), grpc.Trailer(&trailer)}
-	if c.Gzip {
-		options = append(options, grpc.UseCompressor("gzip"))
+	if c.Compression != "" {
+		options = append(options, grpc.UseCompressor(c.Compression))
 	}
 	err := channel.Invoke(ctx, c.Path, &message, &answer, options...)
 	found.add(err, trailer, err == nil && bytes.Equal(answer, message))
