@@ -1,4 +1,4 @@
-"""Compression in steps, by the libraries of each format; `_codec.pyi` says what it promises.
+"""Compression in steps, by each format's library; `_codec.pyi` says what it promises.
 
 Below Python there is one struct, a `Stream`, and functions that take it a step further:
 until it is done, or has used up its room (then `wanted` is above `room`), or failed. They

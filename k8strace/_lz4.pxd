@@ -14,7 +14,7 @@ cdef enum:
     SKIPPABLE = 0x184D2A50
     HAS_SIZE = 0x08
     HAS_DICTIONARY = 0x01
-    SMALLEST_BLOCK = 4  # the number that stands for 64 KiB; each next is four times as large
+    SMALLEST_BLOCK = 4  # stands for 64 KiB; each next one is four times as large
 
 cdef inline void inflate_lz4(Stream *s) noexcept nogil:
     cdef size_t left, taken, made
