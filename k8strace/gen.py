@@ -1,137 +1,27 @@
 """`python -m k8strace.gen`: files for the cluster that the gateway stands in.
 
-tracing-config   the tracing configuration of a component, as its version wants it,
-                 and the flags that go with it; --check FILE judges one that is there
+tracing-config   what makes a component send its spans, as its version wants it: the file,
+                 the flags, or with --distribution the distribution's own files;
+                 --check FILE says what becomes of a component with a file that is there
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
-from k8strace.kube.judgement import judged
-from k8strace.kube.tracing_config import (
-    TracingConfiguration,
-    TracingConfigurationError,
-    parse,
-    unreachable,
-)
-from k8strace.kube.versions import (
-    APISERVER_TRACING,
-    FIRST_VERSIONS,
-    KUBELET_TRACING,
-    Gate,
-    Version,
-    shown,
-)
+from k8strace.kube.component_files import COMPONENTS, Request
+from k8strace.kube.distributions import DISTRIBUTIONS, files
+from k8strace.kube.judgement import judged, notes, verdict
+from k8strace.kube.tracing_config import TracingConfiguration, unreachable
+from k8strace.kube.versions import Version, shown
 
 DEFAULT_ENDPOINT = "localhost:4317"
 DEFAULT_RATE = 10_000  # one trace in a hundred
-
-# Whose rate etcd 3.5 takes: earlier ones don't know the flag and don't start with it.
-ETCD_RATE = 11
-
-
-class Request(NamedTuple):
-    """What is asked for; `rate` is per million, `version` that of the component.
-
-    `patch` is None where only the minor version is said.
-    """
-
-    version: Version
-    endpoint: str
-    rate: int
-    patch: int | None = None
-
-
-class VersionError(ValueError):
-    """The component of that version has no tracing."""
-
-
-def kube_apiserver(asked: Request) -> str:
-    """A TracingConfiguration and the flags of kube-apiserver."""
-    flags = "--tracing-config-file=/etc/kubernetes/tracing.yaml"
-    if _needs(APISERVER_TRACING, asked.version):
-        flags += f" --feature-gates={APISERVER_TRACING.name}=true"
-    version = max(
-        (one for one in FIRST_VERSIONS if FIRST_VERSIONS[one] <= asked.version),
-        key=lambda one: FIRST_VERSIONS[one],
-    )
-    return (
-        f"# kube-apiserver {shown(asked.version)}: {flags}\n"
-        f"apiVersion: apiserver.config.k8s.io/{version}\n"
-        "kind: TracingConfiguration\n"
-        f"endpoint: {_scalar(asked.endpoint)}\n"
-        f"samplingRatePerMillion: {asked.rate}\n"
-    )
-
-
-def kubelet(asked: Request) -> str:
-    """The part of a KubeletConfiguration."""
-    gate = ""
-    if _needs(KUBELET_TRACING, asked.version):
-        gate = f"featureGates:\n  {KUBELET_TRACING.name}: true\n"
-    return (
-        f"# kubelet {shown(asked.version)}: --config=/var/lib/kubelet/config.yaml\n"
-        "apiVersion: kubelet.config.k8s.io/v1beta1\n"
-        "kind: KubeletConfiguration\n"
-        f"{gate}"
-        "tracing:\n"
-        f"  endpoint: {_scalar(asked.endpoint)}\n"
-        f"  samplingRatePerMillion: {asked.rate}\n"
-    )
-
-
-def etcd(asked: Request) -> str:
-    """The flags of etcd, whose versions are 3.5 and newer."""
-    if asked.version < (3, 5):
-        raise VersionError(f"etcd {shown(asked.version)} has no tracing: 3.5 is the first")
-    if asked.version < (3, 6) and asked.patch is not None and asked.patch < ETCD_RATE:
-        raise VersionError(
-            f"etcd {shown(asked.version)}.{asked.patch} has no sampling rate: "
-            f"3.5.{ETCD_RATE} is the first"
-        )
-    head = "--experimental-" if asked.version < (3, 6) else "--"
-    flags = {
-        "enable-distributed-tracing": "true",
-        "distributed-tracing-address": asked.endpoint,
-        "distributed-tracing-service-name": "etcd",
-        "distributed-tracing-sampling-rate": str(asked.rate),
-    }
-    lines = "".join(f"{head}{name}={value}\n" for name, value in flags.items())
-    return f"# etcd {shown(asked.version)}; its sampling rate is per million, too\n{lines}"
-
-
-def _scalar(text: str) -> str:
-    """`text` in YAML: quoted only where it would be taken for something else."""
-    try:
-        if parse(f"endpoint: {text}\n").endpoint == text:
-            return text
-    except TracingConfigurationError:
-        pass
-    return json.dumps(text)
-
-
-def _needs(gate: Gate, version: Version) -> bool:
-    """Whether the version needs the gate set."""
-    if version < gate.first:
-        raise VersionError(
-            f"Kubernetes {shown(version)} has no {gate.name}: {shown(gate.first)} is the "
-            "first"
-        )
-    return version < gate.on
-
-
-COMPONENTS: dict[str, Callable[[Request], str]] = {
-    "kube-apiserver": kube_apiserver,
-    "kubelet": kubelet,
-    "etcd": etcd,
-}
+CHECKED = ("kube-apiserver", "kubelet")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -149,13 +39,17 @@ def parser() -> argparse.ArgumentParser:
         required=True,
         type=_version,
         metavar="1.34",
-        help="the component's version (of etcd, etcd's own)",
+        help="the component's version (of etcd, containerd and CRI-O their own)",
     )
     tracing.add_argument(
         "--component",
         choices=COMPONENTS,
-        default="kube-apiserver",
         help="default: kube-apiserver",
+    )
+    tracing.add_argument(
+        "--distribution",
+        choices=DISTRIBUTIONS,
+        help="print its own files, of kube-apiserver and kubelet together",
     )
     tracing.add_argument(
         "--endpoint",
@@ -184,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 def _version(text: str) -> tuple[Version, int | None]:
     found = re.fullmatch(r"v?(\d+)\.(\d+)(?:\.(\d+).*)?", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no version such as 1.34")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a version such as 1.34")
     return (int(found[1]), int(found[2])), int(found[3]) if found[3] else None
 
 
@@ -192,30 +86,53 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; 1 where something is wrong with what is asked or judged."""
     asked = parser()
     options = asked.parse_args(argv)
-    (version, patch), component = options.kubernetes, options.component
+    (version, patch), component = options.kubernetes, options.component or "kube-apiserver"
+    if options.distribution and (options.component or options.check):
+        asked.error("--distribution: not with --component or --check")
     if options.check is not None:
-        if component == "etcd":
-            asked.error("--check: etcd has no such file, it takes flags")
-        problems = judged(component, options.check, version, options.feature_gates)
-        for problem in problems:
-            line = "" if problem.line is None else f":{problem.line}"
-            sys.stderr.write(f"{options.check}{line}: {problem.text}\n")
-        return 1 if problems else 0
+        if component not in CHECKED:
+            asked.error(f"--check: is for files of {' and '.join(CHECKED)}")
+        return _check(component, options.check, version, options.feature_gates)
     if options.feature_gates:
         asked.error("--feature-gates: only with --check")
-    if why := unreachable(options.endpoint):
-        sys.stderr.write(f"error: {why}\n")
-        return 1
+    endpoint, rate = options.endpoint, options.sampling_rate_per_million
+    request = Request(version, endpoint, rate, patch)
     try:
-        rate = options.sampling_rate_per_million
-        # etcd takes the same rates and the same endpoints.
-        TracingConfiguration(endpoint=options.endpoint, sampling_rate_per_million=rate)
-        text = COMPONENTS[component](Request(version, options.endpoint, rate, patch))
+        # The others take the same rates and the same endpoints.
+        TracingConfiguration(endpoint=endpoint, sampling_rate_per_million=rate)
+        if options.distribution:
+            text = files(options.distribution, request)
+        else:
+            text = COMPONENTS[component](request)
     except ValueError as error:
         sys.stderr.write(f"error: {error}\n")
         return 1
+    if why := unreachable(endpoint):
+        # A wrong authority is wrong everywhere, the rest depends on what there is.
+        is_wrong = "://" in endpoint
+        sys.stderr.write(f"{'error' if is_wrong else 'warning'}: {why}\n")
+        if is_wrong:
+            return 1
+    _note("" if options.component else "kube-apiserver", version)
     sys.stdout.write(text)
     return 0
+
+
+def _check(component: str, path: Path, version: Version, gates: str) -> int:
+    """Say what becomes of the component; 1 where something is wrong."""
+    problems = judged(component, path, version, gates)
+    sys.stdout.write(f"{path}: {component} {shown(version)} {verdict(problems)}\n")
+    for problem in problems:
+        line = "" if problem.line is None else f":{problem.line}"
+        ignored = "ignored: " if problem.effect == "ignored" else ""
+        sys.stderr.write(f"{path}{line}: {ignored}{problem.text}\n")
+    _note(component, version)
+    return 1 if problems else 0
+
+
+def _note(component: str, version: Version) -> None:
+    for note in notes(component, version):
+        sys.stderr.write(f"note: {note}\n")
 
 
 if __name__ == "__main__":

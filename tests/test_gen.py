@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from k8strace.gen import COMPONENTS, main
+from k8strace.gen import main
+from k8strace.kube.component_files import COMPONENTS
 from k8strace.kube.tracing_config import parse, parse_kubelet
 
 
@@ -125,16 +126,67 @@ def test_judging_says_file_line_and_value(
     path.write_text("kind: TracingConfiguration\nsamplingRatePerMillion: 1000001\n")
     assert main(["tracing-config", "--kubernetes", "1.34", "--check", str(path)]) == 1
     assert capsys.readouterr() == (
-        "",
-        f"{path}:2: failed to validate tracing configuration: samplingRatePerMillion: "
-        "Invalid value: 1000001: sampling rate per million must be less than or equal to "
-        "one million\n",
+        f"{path}: kube-apiserver 1.34 does not start\n",
+        f"{path}:2: samplingRatePerMillion: 1000001: sampling rate per million must be "
+        "less than or equal to one million\n",
     )
+
+
+def test_judging_says_what_is_ignored(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "tracing.yaml"
+    path.write_text("samplingRatePerMillion: 1\nteam: infra\n")
+    arguments = ("tracing-config", "--check", str(path), "--kubernetes")
+    assert main([*arguments, "1.31"]) == 1
+    assert capsys.readouterr() == (
+        f"{path}: kube-apiserver 1.31 starts with parts ignored\n",
+        f'{path}:2: ignored: unknown field "team"\n',
+    )
+    assert main([*arguments, "1.32"]) == 1
+    assert capsys.readouterr().out == f"{path}: kube-apiserver 1.32 does not start\n"
+    path.write_text("samplingRatePerMillion: 1\n")
+    assert main([*arguments, "1.32"]) == 0
+    assert capsys.readouterr() == (f"{path}: kube-apiserver 1.32 starts\n", "")
+
+
+def test_what_depends_on_the_cluster_is_a_warning(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    endpoint = "k8strace.observability.svc:4317"
+    assert main(["tracing-config", "--kubernetes", "1.34", "--endpoint", endpoint]) == 0
+    out, err = capsys.readouterr()
+    assert parse(out).endpoint == endpoint
+    assert err.startswith(
+        f'warning: endpoint: "{endpoint}": no connection, it names a Serv'
+    )
+
+
+def test_a_distributions_files(capsys: pytest.CaptureFixture[str]) -> None:
+    text = generate(capsys, "--kubernetes", "1.34", "--distribution", "kubeadm")
+    assert text.startswith("# 1. /etc/kubernetes/tracing/apiserver.yaml on each")
+    assert "\n# 2. kubeadm.yaml for `kubeadm init --config`" in text
+    assert main(["tracing-config", "--kubernetes", "1.34", "--distribution", "gke"]) == 1
+    assert "error: GKE lets nobody set" in capsys.readouterr().err
+
+
+def test_before_1_26_egress_selectors_are_spoken_of(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["tracing-config", "--kubernetes", "1.25", "--distribution", "k3s"]) == 0
+    assert "note: kube-apiserver 1.25 crashes" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--component", "etcd", "--check", "x.yaml"), ("--feature-gates", "A=true")],
+    [
+        ("--component", "etcd", "--check", "x.yaml"),
+        ("--component", "containerd", "--check", "x.toml"),
+        ("--feature-gates", "A=true"),
+        ("--distribution", "k3s", "--component", "kubelet"),
+        ("--distribution", "k3s", "--check", "x.yaml"),
+        ("--distribution", "minix"),
+    ],
 )
 def test_what_does_not_go_together(arguments: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as caught:
@@ -146,5 +198,6 @@ def test_as_a_command() -> None:
     command = [sys.executable, "-m", "k8strace.gen", "tracing-config"]
     done = subprocess.run([*command, "--kubernetes", "one"], capture_output=True, text=True)
     assert done.returncode == 2
-    assert "'one' is no version such as 1.34" in done.stderr
-    assert set(COMPONENTS) == {"kube-apiserver", "kubelet", "etcd"}
+    assert "'one' is not a version such as 1.34" in done.stderr
+    of_etcd_and_runtimes = {"etcd", "containerd", "cri-o"}
+    assert set(COMPONENTS) == {"kube-apiserver", "kubelet", *of_etcd_and_runtimes}

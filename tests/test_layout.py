@@ -29,8 +29,6 @@ LINES = 800
 # Modules without a test file of their own name, and where they are tested.
 TESTED_ELSEWHERE: dict[str, str] = {
     "k8strace.grpc.grpcio_tls": "tests/conformance/test_tls.py",
-    "k8strace.kube._go_json": "tests/kube/test_tracing_config.py",
-    "k8strace.kube._go_url": "tests/kube/test_tracing_config.py",
 }
 
 

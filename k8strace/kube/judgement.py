@@ -1,24 +1,27 @@
-"""Whether a component of a version takes a tracing configuration, and what it would say."""
+"""Whether a component of a version starts with a tracing configuration."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import yaml
 
-from k8strace.kube._go_url import quoted
 from k8strace.kube.tracing_config import (
     GROUP,
-    TracingConfigurationError,
-    parse_kubelet,
-    read,
+    Examined,
+    TracingConfiguration,
+    examine,
+    examine_kubelet,
     unreachable,
 )
 from k8strace.kube.versions import (
     APISERVER_TRACING,
+    EGRESS_MENDED,
     FIRST_VERSIONS,
     KUBELET_TRACING,
+    STRICT,
     Gate,
     Version,
     shown,
@@ -27,75 +30,162 @@ from k8strace.kube.versions import (
 _TRUE = ("1", "t", "true")
 _FALSE = ("0", "f", "false")
 
+# It does not start, it starts and ignores the part, it starts and makes or sends no spans.
+Effect = Literal["stops", "ignored", "silent"]
+
 
 class Problem(NamedTuple):
     """What is wrong; `line` of the file, None where it is not of one."""
 
     text: str
+    effect: Effect
     line: int | None = None
+
+
+def verdict(problems: list[Problem]) -> str:
+    """What becomes of the component, in three words or more."""
+    effects = {problem.effect for problem in problems}
+    if "stops" in effects:
+        return "does not start"
+    if "ignored" in effects:
+        return "starts with parts ignored"
+    return "starts"
 
 
 def judged(component: str, path: Path, version: Version, gates: str) -> list[Problem]:
     """What is wrong with a file for a kube-apiserver or kubelet; `gates` are its flag's."""
-    is_kubelet = component == "kubelet"
-    gate = KUBELET_TRACING if is_kubelet else APISERVER_TRACING
-    found: list[Problem] = []
-    fields = _Fields(path)
     try:
-        config = parse_kubelet(path.read_text("utf-8-sig")) if is_kubelet else read(path)
-        if config is None:
-            found.append(Problem("the kubelet has no `tracing`: it makes no spans"))
-        elif problem := unreachable(config.endpoint):
-            where = "tracing.endpoint" if is_kubelet else "endpoint"
-            found.append(Problem(problem, fields.line(where)))
-    except TracingConfigurationError as error:
-        found.append(Problem(str(error), fields.line(*error.fields)))
-    except (OSError, UnicodeDecodeError) as error:
-        found.append(Problem(str(error)))
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        return [Problem(f"it cannot be read: {error.strerror or error}", "stops")]
+    except UnicodeDecodeError as error:
+        return [Problem(f"it is not UTF-8: {error}", "stops")]
+    of_component = _of_kubelet if component == "kubelet" else _of_apiserver
+    return list(of_component(text, _Fields(text), version, gates))
+
+
+def notes(component: str, version: Version) -> list[str]:
+    """What is known of a version, and cannot be seen in the file."""
+    if component == "kube-apiserver" and version < EGRESS_MENDED:
+        return [
+            f"kube-apiserver {shown(version)} crashes (a nil dialer) with tracing and an "
+            "egress selector (--egress-selector-config-file, as k3s and RKE2 set it) that "
+            f"has no `controlplane`; {shown(EGRESS_MENDED)} is the first that does not"
+        ]
+    return []
+
+
+def _of_apiserver(
+    text: str, fields: _Fields, version: Version, gates: str
+) -> Iterator[Problem]:
+    gate = APISERVER_TRACING
+    if version < gate.first:
+        yield Problem(
+            f"kube-apiserver {shown(version)} has no tracing, {shown(gate.first)} is the "
+            "first; it says: unknown flag: --tracing-config-file",
+            "stops",
+        )
+        return
+    yield from _of_examined(examine(text), fields, is_strict=version >= STRICT, path="")
     group, _, name = fields.value("apiVersion").partition("/")
     first = FIRST_VERSIONS.get(name)
     if group == GROUP and first is not None and version < first:
-        found.append(
-            Problem(
-                f"kube-apiserver {shown(version)} does not know {group}/{name}: "
-                f"{shown(first)} is the first",
-                fields.line("apiVersion"),
-            )
+        yield Problem(
+            f"kube-apiserver {shown(version)} does not know {group}/{name}: {shown(first)} "
+            f'is the first; it says: no kind "TracingConfiguration" is registered for '
+            f'version "{group}/{name}"',
+            "stops",
+            fields.line("apiVersion"),
         )
-    where, line = f"--feature-gates={gate.name}=true", None
     value = dict(_pairs(gates)).get(gate.name, "")
-    if is_kubelet:
-        in_file = f"featureGates.{gate.name}"
-        where = f"featureGates: {{{gate.name}: true}}"
-        line = fields.line(in_file)
-        value = fields.value(in_file) or value
-    if problem := _of_gate(gate, value, version, where):
-        found.append(Problem(problem, line))
-    return found
+    off = "APIServerTracing feature is not enabled, but tracing config file was provided"
+    yield from _of_gate(gate, value, version, f"--feature-gates={gate.name}=true", off)
 
 
-def _of_gate(gate: Gate, value: str, version: Version, where: str) -> str:
-    """What is wrong with a feature gate, "" for nothing; an empty `value` is none."""
+def _of_kubelet(
+    text: str, fields: _Fields, version: Version, gates: str
+) -> Iterator[Problem]:
+    """Its decoding falls back to a lenient one, in all versions."""
+    gate = KUBELET_TRACING
+    examined = examine_kubelet(text)
+    in_file = f"featureGates.{gate.name}"
+    of_flag = dict(_pairs(gates)).get(gate.name, "")
+    # The flag wins, as it does in the kubelet.
+    value, line = of_flag or fields.value(in_file), fields.line(in_file)
+    line = None if of_flag else line
     if version < gate.first:
-        return f"{shown(version)} has no {gate.name}: {shown(gate.first)} is the first"
-    if value and version >= gate.gone:
-        return (
-            f"unrecognized feature gate: {gate.name}: it was removed in "
-            f"{shown(gate.gone)}, tracing is always there: leave the gate out"
+        if value:
+            yield Problem(f"unrecognized feature gate: {gate.name}", "stops", line)
+        if examined.has_tracing:
+            yield Problem(
+                f"kubelet {shown(version)} has no tracing, {shown(gate.first)} is the "
+                'first: unknown field "tracing"',
+                "ignored",
+                fields.line("tracing"),
+            )
+        return
+    yield from _of_examined(examined, fields, is_strict=False, path="tracing.")
+    off = "tracing should not be configured if KubeletTracing feature flag is disabled."
+    needed = f"featureGates: {{{gate.name}: true}}"
+    for problem in _of_gate(gate, value, version, needed, off):
+        if examined.has_tracing or off not in problem.text:
+            yield problem._replace(line=line)
+
+
+def _of_examined(
+    examined: Examined, fields: _Fields, *, is_strict: bool, path: str
+) -> Iterator[Problem]:
+    for problem in examined.problems:
+        effect: Effect = "ignored" if problem.is_lenient and not is_strict else "stops"
+        text = problem.strictly if effect == "stops" else problem.text
+        yield Problem(text, effect, fields.line(*problem.fields))
+    if not examined.has_tracing:
+        yield Problem("the kubelet has no `tracing`: it makes no spans", "silent")
+    elif examined.config is not None:
+        yield from _of_config(examined.config, fields, path)
+
+
+def _of_config(
+    config: TracingConfiguration, fields: _Fields, path: str
+) -> Iterator[Problem]:
+    """What starts, and brings no spans to the gateway."""
+    if text := unreachable(config.endpoint):
+        yield Problem(text, "silent", fields.line(f"{path}endpoint"))
+    if config.sampling_rate_per_million is None:
+        yield Problem(
+            f"{path}samplingRatePerMillion: is missing, which is 0: it begins no traces, "
+            "and only goes on with those that its callers have sampled",
+            "silent",
+            fields.line(path.removesuffix(".")),
         )
-    if value and value.lower() not in (*_TRUE, *_FALSE):
-        return (
-            f"invalid value of {gate.name}={value}, err: strconv.ParseBool: parsing "
-            f"{quoted(value)}: invalid syntax"
-        )
+
+
+def _of_gate(
+    gate: Gate, value: str, version: Version, needed: str, off: str
+) -> Iterator[Problem]:
+    """What is wrong with a feature gate whose `value` is given, "" for not.
+
+    `needed` sets it; `off` is what the component says where it is off.
+    """
     is_off = value.lower() in _FALSE
-    if is_off and version >= gate.locked:
-        return f"cannot set feature gate {gate.name} to false, feature is locked to true"
-    if is_off:
-        return f"{gate.name}=false switches tracing off"
-    if not value and version < gate.on:
-        return f"{shown(version)} needs {where}"
-    return ""
+    if value and version >= gate.gone:
+        yield Problem(
+            f"unrecognized feature gate: {gate.name}: it was removed in "
+            f"{shown(gate.gone)}, tracing is always there: leave the gate out",
+            "stops",
+        )
+    elif value and value.lower() not in (*_TRUE, *_FALSE):
+        yield Problem(f"{gate.name}={value}: neither true nor false", "stops")
+    elif is_off and version >= gate.locked:
+        yield Problem(
+            f"cannot set feature gate {gate.name} to false, feature is locked to true: "
+            "leave the gate out",
+            "stops",
+        )
+    elif is_off:
+        yield Problem(f"{gate.name}=false: leave it out; it says: {off}", "stops")
+    elif not value and version < gate.on:
+        yield Problem(f"{shown(version)} needs {needed}; it says: {off}", "stops")
 
 
 def _pairs(gates: str) -> list[tuple[str, str]]:
@@ -105,16 +195,15 @@ def _pairs(gates: str) -> list[tuple[str, str]]:
 
 
 class _Fields:
-    """The fields of a file, as far as it is YAML: what stands there, and where."""
+    """The fields of a text, as far as it is YAML: what stands there, and where."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, text: str) -> None:
         self._lines: dict[str, int] = {}
         self._values: dict[str, str] = {}
         try:
-            text = path.read_text("utf-8-sig")
             root = next(iter(yaml.compose_all(text, yaml.CSafeLoader)), None)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError):
-            return  # it has been said already, in Kubernetes' words
+        except (yaml.YAMLError, RecursionError):
+            return  # it is told already, as what keeps it from being decoded
         self._add(root, "", 2)
 
     def line(self, *paths: str) -> int | None:

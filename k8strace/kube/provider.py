@@ -12,7 +12,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from ssl import get_default_verify_paths
+from urllib.parse import urlsplit
 
+import grpc
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
@@ -20,7 +24,15 @@ from opentelemetry.sdk.environment_variables import (
     OTEL_BSP_MAX_EXPORT_BATCH_SIZE,
     OTEL_BSP_MAX_QUEUE_SIZE,
     OTEL_BSP_SCHEDULE_DELAY,
+    OTEL_EXPORTER_OTLP_CERTIFICATE,
+    OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE,
+    OTEL_EXPORTER_OTLP_CLIENT_KEY,
+    OTEL_EXPORTER_OTLP_ENDPOINT,
     OTEL_EXPORTER_OTLP_TIMEOUT,
+    OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE,
+    OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE,
+    OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY,
+    OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
     OTEL_EXPORTER_OTLP_TRACES_TIMEOUT,
 )
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -40,7 +52,11 @@ from opentelemetry.util.types import AttributeValue
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from k8strace.kube.tracing_config import MILLION, TracingConfiguration
+from k8strace.kube.tracing_config import (
+    MILLION,
+    TracingConfiguration,
+    TracingConfigurationError,
+)
 
 DEFAULT_ENDPOINT = "localhost:4317"
 QUEUE = 2048  # spans; these are the defaults of the Go SDK
@@ -121,6 +137,10 @@ def tracer_provider(
 
     `attributes` are the resource's, over those of OTEL_RESOURCE_ATTRIBUTES. Connects when
     there is something to send, so that it doesn't matter whether the gateway is there yet.
+
+    Raises:
+        TracingConfigurationError: what OTEL_EXPORTER_OTLP_… of the environment names is
+            not an endpoint or cannot be read.
     """
     if config is None:
         return Tracing(trace.NoOpTracerProvider())
@@ -129,9 +149,14 @@ def tracer_provider(
         Resource({"service.name": service_name, **(attributes or {})})
     )
     general = _setting(OTEL_EXPORTER_OTLP_TIMEOUT, TIMEOUT)
+    endpoint, is_https = config.endpoint, False
+    if endpoint is None:
+        endpoint, is_https = _endpoint_of_environment()
+    credentials = _credentials(is_https=is_https)
     exporter = OTLPSpanExporter(
-        endpoint=target(config.endpoint),
-        insecure=True,
+        endpoint=target(endpoint),
+        insecure=credentials is None,
+        credentials=credentials,
         # In milliseconds, as OpenTelemetry has it; Python's SDK takes them for seconds.
         timeout=_setting(OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, general) / 1000,
     )
@@ -141,6 +166,60 @@ def tracer_provider(
     )
     provider.add_span_processor(processor)
     return Tracing(provider, processor)
+
+
+def _endpoint_of_environment() -> tuple[str | None, bool]:
+    """The endpoint where the configuration has none, and whether it is https."""
+    name, value = _variable(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT, OTEL_EXPORTER_OTLP_ENDPOINT)
+    if not value:
+        return None, False
+    url = urlsplit(value)
+    if url.scheme in ("http", "https") and url.netloc:
+        return url.netloc, url.scheme == "https"
+    if url.scheme == "unix" and url.path:
+        return f"unix://{url.path}", False
+    raise TracingConfigurationError(
+        f"{name}: {value!r} is not an endpoint: write http://host:port, or https://"
+    )
+
+
+def _credentials(*, is_https: bool) -> grpc.ChannelCredentials | None:
+    """TLS where the environment names certificates, as Go has it, or asks for https."""
+    authority = _file(OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE, OTEL_EXPORTER_OTLP_CERTIFICATE)
+    chain = _file(
+        OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE, OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE
+    )
+    key = _file(OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY, OTEL_EXPORTER_OTLP_CLIENT_KEY)
+    if (chain is None) != (key is None):
+        raise TracingConfigurationError(
+            f"{OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE} and {OTEL_EXPORTER_OTLP_CLIENT_KEY}: "
+            "one without the other"
+        )
+    if authority is None and chain is None and not is_https:
+        return None
+    if authority is None and (of_system := get_default_verify_paths().cafile):
+        authority = Path(of_system).read_bytes()  # gRPC would take roots of its own
+    return grpc.ssl_channel_credentials(authority, key, chain)
+
+
+def _file(*names: str) -> bytes | None:
+    """What the file has that the first of these variables names; None for no variable."""
+    name, path = _variable(*names)
+    if not path:
+        return None
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        why = error.strerror or error
+        raise TracingConfigurationError(f"{name}: {path}: {why}") from None
+
+
+def _variable(*names: str) -> tuple[str, str]:
+    """The first of these variables that is set, and its value; "" for none."""
+    for name in names:
+        if value := os.environ.get(name, ""):
+            return name, value
+    return names[0], ""
 
 
 def sampler(config: TracingConfiguration) -> Sampler:

@@ -2,24 +2,23 @@
 
 `TracingConfiguration` of apiserver.config.k8s.io (v1alpha1, v1beta1 and v1, which have the
 same fields; --tracing-config-file of kube-apiserver), and the `tracing` stanza of the
-kubelet's KubeletConfiguration (kubelet.config.k8s.io/v1beta1). Both are decoded strictly.
-What is wrong is said in Kubernetes' own words (component-base, tracing/api/v1).
+kubelet's KubeletConfiguration (kubelet.config.k8s.io/v1beta1). The rules are those of
+component-base, tracing/api/v1.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import msgspec
 import yaml
 
 from k8strace.errors import K8sTraceError
-from k8strace.kube import _go_json
-from k8strace.kube._go_url import GoURLError, quoted, scheme_of
 
 GROUP = "apiserver.config.k8s.io"
 VERSIONS = ("v1alpha1", "v1beta1", "v1")
@@ -28,20 +27,9 @@ KUBELET_VERSION = "kubelet.config.k8s.io/v1beta1"
 KUBELET_KIND = "KubeletConfiguration"
 MILLION = 1_000_000
 
-_AUTH_KINDS = ("AuthenticationConfiguration", "AuthorizationConfiguration")
-# Files of kube-apiserver's other flags, which it knows as such.
-_OTHER_KINDS = {
-    "v1alpha1": _AUTH_KINDS,
-    "v1beta1": _AUTH_KINDS,
-    "v1": (*_AUTH_KINDS, "AdmissionConfiguration", "EncryptionConfiguration"),
-}
 _API_VERSIONS = tuple(f"{GROUP}/{version}" for version in VERSIONS)
 _SCHEMES = ("dns", "unix", "unix-abstract")
-_NAMING = "https://github.com/grpc/grpc/blob/master/doc/naming.md"
-_HEAD = (
-    r'struct { APIVersion string "json:\"apiVersion,omitempty\""; '
-    r'Kind string "json:\"kind,omitempty\"" }'
-)
+_ENDPOINTS = "write host:port, dns:///host:port, unix:///path or unix-abstract:///name"
 # Go's YAML knows no numbers of base 60, and others of Python's are different in it.
 _SCALARS = {
     "bool": r"(?:[yYnN]|yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE"
@@ -51,13 +39,32 @@ _SCALARS = {
     r"|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN))$",
 }
 _INT32 = 2**31
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+# Addresses in brackets, or a name; the port is what stands behind the last colon.
+_HOST = re.compile(
+    r"(?:\[[^]]*\]|(?!\[)(?:[A-Za-z0-9._~!$&'()*+,;=:<>\"%\[\]-]|[^\x00-\x7f])*?)(?::\d*)?"
+)
+_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
+
+
+class Problem(NamedTuple):
+    """What is wrong with a file, and the paths of the fields that are at fault.
+
+    `is_lenient`: a component that decodes leniently starts, and ignores these fields.
+    """
+
+    text: str
+    fields: tuple[str, ...] = ()
+    is_lenient: bool = False
+
+    @property
+    def strictly(self) -> str:
+        """The text where decoding is strict."""
+        return f"strict decoding error: {self.text}" if self.is_lenient else self.text
 
 
 class TracingConfigurationError(K8sTraceError):
-    """What Kubernetes would say of the configuration.
-
-    `fields` are the paths of those that are at fault, as they stand in the file.
-    """
+    """A configuration that a component does not take; `fields` are at fault."""
 
     def __init__(self, text: str, fields: tuple[str, ...] = ()) -> None:
         super().__init__(text)
@@ -67,50 +74,44 @@ class TracingConfigurationError(K8sTraceError):
 class TracingConfiguration(msgspec.Struct, frozen=True, kw_only=True):
     """Where a component's spans go, and how many traces it begins.
 
-    `endpoint` is a gRPC name, None for localhost:4317; the connection is not encrypted.
-    `sampling_rate_per_million` of traces are begun; with None or 0 the component only goes
-    on with what its callers sampled.
+    `endpoint` is a gRPC name, None for localhost:4317; the connection is not encrypted,
+    unless the environment names certificates. `sampling_rate_per_million` of traces are
+    begun; with None or 0 the component only goes on with what its callers sampled.
     """
 
     endpoint: str | None = None
     sampling_rate_per_million: int | None = None
 
     def __post_init__(self) -> None:
-        if problems := _problems(self.endpoint, self.sampling_rate_per_million, ""):
-            raise ValueError("; ".join(problems))
+        found = _invalid(self.endpoint, self.sampling_rate_per_million, "")
+        if found:
+            raise ValueError("; ".join(problem.text for problem in found))
+
+
+class Examined(NamedTuple):
+    """A file as a component reads it; `config` is None where it does not get that far.
+
+    `has_tracing` is False of a kubelet's file without the stanza.
+    """
+
+    config: TracingConfiguration | None
+    problems: list[Problem]
+    has_tracing: bool = True
 
 
 def read(path: Path | str) -> TracingConfiguration:
     """The file that --tracing-config-file names. Raises TracingConfigurationError."""
     try:
-        text = Path(path).read_text("utf-8-sig")
+        return parse(Path(path).read_text("utf-8-sig"))
     except OSError as error:
-        why = (error.strerror or str(error)).lower()
-        raise TracingConfigurationError(
-            "failed to read tracing config: unable to read tracing configuration from "
-            f"{quoted(str(path))}: open {path}: {why}"
-        ) from None
+        raise TracingConfigurationError(f"{path}: {error.strerror or error}") from None
     except UnicodeDecodeError as error:
-        raise TracingConfigurationError(
-            f"failed to read tracing config: {path} is not UTF-8: {error}"
-        ) from None
-    return parse(text)
+        raise TracingConfigurationError(f"{path}: not UTF-8: {error}") from None
 
 
 def parse(text: str) -> TracingConfiguration:
     """What such a file says, YAML or JSON. Raises TracingConfigurationError."""
-    try:
-        values = _load(text)
-        if values is not None:
-            _check_kind(values)
-        found = _decode(values or {}, "TracingConfiguration.TracingConfiguration.", "")
-    except _DecodingError as error:
-        raise TracingConfigurationError(
-            "failed to read tracing config: unable to decode tracing configuration data: "
-            f"{error}",
-            error.fields,
-        ) from None
-    return _checked(found, "", "failed to validate tracing configuration: ")
+    return _strict(examine(text)) or TracingConfiguration()
 
 
 def parse_kubelet(text: str) -> TracingConfiguration | None:
@@ -118,26 +119,41 @@ def parse_kubelet(text: str) -> TracingConfiguration | None:
 
     The other fields are left to the kubelet. Raises TracingConfigurationError.
     """
-    prefix = "failed to load kubelet config file: "
+    return _strict(examine_kubelet(text))
+
+
+def _strict(examined: Examined) -> TracingConfiguration | None:
+    if examined.problems:
+        fields = [field for problem in examined.problems for field in problem.fields]
+        text = "; ".join(problem.strictly for problem in examined.problems)
+        raise TracingConfigurationError(text, tuple(fields))
+    return examined.config
+
+
+def examine(text: str) -> Examined:
+    """A kube-apiserver's file, with all that is wrong with it."""
     try:
-        values = _load(text) or {}
+        values, problems = _load(text)
+        _check_kind(values)
+        found, more = _decode(values, "", {"apiVersion", "kind"})
+    except _NotDecodedError as error:
+        return Examined(None, [error.problem])
+    return Examined(found, problems + more)
+
+
+def examine_kubelet(text: str) -> Examined:
+    """A kubelet's file, of which only `tracing` is looked at."""
+    try:
+        values, problems = _load(text)
         version, kind = values.get("apiVersion"), values.get("kind")
         if (version, kind) != (KUBELET_VERSION, KUBELET_KIND):
-            raise _unknown_kind(str(kind or ""), str(version or ""))
-        tracing = values.get("tracing")
-        if tracing is None:
-            return None
-        if not isinstance(tracing, Mapping):
-            raise _mismatch(
-                tracing,
-                "struct field KubeletConfiguration.tracing",
-                "v1.TracingConfiguration",
-                "tracing",
-            )
-        found = _decode(tracing, "TracingConfiguration.tracing.", "tracing.")
-    except _DecodingError as error:
-        raise TracingConfigurationError(prefix + str(error), error.fields) from None
-    return _checked(found, "tracing.", "failed to validate kubelet configuration: ")
+            raise _unknown_kind(kind, version, KUBELET_KIND, (KUBELET_VERSION,))
+        if values.get("tracing") is None:
+            return Examined(None, problems, has_tracing=False)
+        found, more = _decode(values["tracing"], "tracing.", set())
+    except _NotDecodedError as error:
+        return Examined(None, [error.problem])
+    return Examined(found, problems + more)
 
 
 def unreachable(endpoint: str | None) -> str:
@@ -145,41 +161,85 @@ def unreachable(endpoint: str | None) -> str:
 
     The component starts, and says so each time that it has spans.
     """
-    scheme, _, rest = (endpoint or "").partition("://")
-    authority, _, name = rest.partition("/")
-    scheme = scheme.lower()
-    if scheme not in _SCHEMES or not authority or (scheme == "dns" and name):
+    if endpoint is None:
         return ""
-    why = "missing address" if scheme == "dns" else f"invalid authority: {authority}"
-    right = authority if scheme == "dns" else f"{scheme}:///{rest}"
-    return f"endpoint: {quoted(endpoint or '')}: no connection, {why}: write {right}"
+    why = _of_target(endpoint)
+    return f"endpoint: {json.dumps(endpoint)}: no connection, {why}" if why else ""
 
 
-class _DecodingError(Exception):
+def _of_target(endpoint: str) -> str:
+    """What is wrong with a target as grpc-go takes it apart."""
+    scheme, _, rest = endpoint.partition(":")
+    scheme = scheme.lower()
+    if scheme not in _SCHEMES:
+        return _of_address(endpoint)
+    authority, _, name = (
+        rest[2:].partition("/") if rest.startswith("//") else ("", "", rest)
+    )
+    if scheme != "dns":
+        if authority:
+            return f"invalid authority: {authority}: write {scheme}:///{rest[2:]}"
+        return "" if name.strip("/") else f"a path is missing: {_ENDPOINTS}"
+    if authority and not name:
+        return f"missing address: write {authority}"
+    return _of_address(name.removeprefix("/"))
+
+
+def _of_address(address: str) -> str:
+    """What is wrong with `host:port`."""
+    if not address:
+        return "it is empty: leave it out for localhost:4317"
+    if found := re.match(r"(ipv[46]):", address):
+        rest = address[found.end() :]
+        return f"{found[1]}: is a scheme that gRPC in Go does not have: write {rest}"
+    host, mark, _ = re.split(r"([/?#]|$)", address, maxsplit=1)
+    if mark:
+        return f"a path is for HTTP, and this is gRPC: write {host}"
+    if host.count(":") > 1 and not host.startswith("["):
+        name, _, port = host.rpartition(":")
+        return f"an IPv6 address stands in brackets: write [{name}]:{port}"
+    name, colon, port = host.rpartition(":")
+    if not colon or port.endswith("]"):
+        name, port = host, ""
+    if not port:
+        return f"a port is missing, so that gRPC asks 443: write {name}:4317"
+    if port.isdecimal() and not 0 < int(port) < 65536:
+        return f"{port} is not a port: write {name}:4317"
+    if re.search(r"\.svc(\.|$)|\.cluster\.local\.?$", name, re.IGNORECASE):
+        return (
+            "it names a Service, which the resolver of the node, that of static pods with "
+            "hostNetwork, does not know: write the Service's clusterIP, or localhost:4317"
+        )
+    return ""
+
+
+class _NotDecodedError(Exception):
+    """Decoding ends here, whether strict or not."""
+
     def __init__(self, text: str, *fields: str) -> None:
         super().__init__(text)
-        self.fields = fields
+        self.problem = Problem(text, fields)
 
 
 class _Loader(yaml.CSafeLoader):
-    """YAML as sigs.k8s.io/yaml reads it: keys stand once, scalars are Go's."""
+    """YAML as sigs.k8s.io/yaml reads it: scalars are Go's; `twice` are keys set again."""
 
     bool_values: ClassVar = {**yaml.CSafeLoader.bool_values, "y": True, "n": False}
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.twice: list[tuple[str, int]] = []
 
     def construct_mapping(
         self, node: yaml.MappingNode, deep: bool = False
     ) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
+            line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
-                found = _go_syntax(self.construct_object(key, deep=True))
-                raise _DecodingError(f"yaml: invalid map key: {found}")
+                raise _NotDecodedError(f"line {line}: a key that is not a scalar")
             if key.value in seen:
-                raise _DecodingError(
-                    "strict decoding error: yaml: unmarshal errors:\n"
-                    f"  line {key.start_mark.line + 1}: key {quoted(key.value)} "
-                    "already set in map"
-                )
+                self.twice.append((key.value, line))
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -196,211 +256,155 @@ for _name, _pattern in _SCALARS.items():
     )
 
 
-def _load(text: str) -> Mapping[str, Any] | None:
-    """The first document, or all of the text where it is JSON; None where it is empty."""
-    if _go_json.is_json(text):
+def _load(text: str) -> tuple[Mapping[str, Any], list[Problem]]:
+    """The first document, or all of a text that is JSON, and keys that stand twice."""
+    text = text.removeprefix("\ufeff")
+    if text.lstrip().startswith("{"):
         return _load_json(text)
-    loader = _Loader(text.removeprefix("\ufeff"))
+    loader = _Loader(text)
     try:
         found = loader.get_data()
     except yaml.MarkedYAMLError as error:
-        raise _DecodingError(_yaml_error(error)) from None
-    except yaml.reader.ReaderError as error:
-        raise _DecodingError(f"yaml: {error.reason}") from None
-    except (ValueError, RecursionError) as error:  # of PyYAML's own making
-        raise _DecodingError(f"yaml: {error}") from None
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise _NotDecodedError(f"it is not YAML: {where}{error.problem}") from None
+    except (yaml.reader.ReaderError, ValueError, RecursionError) as error:
+        raise _NotDecodedError(f"it is not YAML: {error}") from None
     finally:
         loader.dispose()
-    if found is None or isinstance(found, Mapping):
-        return found
-    raise _no_kind(found, f"value of type {_HEAD}")
+    if not isinstance(found or {}, Mapping):
+        raise _NotDecodedError(f"it is {type(found).__name__}, not a map")
+    return found or {}, [_duplicate(key, f"line {line}: ") for key, line in loader.twice]
 
 
-def _load_json(text: str) -> Mapping[str, Any]:
+class _Float(float):
+    """A number that JSON writes as a float, which Go takes for no integer."""
+
+
+def _load_json(text: str) -> tuple[Mapping[str, Any], list[Problem]]:
+    twice: list[Problem] = []
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [key for key, _ in pairs]
+        again = {key for index, key in enumerate(names) if key in names[:index]}
+        twice.extend(_duplicate(key, "") for key in sorted(again))
+        return dict(pairs)
+
+    def constant(text: str) -> None:
+        raise ValueError(f"{text} is not a value")
+
     try:
-        found: Mapping[str, Any] = _go_json.load(text)
-    except _go_json.GoJSONError as error:
-        raise _DecodingError(
-            f"couldn't get version/kind; json parse error: {error}"
-        ) from None
-    except RecursionError as error:
-        raise _DecodingError(f"couldn't get version/kind; {error}") from None
-    return found
+        found: Mapping[str, Any] = json.loads(
+            text, object_pairs_hook=made, parse_float=_Float, parse_constant=constant
+        )
+    except (ValueError, RecursionError) as error:
+        raise _NotDecodedError(f"it begins with {{ and is not JSON: {error}") from None
+    return found, twice
 
 
-def _go_syntax(value: object) -> str:
-    """A value as Go's `%#v` writes what yaml.v2 has read."""
-    match value:
-        case dict():
-            inside = (f"{_go_syntax(k)}:{_go_syntax(v)}" for k, v in value.items())
-            return f"map[interface {{}}]interface {{}}{{{', '.join(inside)}}}"
-        case list():
-            return f"[]interface {{}}{{{', '.join(map(_go_syntax, value))}}}"
-        case None:
-            return "interface {}(nil)"
-        case bool():
-            return str(value).lower()
-        case str():
-            return quoted(value)
-        case _:
-            return str(value)
-
-
-def _yaml_error(error: yaml.MarkedYAMLError) -> str:
-    mark = error.problem_mark or error.context_mark
-    line = 0 if mark is None else mark.line
-    if isinstance(error, yaml.scanner.ScannerError):
-        line += 1
-    where = f"line {line}: " if line else ""
-    return f"yaml: {where}{error.problem}"
+def _duplicate(key: str, where: str) -> Problem:
+    return Problem(f'{where}duplicate field "{key}", the last one counts', (), True)
 
 
 def _check_kind(values: Mapping[str, Any]) -> None:
-    """Kubernetes fills in what isn't said, and knows one kind in three versions."""
-    for field in ("apiVersion", "kind"):
-        if not isinstance(values.get(field) or "", str):
-            where = f"struct field .{field} of type string"
-            raise _no_kind(values[field], where, field)
+    """kube-apiserver fills in what isn't said, and knows one kind in three versions."""
     version, kind = values.get("apiVersion") or "", values.get("kind") or ""
-    if version.count("/") > 1:
-        raise _DecodingError(f"unexpected GroupVersion string: {version}", "apiVersion")
-    group, _, name = version.partition("/")
-    if group == GROUP and kind in _OTHER_KINDS.get(name, ()):
-        raise _DecodingError(
-            f"converting ({name}.{kind}) to (apiserver.{KIND}): unknown conversion", "kind"
-        )
     if version not in ("", *_API_VERSIONS) or kind not in ("", KIND):
-        raise _unknown_kind(kind, version)
+        raise _unknown_kind(kind, version, KIND, _API_VERSIONS)
 
 
-def _unknown_kind(kind: str, version: str) -> _DecodingError:
-    return _DecodingError(
-        f"no kind {quoted(kind)} is registered for version {quoted(version)} in scheme "
-        '"pkg/runtime/scheme.go:111"',
-        "kind" if version in (*_API_VERSIONS, KUBELET_VERSION) else "apiVersion",
-    )
-
-
-def _no_kind(value: object, where: str, *fields: str) -> _DecodingError:
-    return _DecodingError(
-        "couldn't get version/kind; json parse error: json: cannot unmarshal "
-        f"{_json_type(value)} into Go {where}",
-        *fields,
-    )
-
-
-def _decode(values: Mapping[str, Any], where: str, path: str) -> tuple[Any, Any]:
-    """Endpoint and rate, of the right types; `path` is that of the fields in YAML."""
-    endpoint, rate = values.get("endpoint"), values.get("samplingRatePerMillion")
-    for value in (endpoint, rate):
-        if isinstance(value, float) and not math.isfinite(value):
-            sign = "+Inf" if value > 0 else "-Inf" if value < 0 else "NaN"
-            raise _DecodingError(f"json: unsupported value: {sign}")
-    if endpoint is not None and not isinstance(endpoint, str):
-        target = f"struct field {where}endpoint"
-        raise _mismatch(endpoint, target, "string", f"{path}endpoint")
-    if rate is not None:
-        target = f"struct field {where}samplingRatePerMillion"
-        field = f"{path}samplingRatePerMillion"
-        if isinstance(rate, bool) or not isinstance(rate, int | float):
-            raise _mismatch(rate, target, "int32", field)
-        if (
-            isinstance(rate, _go_json.Literal)
-            or rate != int(rate)
-            or not -_INT32 <= rate < _INT32
-        ):
-            raise _DecodingError(
-                f"json: cannot unmarshal number {_number(rate)} into Go {target} "
-                "of type int32",
-                field,
-            )
-        rate = int(rate)
-    known = {"endpoint", "samplingRatePerMillion"}
-    if not path:
-        known |= {"apiVersion", "kind"}
-    if wrong := _wrong_keys(values, known):
-        text = ", ".join(f"{why} field {quoted(path + key)}" for key, why in wrong.items())
-        raise _DecodingError(
-            f"strict decoding error: {text}", *(path + key for key in wrong)
-        )
-    return endpoint, rate
-
-
-def _wrong_keys(values: Mapping[str, Any], known: set[str]) -> dict[str, str]:
-    """Those that Kubernetes does not take, and why: of JSON as written, of YAML sorted."""
-    if isinstance(values, _go_json.Object):
-        written = list(values.written)
-    else:
-        written = sorted(map(str, values))
-    found: dict[str, str] = {}
-    for index, key in enumerate(written):
-        if key not in known:
-            found[key] = "unknown"
-        elif key in written[:index]:
-            found[key] = "duplicate"
-    return found
-
-
-def _mismatch(value: object, where: str, wanted: str, field: str) -> _DecodingError:
-    return _DecodingError(
-        f"json: cannot unmarshal {_json_type(value)} into Go {where} of type {wanted}",
+def _unknown_kind(
+    kind: object, version: object, right: str, versions: tuple[str, ...]
+) -> _NotDecodedError:
+    field = "kind" if version in versions else "apiVersion"
+    return _NotDecodedError(
+        f'no kind "{kind or ""}" is registered for version "{version or ""}": '
+        f"it is kind {right} of apiVersion {', '.join(versions)}",
         field,
     )
 
 
-def _json_type(value: object) -> str:
-    if isinstance(value, bool):
-        return "bool"
-    if isinstance(value, int | float):
-        return "number"
-    if isinstance(value, Mapping):
-        return "object"
-    return "array" if isinstance(value, list) else "string"
+def _decode(
+    values: object, path: str, more: set[str]
+) -> tuple[TracingConfiguration | None, list[Problem]]:
+    """The fields at `path`, which may also have the names `more`."""
+    if not isinstance(values, Mapping):
+        field = path.removesuffix(".")
+        raise _NotDecodedError(f"{field}: {_plain(values)} is not a map", field)
+    endpoint, rate = values.get("endpoint"), values.get("samplingRatePerMillion")
+    if endpoint is not None and not isinstance(endpoint, str):
+        field = f"{path}endpoint"
+        raise _NotDecodedError(
+            f"{field}: {_plain(endpoint)} is not a string: quote it", field
+        )
+    if rate is not None:
+        rate = _int32(rate, f"{path}samplingRatePerMillion")
+    known = {"endpoint", "samplingRatePerMillion", *more}
+    problems = [
+        Problem(f'unknown field "{path}{key}"', (f"{path}{key}",), True)
+        for key in sorted(map(str, values))
+        if key not in known
+    ]
+    if invalid := _invalid(endpoint, rate, path):
+        return None, problems + invalid
+    return TracingConfiguration(endpoint=endpoint, sampling_rate_per_million=rate), problems
 
 
-def _number(value: float) -> str:
-    """As it stands in JSON, or in the JSON that Kubernetes makes of YAML."""
-    if isinstance(value, _go_json.Literal):
-        return value.text
-    if isinstance(value, int) and -(2**63) <= value < 2**64:
-        return str(value)
-    return format(float(value), ".0f") if value == int(value) else repr(value)
+def _int32(value: object, field: str) -> int:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool | _Float)
+    if is_number and math.isfinite(value) and value == int(value):  # type: ignore[arg-type,call-overload]
+        whole = int(value)  # type: ignore[call-overload]
+        if -_INT32 <= whole < _INT32:
+            return int(whole)
+    raise _NotDecodedError(f"{field}: {_plain(value)} is not an integer of 32 bits", field)
 
 
-def _checked(found: tuple[Any, Any], path: str, prefix: str) -> TracingConfiguration:
-    endpoint, rate = found
-    if problems := _problems(endpoint, rate, path):
-        text = problems[0] if len(problems) == 1 else f"[{', '.join(problems)}]"
-        fields = tuple(problem.partition(":")[0] for problem in problems)
-        raise TracingConfigurationError(prefix + text, fields)
-    return TracingConfiguration(endpoint=endpoint, sampling_rate_per_million=rate)
+def _plain(value: object) -> str:
+    """A value on one line, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def _problems(endpoint: str | None, rate: int | None, path: str) -> list[str]:
-    """What Kubernetes' ValidateTracingConfiguration finds."""
+def _invalid(endpoint: str | None, rate: int | None, path: str) -> list[Problem]:
+    """What Kubernetes' validation refuses."""
     found = []
     if rate is not None and not 0 <= rate <= MILLION:
+        field = f"{path}samplingRatePerMillion"
         why = "sampling rate must be positive"
         if rate > 0:
             why = "sampling rate per million must be less than or equal to one million"
-        found.append(f"{path}samplingRatePerMillion: Invalid value: {rate}: {why}")
-    if endpoint is not None and (why := _endpoint_problem(endpoint := _url(endpoint))):
-        found.append(f"{path}endpoint: Invalid value: {quoted(endpoint)}: {why}")
+        found.append(Problem(f"{field}: {rate}: {why}", (field,)))
+    if endpoint is not None and (why := _of_url(endpoint)):
+        field = f"{path}endpoint"
+        found.append(Problem(f"{field}: {json.dumps(endpoint)}: {why}", (field,)))
     return found
 
 
-def _url(endpoint: str) -> str:
-    return endpoint if "//" in endpoint else f"dns://{endpoint}"
-
-
-def _endpoint_problem(url: str) -> str:
-    try:
-        scheme = scheme_of(url)
-    except GoURLError as error:
-        return str(error)
-    if scheme in _SCHEMES:
-        return ""
-    return (
-        f"unsupported scheme: {scheme}.  Options are none, dns, unix, or unix-abstract.  "
-        f"See {_NAMING}"
-    )
+def _of_url(endpoint: str) -> str:
+    """Why Go's url.Parse, or the list of schemes, refuses an endpoint; "" if they don't."""
+    url = endpoint if "//" in endpoint else f"dns://{endpoint}"
+    if any(ord(character) < 0x20 or ord(character) == 0x7F for character in url):
+        return f"a control character: {_ENDPOINTS}"
+    found = _SCHEME.match(url)
+    scheme, rest = (found[1].lower(), url[found.end() :]) if found else ("", url)
+    if scheme not in _SCHEMES:
+        return (
+            f"unsupported scheme: {scheme}.  Options are none, dns, unix, or "
+            f"unix-abstract.: {_ENDPOINTS}"
+        )
+    rest, _, fragment = rest.partition("#")
+    rest, _, _ = rest.partition("?")
+    if rest.startswith("//"):
+        authority, _, rest = rest[2:].partition("/")
+        host = authority.rpartition("@")[2]
+        _, colon, port = host.rpartition(":")
+        is_port = not colon or port.endswith("]") or not port.strip("0123456789")
+        if not is_port or not _HOST.fullmatch(host):
+            return f"{host!r} is not a host with a port that is a number: {_ENDPOINTS}"
+        if escape := re.search(r"%(?!25|[89A-Fa-f][0-9A-Fa-f])", host):
+            return f"an invalid escape at {host[escape.start() :]!r}: {_ENDPOINTS}"
+    elif not rest.startswith("/"):
+        return ""  # opaque, which Go does not look into
+    if escape := _ESCAPE.search(f"{rest}#{fragment}"):
+        return f"an invalid escape in {escape.string!r}: {_ENDPOINTS}"
+    return ""

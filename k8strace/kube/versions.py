@@ -8,10 +8,10 @@ Version = tuple[int, int]
 
 
 class Gate(NamedTuple):
-    """A feature gate: from `first` on it is there, from `on` on set without being asked.
+    """A feature gate: it exists from `first` on, and is on without being set from `on` on.
 
-    From `locked` on it can't be switched off, and from `gone` on a component that is given
-    it does not start.
+    From `locked` on it cannot be switched off. From `gone` on a component that is given it
+    does not start.
     """
 
     name: str
@@ -30,6 +30,12 @@ FIRST_VERSIONS: dict[str, Version] = {
     "v1beta1": (1, 27),
     "v1": (1, 34),
 }
+
+# Before, kube-apiserver ignores fields that it does not know.
+STRICT = (1, 32)
+
+# Before, kube-apiserver crashes where its egress selector has no `controlplane`.
+EGRESS_MENDED = (1, 26)
 
 
 def shown(version: Version) -> str:

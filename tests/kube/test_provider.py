@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import grpc
 import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace.sampling import Decision
@@ -15,8 +16,9 @@ from prometheus_client import CollectorRegistry
 
 from k8strace.kube import provider as module
 from k8strace.kube.provider import Tracing, sampler, target, tracer_provider
-from k8strace.kube.tracing_config import TracingConfiguration
+from k8strace.kube.tracing_config import TracingConfiguration, TracingConfigurationError
 from tests.support.backend import Backend
+from tests.support.certificates import Authority
 from tests.support.gateway import METRICS_PORT, GatewayProcess
 
 ALWAYS = 1_000_000
@@ -231,6 +233,88 @@ async def test_timeouts_are_milliseconds(
         spans(tracing, 1)
         await asyncio.to_thread(tracing.shut_down)
     assert expected / 2 < left[0] <= expected * 1.02
+
+
+OTLP = "OTEL_EXPORTER_OTLP_"
+
+
+async def sends(endpoint: str | None, backend: Backend) -> bool:
+    """Whether a span comes to the backend."""
+    config = TracingConfiguration(endpoint=endpoint, sampling_rate_per_million=ALWAYS)
+    tracing = tracer_provider(config, "webhook")
+    spans(tracing, 1)
+    await asyncio.to_thread(tracing.shut_down)
+    return backend.spans == 1
+
+
+@pytest.mark.parametrize("name", ["ENDPOINT", "TRACES_ENDPOINT"])
+async def test_the_environment_names_the_endpoint_where_the_file_does_not(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    async with Backend() as named, Backend() as configured:
+        monkeypatch.setenv(f"{OTLP}ENDPOINT", f"http://{NOBODY}")
+        monkeypatch.setenv(OTLP + name, f"http://{named.endpoint}")
+        assert await sends(None, named)
+        assert await sends(configured.endpoint, configured)
+        assert named.spans == 1
+
+
+async def test_certificates_of_the_environment_are_tls(
+    monkeypatch: pytest.MonkeyPatch, authority: Authority
+) -> None:
+    """Whatever scheme the endpoint has, as with Go's exporter."""
+    server = authority.issue()
+    pairs = [(server.key.read_bytes(), server.cert.read_bytes())]
+    async with Backend(credentials=grpc.ssl_server_credentials(pairs)) as backend:
+        monkeypatch.setenv(f"{OTLP}CERTIFICATE", str(authority.cert))
+        assert await sends(f"localhost:{backend.port}", backend)
+
+
+async def test_https_without_a_certificate_is_not_plaintext(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1000")
+    async with Backend() as backend:
+        monkeypatch.setenv(f"{OTLP}ENDPOINT", f"https://localhost:{backend.port}")
+        assert not await sends(None, backend)
+
+
+@pytest.mark.parametrize("prefix", ["", "TRACES_"])
+async def test_client_certificates_of_the_environment_are_shown(
+    monkeypatch: pytest.MonkeyPatch, authority: Authority, prefix: str
+) -> None:
+    server, client = authority.issue(), authority.issue("/CN=webhook")
+    credentials = grpc.ssl_server_credentials(
+        [(server.key.read_bytes(), server.cert.read_bytes())],
+        root_certificates=authority.cert.read_bytes(),
+        require_client_auth=True,
+    )
+    monkeypatch.setenv(f"{OTLP}{prefix}CERTIFICATE", str(authority.cert))
+    monkeypatch.setenv(f"{OTLP}{prefix}CLIENT_CERTIFICATE", str(client.cert))
+    monkeypatch.setenv(f"{OTLP}{prefix}CLIENT_KEY", str(client.key))
+    async with Backend(credentials=credentials) as backend:
+        assert await sends(f"localhost:{backend.port}", backend)
+
+
+@pytest.mark.parametrize(
+    ("variables", "error"),
+    [
+        ({"ENDPOINT": "localhost:4317"}, "OTEL_EXPORTER_OTLP_ENDPOINT: 'localhost:4317'"),
+        ({"TRACES_ENDPOINT": "x"}, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: 'x' is not an"),
+        (
+            {"CERTIFICATE": "/none.pem"},
+            "OTEL_EXPORTER_OTLP_CERTIFICATE: /none.pem: No such",
+        ),
+        ({"CLIENT_CERTIFICATE": __file__}, "OTEL_EXPORTER_OTLP_CLIENT_KEY: one without"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_named(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], error: str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(OTLP + name, value)
+    with pytest.raises(TracingConfigurationError, match=error):
+        tracer_provider(TracingConfiguration(), "webhook")
 
 
 def test_without_a_configuration_there_are_no_spans() -> None:

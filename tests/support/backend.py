@@ -27,11 +27,18 @@ class Backend:
     """Takes every request, unless `answer` raises a StatusError or answers otherwise.
 
     `ids` counts the span ids of the requests that were answered with OK; the requests
-    themselves are kept unless `keep` is false.
+    themselves are kept unless `keep` is false. With `credentials` it speaks TLS.
     """
 
-    def __init__(self, max_message: int = 64 * 1024 * 1024, *, keep: bool = True) -> None:
+    def __init__(
+        self,
+        max_message: int = 64 * 1024 * 1024,
+        *,
+        keep: bool = True,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self._keep = keep
+        self._credentials = credentials
         self.requests: list[ExportTraceServiceRequest] = []
         self.metadata: list[dict[str, str]] = []
         self.ids: Counter[bytes] = Counter()
@@ -65,7 +72,10 @@ class Backend:
         service, name = PATH[1:].split("/")
         handler = grpc.method_handlers_generic_handler(service, {name: method})
         server.add_generic_rpc_handlers((handler,))
-        server.add_insecure_port(self.endpoint)
+        if self._credentials is None:
+            server.add_insecure_port(self.endpoint)
+        else:
+            server.add_secure_port(self.endpoint, self._credentials)
         await server.start()
         self._server = server
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
-from k8strace.gen import Request, etcd, kube_apiserver
+from k8strace.kube.component_files import Request, etcd, kube_apiserver
 from tests.end_to_end.kube import binaries
 from tests.end_to_end.kube.client import GROUPS, Client
 from tests.end_to_end.kube.component import Component
