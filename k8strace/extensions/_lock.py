@@ -20,7 +20,7 @@ class Lock:
 
     def __init__(self, fd: int, key: tuple[int, int]) -> None:
         self.times = 0
-        self._fd = fd
+        self.fd = fd
         self._key = key
 
     @classmethod
@@ -28,10 +28,11 @@ class Lock:
         """None: another process has it. Raises OSError, also for another version's."""
         status = os.stat(directory)
         key = (status.st_dev, status.st_ino)
-        if (held := _held.get(key)) is not None:
+        path = directory / NAME
+        held = _held.get(key)
+        if held is not None and held.is_at(path):
             held.times += 1
             return held
-        path = directory / NAME
         fd = open_regular(path, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,11 +47,19 @@ class Lock:
         lock.times = 1
         return lock
 
+    def is_at(self, path: Path) -> bool:
+        """Whether the file at `path` is the one that is locked."""
+        try:
+            return os.path.samestat(os.stat(path), os.fstat(self.fd))
+        except FileNotFoundError:
+            return False
+
     def release(self) -> None:
         self.times -= 1
         if not self.times:
-            del _held[self._key]
-            os.close(self._fd)
+            if _held.get(self._key) is self:
+                del _held[self._key]
+            os.close(self.fd)
 
 
 _held: dict[tuple[int, int], Lock] = {}

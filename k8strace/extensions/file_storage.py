@@ -16,13 +16,17 @@ from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote, unquote
 
-from k8strace import component
+from k8strace import component, threads
+from k8strace._store import Locate
+from k8strace.background import keep_running
 from k8strace.component import NO_EFFECT, ComponentID, Context
 from k8strace.drops import Drops
-from k8strace.extensions._lock import Lock
+from k8strace.extensions._lock import NAME, Lock
 from k8strace.metrics import Metrics
 from k8strace.segments import Totals, count, segments, sync_folder
 from k8strace.units import Duration
+
+LOOK_EVERY = 1.0  # seconds between two looks at whether the lock is in its place
 
 
 class CompactionConfig(component.Config, frozen=True, kw_only=True):
@@ -83,6 +87,7 @@ class FileStorage(component.Storage[Config]):
         self.named: set[str] = set()
         """Folders of exporters that store here."""
         self._lock: Lock | None = None
+        self._keeper: asyncio.Task[None] | None = None
 
     def place(self, exporter: ComponentID) -> Path:
         name = quote(str(exporter), safe="")
@@ -111,6 +116,9 @@ class FileStorage(component.Storage[Config]):
                 )
             await asyncio.sleep(0.05)
         self._lock = lock
+        self._keeper = keep_running(
+            self._keep, f"looking after the lock on {self._path}", self.log
+        )
         for path, totals in self._orphans():
             self.log.warning(
                 "%s keeps %d requests of %d spans of the exporter %s, which stores "
@@ -118,7 +126,33 @@ class FileStorage(component.Storage[Config]):
                 *(path, totals.records, totals.spans, unquote(path.name)),
             )
 
+    async def _keep(self) -> None:
+        """Lock the directory again when another one was put in its place."""
+        path = self._path / NAME
+        has_told = False
+        while (lock := self._lock) is not None:
+            await asyncio.sleep(LOOK_EVERY)
+            look = Locate(lock.fd, os.fsencode(path))
+            await threads.run(look, for_disk=True)
+            if look.error != errno.ESTALE or not self._path.is_dir():
+                continue
+            another = Lock.take(self._path)
+            if another is not None:
+                self.log.warning("%s was replaced, and is locked again", self._path)
+                self._lock = another
+                lock.release()
+            elif not has_told:
+                has_told = True
+                self.log.error(
+                    "%s was replaced, and another gateway has locked it: stop that one, or "
+                    "give each a directory of its own",
+                    self._path,
+                )
+
     def release(self) -> None:
+        if self._keeper is not None:
+            self._keeper.cancel()
+            self._keeper = None
         lock, self._lock = self._lock, None
         if lock is not None:
             lock.release()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import logging
 import os
 import shutil
@@ -17,10 +18,11 @@ from k8strace.component import ComponentID, Worker
 from k8strace.config import decode
 from k8strace.config_structs import Decoder, to_node
 from k8strace.errors import ConfigError
-from k8strace.extensions._lock import Lock
+from k8strace.extensions import file_storage
+from k8strace.extensions._lock import NAME, Lock
 from k8strace.extensions.file_storage import Config, FileStorage
 from k8strace.metrics import Metrics
-from tests.support.pipeline import context
+from tests.support.pipeline import context, until
 from tests.support.stores import files, put, store
 
 NOBODY = 65534
@@ -189,3 +191,42 @@ async def test_who_shares_the_directory_has_no_orphans(
     assert len([one for one in files(tmp_path) if one.suffix == ".segment"]) == 2
     for extension in both.values():
         await extension.stop(0)
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+async def test_a_directory_that_was_replaced_is_locked_again(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    is_taken: bool,
+) -> None:
+    monkeypatch.setattr(file_storage, "LOOK_EVERY", 0.01)
+    directory, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    directory.mkdir()
+    one = storage(directory)
+    await one.start()
+    directory.rename(elsewhere)
+    new = tmp_path / "new"
+    new.mkdir()
+    other = open_lock(new) if is_taken else -1
+    new.rename(directory)
+    if is_taken:
+        await until(lambda: "another gateway has locked it" in caplog.text)
+        os.close(other)
+    await until(lambda: f"{directory} was replaced, and is locked again" in caplog.text)
+    with pytest.raises(BlockingIOError):
+        open_lock(directory)
+    os.close(open_lock(elsewhere))
+    await one.stop(0)
+    os.close(open_lock(directory))
+
+
+def open_lock(directory: Path) -> int:
+    """The lock as another process has it. Raises BlockingIOError."""
+    fd = os.open(directory / NAME, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise
+    return fd

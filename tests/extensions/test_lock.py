@@ -44,3 +44,42 @@ def test_another_version_is_an_error(tmp_path: Path) -> None:
     assert lock is not None
     lock.release()
     assert (tmp_path / NAME).read_text() == "k8strace store 1\n"
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "link"])
+def test_what_is_no_file_is_named(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / NAME
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("elsewhere")
+    with pytest.raises(OSError, match="is not a regular file") as caught:
+        Lock.take(tmp_path)
+    assert caught.value.filename == str(path)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_its_file_is_for_us_alone(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        lock = Lock.take(tmp_path)
+    finally:
+        os.umask(before)
+    assert lock is not None
+    assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+    lock.release()
+
+
+def test_a_lock_whose_file_is_gone_is_taken_anew(tmp_path: Path) -> None:
+    first = Lock.take(tmp_path)
+    assert first is not None
+    (tmp_path / NAME).unlink()
+    second = Lock.take(tmp_path)
+    assert second is not None
+    assert second is not first
+    first.release()
+    assert not another_gets_it(tmp_path)
+    second.release()
+    assert another_gets_it(tmp_path)
