@@ -58,6 +58,7 @@ TIERS = (
         "k8strace.log_queue",
         "k8strace.losses",
         "k8strace.addresses",
+        "k8strace.folders",
         "k8strace.arguments",
         "k8strace.signals",
     },

@@ -33,6 +33,7 @@ from k8strace.exporters._sending import (
     SendingExporter,
     Sent,
 )
+from k8strace.folders import make_folders
 from k8strace.payload import Payload
 from k8strace.units import Duration
 
@@ -117,7 +118,7 @@ class File(SendingExporter[Config]):
     async def open(self) -> None:
         config = self.config
         if config.create_directory:
-            self._path.parent.mkdir(config.directory_mode, parents=True, exist_ok=True)
+            make_folders(self._path.parent, config.directory_mode)
         keep = config.append or config.rotating is not None
         # A worker that follows one that died goes on behind what that one wrote.
         keep = keep or not self.context.worker.is_first

@@ -22,6 +22,7 @@ from k8strace.background import keep_running
 from k8strace.component import NO_EFFECT, ComponentID, Context
 from k8strace.drops import Drops
 from k8strace.extensions._lock import NAME, Lock
+from k8strace.folders import make_folders
 from k8strace.metrics import Metrics
 from k8strace.segments import Totals, count, segments, sync_folder
 from k8strace.units import Duration
@@ -218,7 +219,7 @@ class FileStorage(component.Storage[Config]):
                 "there is no such directory: make it, or set `create_directory: true`",
                 str(path),
             )
-        path.mkdir(self.config.directory_mode, parents=True, exist_ok=True)
+        make_folders(path, self.config.directory_mode)
         with suppress(PermissionError):  # who may write there may read it, mostly
             sync_folder(path.parent)
 
