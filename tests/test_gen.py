@@ -167,7 +167,7 @@ def test_a_distributions_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert text.startswith("# 1. /etc/kubernetes/tracing/apiserver.yaml on each")
     assert "\n# 2. kubeadm.yaml for `kubeadm init --config`" in text
     assert main(["tracing-config", "--kubernetes", "1.34", "--distribution", "gke"]) == 1
-    assert "error: GKE lets nobody set" in capsys.readouterr().err
+    assert "error: GKE does not let you set" in capsys.readouterr().err
 
 
 def test_before_1_26_egress_selectors_are_spoken_of(

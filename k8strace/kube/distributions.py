@@ -285,12 +285,12 @@ DISTRIBUTIONS: dict[str, Callable[[Request], list[File]]] = {
         "containerd can be told, by its environment (--component containerd)"
     ),
     "gke": _none(
-        "GKE lets nobody set kube-apiserver's flags, and of the kubelet only what its node "
-        "system configuration lists, where tracing is not: trace your webhooks instead"
+        "GKE does not let you set kube-apiserver's flags, and its node system "
+        "configuration has no tracing for the kubelet: trace your webhooks instead"
     ),
     "aks": _none(
-        "AKS lets nobody set kube-apiserver's flags, and of the kubelet only what its "
-        "custom node configuration lists, where tracing is not: trace your webhooks instead"
+        "AKS does not let you set kube-apiserver's flags, and its custom node "
+        "configuration has no tracing for the kubelet: trace your webhooks instead"
     ),
 }
 

@@ -114,7 +114,7 @@ def test_what_is_set_for_a_deployment() -> None:
     assert pod["securityContext"]["supplementalGroups"] == [7]
     assert pod["dnsPolicy"] == "None"
     balanced, headless = of_kind(objects, "Service")
-    assert balanced["spec"]["clusterIP"] == "10.0.0.99"
+    assert balanced["spec"]["clusterIP"] == "10.96.0.99"
     ports = {one["name"]: one.get("nodePort") for one in balanced["spec"]["ports"]}
     assert ports == {"otlp-grpc": 30317, "otlp-http": None}
     assert headless["spec"]["ipFamilies"] == balanced["spec"]["ipFamilies"] == ["IPv4"]
@@ -289,6 +289,32 @@ def test_components_with_their_defaults_stay(tmp_path: Path) -> None:
     assert found["processors"]["batch"] == {}
     assert found["exporters"] == {"debug": {}}
     assert found["receivers"]["otlp/plain"] == {"protocols": {"grpc": {}}}
+
+
+def test_a_configuration_of_the_collectors_chart_knows_its_pod(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Collector's chart sets these variables, and its configurations name them."""
+    config = {
+        "receivers": {
+            "otlp": nested("protocols.grpc.endpoint", "${env:MY_POD_IP}:4317"),
+        },
+        "extensions": {"health_check": {"endpoint": "${env:MY_POD_IP}:13133"}},
+        "service": nested(
+            "telemetry.resource", {"k8s.node.name": "${env:OTEL_K8S_NODE_NAME}"}
+        ),
+    }
+    own = {"name": "OTEL_K8S_NODE_NAME", "value": "mine"}
+    objects = template("deployment", config=config, env=[own])
+    container = container_of(pod_of(objects))
+    address = {"fieldRef": {"fieldPath": "status.podIP"}}
+    assert container["env"] == [{"name": "MY_POD_IP", "valueFrom": address}, own]
+    ports = {one["name"]: one["containerPort"] for one in container["ports"]}
+    assert (ports["otlp-grpc"], ports["health"]) == (4317, 13133)
+    monkeypatch.setenv("MY_POD_IP", "127.0.0.1")
+    monkeypatch.setenv("OTEL_K8S_NODE_NAME", "mine")
+    gateway(objects, tmp_path)
+    assert "env" not in container_of(pod_of(template("deployment")))
 
 
 @pytest.mark.parametrize(

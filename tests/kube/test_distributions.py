@@ -158,8 +158,8 @@ def test_eks_nodes() -> None:
         ("openshift", (1, 26), "OpenShift does not let the gate KubeletTracing be set"),
         ("eks", (1, 26), "EKS does not let the gate"),
         ("kops", (1, 34), "kOps has no field for --tracing-config-file"),
-        ("gke", (1, 34), "GKE lets nobody set"),
-        ("aks", (1, 34), "AKS lets nobody set"),
+        ("gke", (1, 34), "GKE does not let you set"),
+        ("aks", (1, 34), "AKS does not let you set"),
     ],
 )
 def test_what_cannot_be_done(name: str, version: Version, error: str) -> None:

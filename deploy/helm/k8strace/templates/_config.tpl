@@ -40,6 +40,26 @@ those are written that have their defaults.
 {{- include "k8strace.yaml" $config -}}
 {{- end -}}
 
+{{- /*
+Variables of the pod that configurations made for the Collector's chart name, as JSON: a list as in a
+container's env, of those that this one names and env has not.
+*/ -}}
+{{- define "k8strace.downwardEnv" -}}
+{{- $config := include "k8strace.config" . -}}
+{{- $given := list -}}
+{{- range .Values.env -}}
+{{- $given = append $given .name -}}
+{{- end -}}
+{{- $fields := dict "MY_POD_IP" "status.podIP" "OTEL_K8S_NAMESPACE" "metadata.namespace" "OTEL_K8S_NODE_IP" "status.hostIP" "OTEL_K8S_NODE_NAME" "spec.nodeName" "OTEL_K8S_POD_IP" "status.podIP" "OTEL_K8S_POD_NAME" "metadata.name" "K8S_NODE_NAME" "spec.nodeName" -}}
+{{- $variables := list -}}
+{{- range $name, $field := $fields -}}
+{{- if and (regexMatch (printf "\\$\\{(env:)?%s[:}]" $name) $config) (not (has $name $given)) -}}
+{{- $variables = append $variables (dict "name" $name "valueFrom" (dict "fieldRef" (dict "fieldPath" $field))) -}}
+{{- end -}}
+{{- end -}}
+{{- toJson $variables -}}
+{{- end -}}
+
 {{- /* "true" where an extension of the type `type` is started. */ -}}
 {{- define "k8strace.starts" -}}
 {{- $config := include "k8strace.config" .root | fromYaml -}}

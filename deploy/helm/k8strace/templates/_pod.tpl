@@ -63,7 +63,7 @@ spec:
         {{- with $values.extraArgs }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
-      {{- with $values.env }}
+      {{- with concat (include "k8strace.downwardEnv" . | fromJsonArray) (default list $values.env) }}
       env:
         {{- toYaml . | nindent 8 }}
       {{- end }}
