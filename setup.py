@@ -99,6 +99,7 @@ setup(
         extension("_crypt", "crypt"),
         extension("driver"),
         extension("_fastpath"),
+        extension("_files"),
         extension("_http2", "nghttp2"),
         extension("_http2_client", "nghttp2"),
         extension("_http2_guarded", "nghttp2"),

@@ -41,10 +41,13 @@ cdef extern from "<pthread.h>" nogil:
 cdef enum:
     MOST = 2  # of threads: what they do is large and rare, and the loop needs a core, too
     MOST_ON_DISK = 4  # they wait more than they work, and nobody's computing waits for them
-    POOLS = 2
+    MOST_THAT_HANG = 16  # one of them may wait for a mount that never answers
+    POOLS = 3
 
 THREADS = <int>MOST
 DISK_THREADS = <int>MOST_ON_DISK
+HANGING_THREADS = <int>MOST_THAT_HANG
+COMPUTING, DISK, HANGING = range(POOLS)
 
 cdef struct Pool:
     pthread_mutex_t lock
@@ -55,16 +58,19 @@ cdef struct Pool:
     int most
     int started
     int idle
+    bint may_hang
     bint is_closing
-    pthread_t[MOST_ON_DISK] threads
+    pthread_t[MOST_THAT_HANG] threads
 
-cdef (Pool *)[POOLS] pools  # for computing, and for the disk
+cdef (Pool *)[POOLS] pools
 
 
 @cython.final
 cdef class Port:
-    def __cinit__(self, bint for_disk=False):
-        self.pool = 1 if for_disk else 0
+    def __cinit__(self, int pool=0):
+        if not 0 <= pool < POOLS:
+            raise ValueError(f"there is no pool {pool}")
+        self.pool = pool
         self.done.event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)
         if self.done.event < 0:
             PyErr_SetFromErrno(OSError)
@@ -145,6 +151,10 @@ cdef void close_pool(Pool *pool) noexcept:
     cdef int number
     with nogil:
         pthread_mutex_lock(&pool.lock)
+        if pool.may_hang and pool.idle < pool.started:
+            # Who waits for them may wait for ever; the process takes them with it.
+            pthread_mutex_unlock(&pool.lock)
+            return
         pool.is_closing = True
         pthread_cond_broadcast(&pool.wanted)
         pthread_mutex_unlock(&pool.lock)
@@ -161,7 +171,8 @@ cdef Pool *make_pool(int which) except NULL:
     if pthread_mutex_init(&made.lock, NULL) or pthread_cond_init(&made.wanted, NULL):
         free(made)
         raise MemoryError
-    made.most = MOST_ON_DISK if which else MOST
+    made.may_hang = which == 2
+    made.most = MOST_THAT_HANG if made.may_hang else MOST_ON_DISK if which else MOST
     pools[which] = made
     return made
 

@@ -67,6 +67,7 @@ TIERS = (
     {
         "k8strace._crypt",
         "k8strace._fastpath",
+        "k8strace._files",
         "k8strace._http2",
         "k8strace._codec",
         "k8strace._store",
@@ -80,6 +81,7 @@ TIERS = (
         "k8strace.metrics",
         "k8strace.driver",
         "k8strace.threads",
+        "k8strace.files",
     },
     {"k8strace.payload", "k8strace.segments", "k8strace.drops", "k8strace.loop_lag"},
     {"k8strace.store"},

@@ -64,7 +64,7 @@ async def test_closing_waits_for_what_was_submitted() -> None:
 async def test_what_a_job_holds_stays_until_it_has_ended() -> None:
     held = Held()
     await threads.run(job(0))
-    port = threads._ways[asyncio.get_running_loop(), False].port
+    port = threads._ways[asyncio.get_running_loop(), _threads.COMPUTING].port
     running: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     weakref.finalize(held, lambda: running.set_result(port.running))
     task = asyncio.ensure_future(threads.run(job(16 * MIB), held))

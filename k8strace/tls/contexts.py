@@ -2,7 +2,7 @@
 
 Files are read when a handshake begins and it is time to look at them; connections that
 are there go on as they are. What cannot be used is logged, and what was there before
-stays. Each file is a few KiB: they are read in the event loop.
+stays. A file whose mount doesn't answer holds up no handshake.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import ssl
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
 from math import inf
 from time import monotonic
 
@@ -22,8 +22,7 @@ from k8strace.tls.material import (
     CERTIFICATES,
     Material,
     certificates,
-    read,
-    read_one,
+    sources,
     wrong,
 )
 from k8strace.tls.options import ClientTLS, ServerTLS, TLSOptions
@@ -39,8 +38,6 @@ VERSIONS = {
     "1.3": ssl.TLSVersion.TLSv1_3,
 }
 
-Signature = tuple[int, int, int] | None
-
 
 class Contexts:
     """The context of now for `options`; `protocols` are those of ALPN.
@@ -53,14 +50,14 @@ class Contexts:
         self.options = options
         self._protocols = list(protocols)
         self._context: ssl.SSLContext | None = None
+        self._sources = sources(options)
         self._reload_at = self._look_at = self._due = inf
-        self._seen: Signature = None
         self._logged: tuple[str, float] = ("", -inf)
 
     def load(self) -> None:
         """Read the files. Raises OptionError that names what is wrong."""
-        self._seen = self._signature()
-        material = read(self.options)
+        found = {name: one.read() for name, one in self._sources.items()}
+        material = Material(**found)
         self._use(material, build(self.options, material, self._protocols))
         now = monotonic()
         if self.options.reload_interval:
@@ -85,49 +82,43 @@ class Contexts:
 
     def _look(self, now: float) -> None:
         if now >= self._reload_at:
-            self._reload_at = now + self.options.reload_interval
-            self._renew(("ca", "cert", "key"), now)
+            is_whole = self._renew(("ca", "cert", "key"), now)
+            pause = self.options.reload_interval
+            self._reload_at = now + (pause if is_whole else min(pause, LOOK_EVERY))
         if now >= self._look_at:
             self._look_at = now + LOOK_EVERY
-            seen = self._signature()
-            if seen != self._seen:
-                self._seen = seen
-                self._renew(("client_ca",), now)
+            self._renew(("client_ca",), now)
         self._due = min(self._reload_at, self._look_at)
 
-    def _renew(self, names: Sequence[str], now: float) -> None:
+    def _renew(self, names: Sequence[str], now: float) -> bool:
+        """Use what these files have now; returns whether all of them have answered."""
         options = self.options
-        if isinstance(options, ServerTLS):
-            names = [name for name in names if name != "ca"]
+        looked_at = {name: self._sources[name] for name in names if name in self._sources}
         try:
-            found = {name: read_one(options, name) for name in names}
+            found = {name: one.look() for name, one in looked_at.items()}
+            if any(one.is_waiting for one in looked_at.values()):
+                return False
             material = self.material._replace(**found)
             if material == self.material:
-                return
+                return True
             context = build(options, material, self._protocols)
         except OptionError as error:
             said, at = self._logged
             if str(error) != said or now - at >= LOG_EVERY:
                 self._logged = (str(error), now)
                 log.error("tls: %s; what was read before is used on", error)  # noqa: TRY400
-            return
+            return not any(one.is_waiting for one in looked_at.values())
         self._logged = ("", -inf)
         self._use(material, context)
         changed = [name for name in names if getattr(options, f"{name}_file", "")]
         paths = ", ".join(getattr(options, f"{name}_file") for name in changed)
         log.info("tls: new handshakes use what is in %s now", paths)
+        return True
 
     def _use(self, material: Material, context: ssl.SSLContext) -> None:
         if material.cert and material.cert != self.material.cert:
             _report(self.options, material)
         self.material, self._context = material, context
-
-    def _signature(self) -> Signature:
-        path = getattr(self.options, "client_ca_file", "")
-        with suppress(OSError, ValueError):
-            found = os.stat(path)
-            return found.st_mtime_ns, found.st_ino, found.st_size
-        return None
 
 
 def build(

@@ -7,6 +7,7 @@ import ssl
 from typing import NamedTuple
 
 from k8strace.errors import OptionError
+from k8strace.files import FileReader
 from k8strace.tls.options import ServerTLS, TLSOptions
 
 CERTIFICATES = re.compile(
@@ -26,34 +27,77 @@ class Material(NamedTuple):
     client_ca: bytes = b""
 
 
-def read(options: TLSOptions) -> Material:
-    """Read what `options` name. Raises OptionError."""
-    return Material(
-        ca=b"" if isinstance(options, ServerTLS) else read_one(options, "ca"),
-        cert=read_one(options, "cert"),
-        key=read_one(options, "key"),
-        client_ca=read_one(options, "client_ca"),
-    )
+class Source:
+    """Where one of `Material` is, by its name there: a file that may change, or an option.
 
+    A file is read without holding up the event loop for long.
+    """
 
-def read_one(options: TLSOptions, name: str) -> bytes:
-    """Read one of them, by its name in `Material`. Raises OptionError."""
-    path = getattr(options, f"{name}_file", "")
-    if not path:
-        pem = getattr(options, f"{name}_pem", None)
-        text = pem.reveal().encode() if pem else b""
-    else:
+    def __init__(self, options: TLSOptions, name: str) -> None:
+        self._options = options
+        self._name = name
+        path = getattr(options, f"{name}_file", "")
+        self._reader = FileReader(path, MAX_BYTES) if path else None
+        self._found: bytes | OptionError = b""
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether a file was looked at, and there is no answer yet."""
+        return self._reader is not None and self._reader.is_waiting
+
+    def read(self) -> bytes:
+        """Read it now. Raises OptionError."""
+        self._find(first=True)
+        return self.found()
+
+    def look(self) -> bytes:
+        """What is known to be there now. Raises OptionError."""
+        if self._reader is not None:
+            self._find(first=False)
+        return self.found()
+
+    def found(self) -> bytes:
+        """What was there the last time. Raises OptionError."""
+        if isinstance(self._found, OptionError):
+            raise self._found
+        return self._found
+
+    def _find(self, *, first: bool) -> None:
+        options, name, reader = self._options, self._name, self._reader
         try:
-            with open(path, "rb") as file:
-                text = file.read(MAX_BYTES + 1)
+            if reader is None:
+                pem = getattr(options, f"{name}_pem", None)
+                text = pem.reveal().encode() if pem else None
+            else:
+                text = reader.read() if first else reader.look()
+            if text is not None:
+                self._found = b""
+                _check(options, name, text)
+                self._found = text
+        except OptionError as error:
+            self._found = error
         except (OSError, ValueError) as error:
             why = error.strerror if isinstance(error, OSError) else error
-            raise OptionError(f"{name}_file", f"cannot read {path}: {why}") from error
-        if len(text) > MAX_BYTES:
-            raise OptionError(f"{name}_file", f"{path} is larger than {MAX_BYTES} bytes")
-    if text or path:
-        _check(options, name, text)
-    return text
+            path = "" if reader is None else reader.path
+            wrong = OptionError(f"{name}_file", f"cannot read {path}: {why}")
+            if isinstance(error, TimeoutError) and not first:
+                raise wrong from error  # what was found before is all that is known
+            self._found = wrong
+
+
+def sources(options: TLSOptions) -> dict[str, Source]:
+    """Where all of `Material` is."""
+    names = [name for name in Material._fields if name != "ca" or _has_ca(options)]
+    return {name: Source(options, name) for name in names}
+
+
+def read(options: TLSOptions) -> Material:
+    """Read what `options` name. Raises OptionError."""
+    return Material(**{name: one.read() for name, one in sources(options).items()})
+
+
+def _has_ca(options: TLSOptions) -> bool:
+    return not isinstance(options, ServerTLS)
 
 
 def wrong(options: TLSOptions, name: str, text: str) -> OptionError:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from k8strace import files
 from k8strace.errors import ConfigError
 from k8strace.extensions import _files
 from k8strace.extensions._files import MAX_SIZE, WatchedFile
+from tests.support.hanging import hanging, until
 
 LOG = logging.LoggerAdapter(logging.getLogger("k8strace"), {})
 
@@ -69,6 +71,23 @@ def test_what_was_there_goes_on(path: Path, caplog: pytest.LogCaptureFixture) ->
     assert watched.value == 3
 
 
+def test_a_mount_that_hangs(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watched = WatchedFile(str(path), number, LOG)
+    watched.load()
+    path.write_text("22")
+    with hanging() as answer:
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "LATE", 0.0)
+            for _ in range(3):
+                assert watched.value == 1
+        (record,) = caplog.records
+        assert "no answer for 0 s: does its mount hang?; what was read" in record.message
+        answer()
+        until(lambda: watched.value, 22)
+
+
 def test_it_is_looked_at_once_a_second_at_most(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,5 +116,5 @@ def test_at_the_beginning_it_has_to_be_right(
 def test_what_is_no_file(path: Path) -> None:
     with pytest.raises(ConfigError, match="Is a directory"):
         WatchedFile(str(path.parent), number, LOG).load()
-    with pytest.raises(ConfigError, match="is no regular file"):
+    with pytest.raises(ConfigError, match="is not a regular file"):
         WatchedFile("/dev/zero", number, LOG).load()

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k8strace import threads
+from k8strace import _threads, threads
 from k8strace._codec import DEFLATE, GZIP, LZ4, SNAPPY, ZLIB, ZSTD
 from k8strace.budget import Budget, Lease
 from k8strace.grpc.compression import (
@@ -166,7 +166,7 @@ async def test_cancelled_while_a_thread_works(encoding: int) -> None:
     """What the thread uses stays until it has ended, and with it the lease."""
     body = os.urandom(16 * MIB)
     data = await packed(encoding, body)
-    port = threads._ways[asyncio.get_running_loop(), False].port
+    port = threads._ways[asyncio.get_running_loop(), _threads.COMPUTING].port
     budget = Budget(128 * MIB)
     running_when_freed: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     budget.follow(lambda _: running_when_freed.set_result(port.running))

@@ -17,6 +17,7 @@ from k8strace.tls.material import Material
 from k8strace.tls.options import ClientTLS, ServerTLS
 from k8strace.units import Duration
 from tests.support.certificates import Authority, Pair, openssl, self_signed
+from tests.support.hanging import hanging, until
 
 SOON = Duration(1e-9)
 
@@ -90,6 +91,27 @@ def test_what_cannot_be_used_is_logged_and_changes_nothing(
     other.copy_to(used)
     clock[0] += 11
     assert one.current() is not first
+
+
+def test_files_of_a_mount_that_hangs(
+    authority: Authority, tmp_path: Path, clock: list[float], caplog: Any
+) -> None:
+    used = copied(authority.issue("/CN=one"), tmp_path)
+    one = Contexts(ServerTLS(**used.files, reload_interval=Duration(3600)))
+    first = one.current()
+    authority.issue("/CN=two").copy_to(used)
+    clock[0] += 3601
+
+    def is_changed() -> bool:
+        clock[0] += 2  # the answer is not waited for until the next interval
+        return one.current() is not first
+
+    with hanging() as answer:
+        assert one.current() is first
+        assert not is_changed()
+        answer()
+        until(is_changed, expected=True)
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
 
 
 def test_authorities_of_clients_are_followed_by_their_file(

@@ -1,0 +1,118 @@
+"""Small files, read by threads: what is there, what is not, and what never answers."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from k8strace import files, threads
+from k8strace._files import Read
+from k8strace.files import FileReader
+from tests.support.hanging import hanging, until
+
+MOST = 100_000
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "file"
+    path.write_bytes(b"one")
+    return path
+
+
+def written(path: Path, content: bytes) -> os.stat_result:
+    path.write_bytes(content)
+    return path.stat()
+
+
+@pytest.mark.parametrize("size", [0, 1, 16 * 1024, 16 * 1024 + 1, MOST - 1, MOST])
+async def test_a_file_is_read_whole(path: Path, size: int) -> None:
+    content = os.urandom(size)
+    found = written(path, content)
+    job = Read(bytes(path), MOST)
+    await threads.run(job, may_hang=True)
+    assert (job.error, job.content) == (0, content)
+    assert job.signature == (
+        found.st_dev,
+        found.st_ino,
+        size,
+        *divmod(found.st_mtime_ns, 10**9),
+    )
+    again = Read(bytes(path), MOST, job.signature)
+    again.run()
+    assert (again.error, again.content) == (0, None)
+
+
+def test_what_cannot_be_read(path: Path) -> None:
+    fifo = path.with_name("fifo")
+    os.mkfifo(fifo)
+    path.write_bytes(bytes(MOST + 1))
+    for where, error in (
+        (bytes(path), errno.EFBIG),
+        (bytes(path.parent), errno.EISDIR),
+        (bytes(fifo), errno.EINVAL),  # nobody writes to it, and nobody waits for that
+        (b"/dev/zero", errno.EINVAL),
+        (b"/proc/self/nothing", errno.ENOENT),
+        (bytes(path) + b"/below", errno.ENOTDIR),
+    ):
+        job = Read(where, MOST)
+        job.run()
+        assert (job.error, job.content) == (error, None), where
+    with pytest.raises(ValueError, match="null byte"):
+        Read(b"a\0b", MOST)
+    with pytest.raises(ValueError, match="used already"):
+        job.__init__(b"x", MOST)
+
+
+def test_changes_are_told_once(path: Path) -> None:
+    reader = FileReader(str(path), MOST)
+    assert reader.read() == b"one"
+    assert reader.read() == b"one"  # whether it has changed or not
+    until(lambda: seen(reader), None)
+    path.write_bytes(b"two!")
+    until(lambda: seen(reader), b"two!")
+    path.unlink()
+    until(lambda: seen(reader), f"{path}: No such file or directory")
+    assert seen(reader) is None
+    path.mkdir()
+    until(lambda: seen(reader), f"{path}: Is a directory")
+    path.rmdir()
+    path.write_bytes(bytes(MOST + 1))
+    until(lambda: seen(reader), f"{path}: it is larger than {MOST} bytes")
+    path.write_bytes(b"three")
+    until(lambda: seen(reader), b"three")
+
+
+def seen(reader: FileReader) -> bytes | str | None:
+    try:
+        return reader.look()
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+
+
+def test_a_mount_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = FileReader(str(path), MOST)
+    assert reader.read() == b"one"
+    path.write_bytes(b"other")
+    with hanging() as answer:
+        assert seen(reader) is None
+        assert seen(reader) is None
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "LATE", 0.0)
+            assert seen(reader) == f"{path}: no answer for 0 s: does its mount hang?"
+            assert seen(reader) is None  # which was said
+        answer()
+        until(lambda: seen(reader), b"other")
+    monkeypatch.setattr(files, "START_TIMEOUT", 0.0)
+    with hanging(), pytest.raises(OSError, match="no answer within 0 s") as caught:
+        reader.read()
+    assert caught.value.filename == str(path)
+
+
+def test_missing_at_the_beginning(path: Path) -> None:
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        FileReader(str(path), MOST).read()
