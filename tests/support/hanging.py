@@ -1,4 +1,4 @@
-"""Mounts that hang: reading from them never ends, or as late as a test wants."""
+"""Mounts that hang: reading from them ends as late as a test wants."""
 
 from __future__ import annotations
 
@@ -13,26 +13,39 @@ from k8strace import threads
 
 @contextmanager
 def hanging() -> Iterator[Callable[[], None]]:
-    """Meanwhile threads begin no job on files of others; what it gives lets them begin."""
-    begun: list[tuple[threads.Begun, threads.Job]] = []
+    """Threads begin no job on files of others, until what it gives is called, or its end."""
+    held: list[tuple[Hanging, threads.Job]] = []
+    hangs = True
 
     class Hanging(threads.Begun):
         def __init__(self, job: threads.Job) -> None:
-            begun.append((self, job))
+            self.is_held = hangs
             self._is_done = False
+            if hangs:
+                held.append((self, job))
+            else:
+                super().__init__(job)
 
         def wait(self, seconds: float) -> bool:
-            return not begun and super().wait(seconds)
+            return not self.is_held and super().wait(seconds)
+
+        def go_on(self, job: threads.Job) -> None:
+            self.is_held = False
+            super().__init__(job)
 
     def answer() -> None:
-        while begun:
-            one, job = begun.pop()
-            threads.Begun.__init__(one, job)
+        nonlocal hangs
+        hangs = False
+        while held:
+            one, job = held.pop()
+            one.go_on(job)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("k8strace.files.Begun", Hanging)
-        yield answer
-        answer()
+        try:
+            yield answer
+        finally:
+            answer()
 
 
 def until(look: Callable[[], object], expected: object, seconds: float = 20) -> None:
