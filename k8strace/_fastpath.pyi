@@ -22,20 +22,25 @@ class Sampled(NamedTuple):
     """What `sample` did. `chunks` is the argument itself where nothing changed.
 
     kept + sampled_out + rejected is the number of spans. `kept_by` counts all kept spans,
-    `out_by` all others, by POLICIES: what the decision was made from.
+    `out_by` all others, by POLICIES: what the decision was made from. `rejected_by` counts
+    the rejected ones by CAUSES.
     """
 
     chunks: tuple[bytes, ...]
     kept: int
     sampled_out: int
-    rejected: int  # undecidable (zero trace id, bad tracestate): fail_closed drops them
+    rejected: int  # undecidable: fail_closed drops them
     kept_by_priority: int  # of `kept`: by sampling.priority
     out_by_priority: int  # of `sampled_out`: by sampling.priority = 0
     kept_by: tuple[int, int, int, int, int]
     out_by: tuple[int, int, int, int, int]
+    rejected_by: tuple[int, int, int, int]
 
 # trace_id_hash, trace_id_w3c, sampling_randomness, sampling_priority, missing_randomness
 POLICIES: tuple[str, ...]
+
+# no_trace_id, bad_tracestate, sampled_before, wrong_threshold
+CAUSES: tuple[str, ...]
 
 HASH_SEED: int
 PROPORTIONAL: int

@@ -22,7 +22,8 @@ from k8strace._pieces cimport (
     write_piece,
 )
 from k8strace._sampling cimport (
-    MODE_EQUALIZING, MODE_HASH_SEED, MODE_PROPORTIONAL, POLICY_COUNT, start_sampler,
+    CAUSE_COUNT, MODE_EQUALIZING, MODE_HASH_SEED, MODE_PROPORTIONAL, POLICY_COUNT,
+    start_sampler,
 )
 from k8strace._tracestate cimport DIGITS
 from k8strace._wire cimport (
@@ -49,7 +50,8 @@ BUILD = (<bytes>K8STRACE_BUILD).decode()
 Count = namedtuple("Count", "spans bad_ids bad_text")
 Sampled = namedtuple(
     "Sampled",
-    "chunks kept sampled_out rejected kept_by_priority out_by_priority kept_by out_by",
+    "chunks kept sampled_out rejected kept_by_priority out_by_priority kept_by out_by "
+    "rejected_by",
 )
 # What a namedtuple's own __new__ does, in a third of the time.
 cdef object _record = tuple.__new__
@@ -61,6 +63,7 @@ POLICIES = (
     "sampling_priority",
     "missing_randomness",
 )
+CAUSES = ("no_trace_id", "bad_tracestate", "sampled_before", "wrong_threshold")
 HASH_SEED = <int>MODE_HASH_SEED
 PROPORTIONAL = <int>MODE_PROPORTIONAL
 EQUALIZING = <int>MODE_EQUALIZING
@@ -292,7 +295,9 @@ def sample(
     cdef _Reader reader = _Reader(chunks)
     cdef Walk *walk = &reader.walk
     cdef uint64_t kept = 0
+    cdef uint64_t rejected = 0
     cdef int policy
+    cdef int cause
     if mode not in (MODE_HASH_SEED, MODE_PROPORTIONAL, MODE_EQUALIZING):
         raise ValueError(f"no sampling mode: {mode}")
     if not percentage >= 0.0:
@@ -303,17 +308,20 @@ def sample(
     made = reader.filtered(SAMPLE)
     for policy in range(POLICY_COUNT):
         kept += walk.kept_by[policy]
+    for cause in range(CAUSE_COUNT):
+        rejected += walk.rejected[cause]
     return _record(
         Sampled,
         (
             made,
             kept,
-            walk.spans - kept - walk.rejected,
-            walk.rejected,
+            walk.spans - kept - rejected,
+            rejected,
             walk.kept_by_priority,
             walk.out_by_priority,
             tuple([walk.kept_by[policy] for policy in range(POLICY_COUNT)]),
             tuple([walk.out_by[policy] for policy in range(POLICY_COUNT)]),
+            tuple([walk.rejected[cause] for cause in range(CAUSE_COUNT)]),
         ),
     )
 

@@ -31,6 +31,7 @@ from k8strace._otlp cimport (
     is_zero,
 )
 from k8strace._sampling cimport (
+    CAUSE_COUNT,
     POLICY_COUNT,
     PRIORITY_DROP,
     PRIORITY_KEEP,
@@ -112,7 +113,7 @@ cdef struct Walk:
     Bytes verdicts  # KEEP
     uint64_t verdict_count
     Sampler sampler  # SAMPLE, and what came of it
-    uint64_t rejected
+    uint64_t[CAUSE_COUNT] rejected
     uint64_t kept_by_priority
     uint64_t out_by_priority
     uint64_t[POLICY_COUNT] kept_by
@@ -353,7 +354,8 @@ cdef inline Code sample_span(Walk *w, Field *span, uint64_t scope) noexcept nogi
     if not d.kept:
         w.out_by[<int>d.policy] += 1
         w.out_by_priority += d.priority == PRIORITY_DROP
-        w.rejected += d.undecidable and d.priority == PRIORITY_NONE
+        if d.undecidable and d.priority == PRIORITY_NONE:
+            w.rejected[<int>d.cause] += 1
         return OK
     w.kept_by[<int>d.policy] += 1
     w.kept_by_priority += d.priority == PRIORITY_KEEP

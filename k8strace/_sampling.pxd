@@ -26,6 +26,7 @@ from k8strace._wire cimport FIXED64, LEN, OK, VARINT, Bytes, Cursor, Field, next
 cdef enum:
     MAX_NUMBER = 256  # longer texts of sampling.priority are no numbers to us
     POLICY_COUNT = 5
+    CAUSE_COUNT = 4
     PRIORITY_KEY = 17  # the length of sampling.priority
     FNV_PRIME = 16777619
 
@@ -41,6 +42,12 @@ cdef enum Policy:
     BY_RANDOMNESS
     BY_PRIORITY
     BY_NOTHING
+
+cdef enum Cause:  # why nothing can be decided about a span
+    NO_TRACE_ID
+    BAD_TRACESTATE
+    SAMPLED_BEFORE  # by a consistent sampler: a hash would not be consistent with it
+    WRONG_THRESHOLD  # one that should have dropped the span
 
 cdef enum Priority:
     PRIORITY_NONE
@@ -58,6 +65,7 @@ cdef struct Sampler:
 cdef struct Decision:
     bint kept
     bint undecidable
+    Cause cause
     bint writes  # the span's tracestate is to be replaced by `state`
     Policy policy
     Priority priority
@@ -295,6 +303,7 @@ cdef inline void decide(
     cdef uint64_t threshold
     d.policy = BY_NOTHING
     d.undecidable = not good
+    d.cause = BAD_TRACESTATE
     d.writes = good
     if s.mode == MODE_NEVER:
         d.policy = BY_PRIORITY
@@ -306,6 +315,7 @@ cdef inline void decide(
         if not good or state.has_rv or state.has_th:
             # What a consistent sampler wrote is left alone.
             d.undecidable = True
+            d.cause = SAMPLED_BEFORE if good else BAD_TRACESTATE
             d.writes = False
     elif good:
         if state.has_rv:
@@ -317,10 +327,12 @@ cdef inline void decide(
     if not d.undecidable:
         if d.policy == BY_NOTHING:
             d.undecidable = True
+            d.cause = NO_TRACE_ID
         elif state.has_th and state.th > randomness:
             # A span that its own threshold should have dropped: the threshold is wrong.
             state.has_th = False
             d.undecidable = True
+            d.cause = WRONG_THRESHOLD
     if not d.undecidable:
         threshold = threshold_for(s, state)
     else:

@@ -16,7 +16,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from k8strace import _fastpath
-from k8strace._fastpath import EQUALIZING, HASH_SEED, POLICIES, PROPORTIONAL
+from k8strace._fastpath import CAUSES, EQUALIZING, HASH_SEED, POLICIES, PROPORTIONAL
 from tests.support import wire
 from tests.support.clients import recorded
 from tests.support.requests import parse
@@ -180,9 +180,16 @@ def test_undecidable_spans_are_rejected_or_kept_as_they_are() -> None:
     )
     closed = sampled(*spans)
     assert (closed.kept, closed.sampled_out, closed.rejected) == (0, 0, 4)
+    assert dict(zip(CAUSES, closed.rejected_by, strict=True)) == {
+        "no_trace_id": 2,
+        "bad_tracestate": 2,
+        "sampled_before": 0,
+        "wrong_threshold": 0,
+    }
     assert closed.chunks == ()
     opened = sampled(*spans, fail_closed=False)
     assert (opened.kept, opened.rejected) == (4, 0)
+    assert opened.rejected_by == (0, 0, 0, 0)
     assert [one.trace_state for one in spans_of(opened.chunks)] == [
         "ot=th:0",
         "ot=th:0",
@@ -190,6 +197,19 @@ def test_undecidable_spans_are_rejected_or_kept_as_they_are() -> None:
         "=",
     ]
     assert dict(zip(POLICIES, opened.kept_by, strict=True))["missing_randomness"] == 4
+
+
+@pytest.mark.parametrize(
+    "state", ["ot=th:8", "ot=rv:ffffffffffffff", "ot=th:0;rv:0f" + "f" * 12]
+)
+def test_a_hash_does_not_sample_again(state: str) -> None:
+    done = sampled(span(trace_id=FAIR, more=tracestate(state)), mode=HASH_SEED)
+    assert done.rejected_by == (0, 0, 1, 0)
+
+
+def test_a_threshold_that_should_have_dropped_the_span() -> None:
+    done = sampled(span(trace_id=FAIR, more=tracestate("ot=th:8;rv:" + "0" * 14)))
+    assert done.rejected_by == (0, 0, 0, 1)
 
 
 def test_policies_name_what_decided() -> None:

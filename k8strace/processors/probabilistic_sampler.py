@@ -9,6 +9,7 @@ one above 0 keeps it.
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Annotated, Literal
 
 from msgspec import Meta
@@ -26,6 +27,18 @@ _MODES = {
     "proportional": _fastpath.PROPORTIONAL,
     "equalizing": _fastpath.EQUALIZING,
 }
+
+_WHY = {
+    "no_trace_id": "their trace id is zeros or of a wrong length (fail_closed drops them)",
+    "bad_tracestate": "their tracestate cannot be read (fail_closed drops them)",
+    "sampled_before": "their tracestate has ot=th or ot=rv: another tier, or an SDK, "
+    "sampled them before, and mode hash_seed cannot sample again (fail_closed drops them): "
+    "set mode: proportional or equalizing here, or sample in one tier alone",
+    "wrong_threshold": "by the threshold in their tracestate (ot=th) the sampler before "
+    "this one should have dropped them: its threshold or randomness is wrong (fail_closed "
+    "drops them)",
+}
+"""What the log says of spans about which nothing can be decided."""
 
 
 class Config(component.Config, frozen=True, kw_only=True):
@@ -95,13 +108,14 @@ class ProbabilisticSampler(component.Processor[Config]):
 
     def _count(self, sampled: _fastpath.Sampled, payload: Payload) -> None:
         self.ledger.sampled_out += sampled.sampled_out
-        if sampled.rejected:
-            self.drops.spans(
-                sampled.rejected,
-                "sampling_error",
-                "trace ids of zeros, or a tracestate that says nothing valid (fail_closed)",
-                lambda: sender_of(payload, sampled.rejected),
-            )
+        for cause, spans in zip(_fastpath.CAUSES, sampled.rejected_by, strict=True):
+            if spans:
+                self.drops.spans(
+                    spans,
+                    "sampling_error",
+                    _WHY[cause],
+                    partial(sender_of, payload, spans),
+                )
         for counter, spans in zip(self._kept_by, sampled.kept_by, strict=True):
             if spans:
                 counter.add(spans)

@@ -357,6 +357,44 @@ async def test_fail_open_keeps_it(mode: str, trace_id: bytes, state: str) -> Non
     rig.assert_at_rest()
 
 
+# Tiers, one behind the other
+
+
+@pytest.mark.parametrize("first", ["hash_seed", "proportional", "equalizing"])
+async def test_a_hash_behind_another_tier_says_what_to_do(
+    first: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    front = Rig(mode=first, sampling_percentage=50, hash_seed=1)
+    behind = Rig(mode="hash_seed", sampling_percentage=50, hash_seed=2)
+    message = request(100, trace_ids=[random.Random(n).randbytes(16) for n in range(100)])
+    passed = await front.sampled(message)
+    assert passed
+    again = ExportTraceServiceRequest()
+    again.resource_spans.add().scope_spans.add().spans.extend(passed)
+    assert await behind.sampled(again) == []
+    assert behind.ledger.dropped == {"sampling_error": len(passed)}
+    (line,) = caplog.messages
+    assert "another tier, or an SDK, sampled them before" in line
+    assert "set mode: proportional or equalizing here" in line
+
+
+@pytest.mark.parametrize("first", ["hash_seed", "proportional", "equalizing"])
+@pytest.mark.parametrize(("mode", "share"), [("proportional", 0.25), ("equalizing", 0.5)])
+async def test_consistent_modes_sample_behind_any(
+    first: str, mode: str, share: float
+) -> None:
+    front = Rig(mode=first, sampling_percentage=50, hash_seed=1)
+    behind = Rig(mode=mode, sampling_percentage=50)
+    message = request(4000, trace_ids=[random.Random(n).randbytes(16) for n in range(4000)])
+    again = ExportTraceServiceRequest()
+    again.resource_spans.add().scope_spans.add().spans.extend(await front.sampled(message))
+    kept = await behind.sampled(again)
+    assert behind.ledger.dropped == {}
+    assert abs(len(kept) / 4000 - share) < 0.05
+    threshold = f"th:{'c' if share == 0.25 else '8'}"
+    assert all(threshold in one.trace_state for one in kept)
+
+
 # What is counted, and when
 
 
