@@ -31,8 +31,19 @@ NO_EFFECT = msgspec.Meta(extra={"no_effect": True})
 and one log line says that it does nothing here."""
 
 
+def no_effect(why: str) -> msgspec.Meta:
+    """As NO_EFFECT; the log line ends with `why`."""
+    return msgspec.Meta(extra={"no_effect": why})
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The root of all components' configurations; a subclass repeats `frozen=True`."""
+    """The root of all components' configurations; a subclass repeats `frozen=True`.
+
+    `not_available` has the collector's options that a subclass does not have: name → what
+    to do instead, which the error says.
+    """
+
+    not_available: ClassVar[Mapping[str, str]] = {}
 
 
 C_co = TypeVar("C_co", bound=Config, covariant=True)

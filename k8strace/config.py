@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -20,10 +20,12 @@ from k8strace.components import COMPONENTS, Table
 from k8strace.config_extensions import mistake, references
 from k8strace.config_options import Option, options
 from k8strace.config_source import resolve
-from k8strace.config_structs import Decoder, decode, encode, nearest
-from k8strace.config_telemetry import UNAVAILABLE, Logs, Prometheus, Telemetry
+from k8strace.config_structs import Decoder, decode, encode, nearest, not_available
+from k8strace.config_telemetry import RESOURCE_NOT_AVAILABLE, Logs, Prometheus, Telemetry
+from k8strace.config_unavailable import refusal
 from k8strace.config_yaml import Node
 from k8strace.errors import ConfigError
+from k8strace.memory_guard import LimiterConfig
 
 DEFAULT = Path(__file__).with_name("default.yaml")
 
@@ -98,8 +100,9 @@ def load(
 ) -> Loaded:
     """Read, merge, expand and check; without `uris` it is the built-in default.
 
-    `traces_only` leaves out pipelines of other signals, and unknown components that no
-    pipeline of traces names. Raises ConfigError with all problems.
+    `traces_only` leaves out pipelines of other signals, and of the components that no
+    pipeline of traces names those that such pipelines name or that are not available.
+    Raises ConfigError with all problems.
     """
     found = resolve(list(uris) or [f"file:{DEFAULT}"], sets)
     if found.failed:
@@ -157,11 +160,13 @@ class _Loader:
     """Checks one merged configuration; `decoder` gathers problems and notes."""
 
     def __init__(self, components: Table, traces_only: bool) -> None:
-        self.decoder = Decoder(UNAVAILABLE)
+        self.decoder = Decoder()
         self.left_out: list[str] = []
         self._components = components
         self._traces_only = traces_only
         self._declared: dict[str, dict[ComponentID, Node]] = {kind: {} for kind in _KINDS}
+        self._connector_ids: set[ComponentID] = set()
+        self._of_others: dict[str, set[ComponentID]] = {kind: set() for kind in _KINDS}
 
     def config(self, root: Node) -> GatewayConfig | None:
         sections = self._map(root, "")
@@ -193,6 +198,7 @@ class _Loader:
         if "extensions" not in broken:
             self._check_extensions(configs, named)
         if self.decoder.problems or options_ is None:
+            self._check_room(configs, named, 1 if options_ is None else options_.workers)
             return None
         return GatewayConfig(
             **configs,
@@ -250,6 +256,10 @@ class _Loader:
             self._problem(node, path, f"unknown signal {id_.type!r}{hint}")
         elif self._traces_only:
             self.left_out.append(f"{node.mark}: {path}: left out: not traces")
+            found = Decoder().struct(Pipeline, node, path)
+            if isinstance(found, Pipeline):
+                for kind, ids in _ids_of(found):
+                    self._of_others[kind] |= set(ids)
         else:
             text = f"{id_.type} pipelines are not available: only traces are; "
             self._problem(node, path, f"{text}leave them out with --traces-only")
@@ -267,8 +277,8 @@ class _Loader:
                 attributes |= self._attributes(child, path)
             elif name == "schema_url":
                 self.decoder.notes.append(f"{child.mark}: {path}: has no effect here")
-            elif path in UNAVAILABLE:
-                self._problem(child, path, UNAVAILABLE[path])
+            elif name in RESOURCE_NOT_AVAILABLE:
+                self._problem(child, path, not_available(RESOURCE_NOT_AVAILABLE[name]))
             else:
                 attributes[name] = child
         assert isinstance(value, dict)
@@ -298,15 +308,15 @@ class _Loader:
                 continue
             self._declared[kind][id_] = child
             component = types.get(id_.type)
-            if component is not None:
+            is_others = component is None or id_ in self._of_others[kind]
+            if self._traces_only and is_others and id_ not in named:
+                self.left_out.append(f"{child.mark}: {path}: left out: not for traces")
+            elif component is not None:
                 config = self.decoder.struct(component.config_type, child, path)
                 if isinstance(config, Config):
                     configs[id_] = config
-            elif self._traces_only and id_ not in named:
-                self.left_out.append(f"{child.mark}: {path}: left out: not for traces")
             else:
-                hint = nearest(id_.type, types)
-                text = f"unknown {_SINGULAR[kind]} type {id_.type!r}{hint}"
+                text = refusal(kind, _SINGULAR[kind], id_.type, types)
                 self._problem(child, path, text)
         return configs
 
@@ -316,10 +326,11 @@ class _Loader:
             id_ = self._id(name, child, path)
             if id_ is None:
                 continue
+            self._connector_ids.add(id_)
             if self._traces_only and id_ not in named["receivers"] | named["exporters"]:
                 self.left_out.append(f"{child.mark}: {path}: left out: not for traces")
             else:
-                self._problem(child, path, "connectors are not available")
+                self._problem(child, path, refusal("connectors", "connector", id_.type, ()))
 
     def _named(
         self,
@@ -330,8 +341,8 @@ class _Loader:
         named: dict[str, set[ComponentID]] = {kind: set() for kind in _KINDS}
         named["extensions"] |= set(extensions)
         for pipeline, _ in pipelines.values():
-            for kind in ("receivers", "processors", "exporters"):
-                named[kind] |= set(getattr(pipeline, kind))
+            for kind, ids in _ids_of(pipeline):
+                named[kind] |= set(ids)
         return named
 
     def _check_references(
@@ -339,8 +350,7 @@ class _Loader:
     ) -> None:
         for id_, (pipeline, node) in pipelines.items():
             path = f"service::pipelines::{id_}"
-            for kind in ("receivers", "processors", "exporters"):
-                ids = getattr(pipeline, kind)
+            for kind, ids in _ids_of(pipeline):
                 if not ids and kind != "processors":
                     self._problem(node, path, f"must have at least one {_SINGULAR[kind]}")
                 if kind not in broken:
@@ -362,6 +372,21 @@ class _Loader:
                     if text is not None:
                         self._problem(one.node, one.path, text)
 
+    def _check_room(
+        self,
+        configs: dict[str, dict[ComponentID, Config]],
+        named: dict[str, set[ComponentID]],
+        workers: int,
+    ) -> None:
+        """Report limits that leave no room beside other mistakes; else the graph does."""
+        for kind in ("processors", "extensions"):
+            for id_ in sorted(named[kind]):
+                config = configs[kind].get(id_)
+                if isinstance(config, LimiterConfig) and (
+                    problem := config.lack_of_room(workers)
+                ):
+                    self._problem(self._declared[kind][id_], f"{kind}::{id_}", problem)
+
     def _references(
         self, kind: str, ids: Iterable[ComponentID], holder: Node, path: str
     ) -> None:
@@ -372,6 +397,8 @@ class _Loader:
             what = f'references {_SINGULAR[kind]} "{id_}"'
             if id_ in seen:
                 self._problem(node, path, f"{what} multiple times")
+            elif kind in ("receivers", "exporters") and id_ in self._connector_ids:
+                pass  # that there are no connectors is said of it
             elif id_ not in self._declared[kind]:
                 hint = nearest(str(id_), map(str, self._declared[kind]))
                 self._problem(node, path, f"{what} which is not configured{hint}")
@@ -404,6 +431,12 @@ class _Attribute(Config, frozen=True, kw_only=True):
     name: str
     value: Any = None
     type: str = "string"
+
+
+def _ids_of(pipeline: Pipeline) -> Iterator[tuple[str, tuple[ComponentID, ...]]]:
+    """What a pipeline names, by kind."""
+    for kind in ("receivers", "processors", "exporters"):
+        yield kind, getattr(pipeline, kind)
 
 
 def check_id(id_: ComponentID) -> None:

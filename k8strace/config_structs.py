@@ -38,7 +38,6 @@ from k8strace.units import Duration
 
 C = TypeVar("C", bound=msgspec.Struct)
 
-_INDEX = re.compile(r"\[\d+\]")
 _SHOWN = 60  # characters of a wrong value in an error
 
 
@@ -90,16 +89,11 @@ def decode(config_type: type[C], values: Mapping[str, Any]) -> C:
 
 
 class Decoder:
-    """Decodes nodes; `problems` and `notes` gather what it finds on its way.
+    """Decodes nodes; `problems` and `notes` gather what it finds on its way."""
 
-    `unavailable` says what to answer for options that the collector has, by their path,
-    where that is more than that they are unknown.
-    """
-
-    def __init__(self, unavailable: Mapping[str, str] | None = None) -> None:
+    def __init__(self) -> None:
         self.problems: list[Problem] = []
         self.notes: list[str] = []
-        self._unavailable = unavailable or {}
         self._secrets: set[str] = set()
 
     def problem(self, mark: Mark, path: str, text: str) -> _Mistake:
@@ -126,14 +120,16 @@ class Decoder:
             return self.problem(node.mark, path, f"expected a map of options, not {shown}")
         base = default if isinstance(default, struct) else None
         fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+        lacking: Mapping[str, str] = getattr(struct, "not_available", {})
         values: dict[str, Any] = {}
         wrong: set[str] = set()
         for name, child in given.items():
             below = f"{path}::{name}" if path else name
             field = fields.get(name)
             if field is None:
-                known = self._unavailable.get(_INDEX.sub("[]", below))
-                text = known or f"unknown option{nearest(name, fields)}"
+                text = f"unknown option{nearest(name, fields)}"
+                if name in lacking:
+                    text = not_available(lacking[name])
                 self.problem(child.mark, below, text)
                 continue
             hidden = secret or _has_headers(field)
@@ -142,14 +138,16 @@ class Decoder:
                 wrong.add(name)
             elif value is not ABSENT:
                 values[name] = value
-            if read_annotation(field.type).extra.get("no_effect"):
-                self.notes.append(str(Problem(child.mark, below, "has no effect here")))
+            if why := read_annotation(field.type).extra.get("no_effect"):
+                text = "has no effect here" + ("" if why is True else f": {why}")
+                self.notes.append(str(Problem(child.mark, below, text)))
         missing = False
         for field in fields.values():
             name = field.encode_name
             if field.required and base is None and name not in values:
                 missing = True
-                if name not in wrong:
+                # What is given in its place is not available, which is said already.
+                if name not in wrong and not lacking.keys() & given.keys():
                     below = f"{path}::{name}" if path else name
                     self.problem(node.mark, below, "is missing")
         if missing:
@@ -379,10 +377,20 @@ def encode(value: Any, redact: bool, secret: bool = False) -> Any:
     return value
 
 
+def not_available(instead: str) -> str:
+    """What to say of an option that the collector has and we don't."""
+    return "not available in k8strace" + (f"; {instead}" if instead else "")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The hint at the name most like `name`; empty where none is like it."""
-    close = get_close_matches(name, list(known), 1)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = closest(name, known)
+    return f"; did you mean {close}?" if close else ""
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """The name most like `name`; empty where none is like it."""
+    return next(iter(get_close_matches(name, sorted(known), 1)), "")
 
 
 def read_annotation(annotation: Any) -> _Type:

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 
-from k8strace.component import NO_EFFECT, Config
+from k8strace.component import NO_EFFECT, Config, no_effect
 
 _LEVELS = ("none", "basic", "normal", "detailed")
 _LOG_LEVELS = ("debug", "info", "warn", "error")
 
-UNAVAILABLE = {
-    "service::telemetry::metrics::address": (
-        "the collector ignores it since v0.123; write service::telemetry::metrics::readers"
-    ),
-    "service::telemetry::metrics::views": "views are not available",
-    "service::telemetry::metrics::readers[]::periodic": (
-        "periodic readers are not available; write a pull reader, and let it be scraped"
-    ),
-    "service::telemetry::metrics::readers[]::pull::exporter::otlp": (
-        "not available; the one exporter of a pull reader is prometheus"
-    ),
-    "service::telemetry::logs::processors": "logs go to stderr only",
-    "service::telemetry::logs::initial_fields": "fields of all log lines are not available",
-    "service::telemetry::traces::processors": "the gateway makes no spans of its own",
-    "service::telemetry::traces::propagators": "the gateway makes no spans of its own",
-    "service::telemetry::traces::sampler": "the gateway makes no spans of its own",
-    "service::telemetry::resource::detectors": (
-        "resource detectors are not available; write the attributes"
-    ),
-    "service::telemetry::resource::detection/development": (
-        "resource detectors are not available; write the attributes"
-    ),
-    "service::telemetry::resource::attributes_list": "not available; write attributes",
+_SPANS = "the gateway makes no spans of its own; leave it out"
+_DETECTORS = "write the attributes themselves"
+
+RESOURCE_NOT_AVAILABLE = {
+    "detectors": _DETECTORS,
+    "detection/development": _DETECTORS,
+    "attributes_list": "write attributes",
 }
-"""The collector's options that are refused, and what to do instead."""
+"""The collector's options of `resource` that we don't have, and what to do instead."""
 
 
 def _check_level(level: str, known: Sequence[str]) -> None:
@@ -47,6 +31,11 @@ def _check_level(level: str, known: Sequence[str]) -> None:
 
 class Logs(Config, frozen=True, kw_only=True):
     """`logs`: `level` is debug, info, warn or error, in any case."""
+
+    not_available: ClassVar[Mapping[str, str]] = {
+        "processors": "logs go to stderr only",
+        "initial_fields": "add the fields where the logs are collected",
+    }
 
     level: str = "info"
     encoding: Literal["console", "json"] = "console"
@@ -72,13 +61,18 @@ class ConstantLabels(Config, frozen=True, kw_only=True):
 
 
 class Prometheus(Config, frozen=True, kw_only=True):
-    """Where /metrics is served. Names always have their units and `_total`."""
+    """Where /metrics is served, and how its series are named.
+
+    `without_type_suffix` leaves out `_total`, `without_units` those units that the
+    collector's own names do not have; `without_scope_info: false` adds `otel_scope_name`
+    and `otel_scope_version` as labels, which the collector's does if nothing is said.
+    """
 
     host: str = "localhost"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8888
-    without_scope_info: Annotated[bool, NO_EFFECT] = True
-    without_type_suffix: Annotated[bool, NO_EFFECT] = True
-    without_units: Annotated[bool, NO_EFFECT] = True
+    without_scope_info: bool = True
+    without_type_suffix: bool = False
+    without_units: bool = False
     with_resource_constant_labels: ConstantLabels = ConstantLabels()
 
     def has_constant_label(self, attribute: str) -> bool:
@@ -91,15 +85,29 @@ class Prometheus(Config, frozen=True, kw_only=True):
 
 
 class PullExporter(Config, frozen=True, kw_only=True):
+    not_available: ClassVar[Mapping[str, str]] = {
+        "otlp": "the exporter of a pull reader is prometheus",
+    }
+
     prometheus: Prometheus
 
 
 class Pull(Config, frozen=True, kw_only=True):
+    not_available: ClassVar[Mapping[str, str]] = {
+        "producers": "leave it out",
+        "cardinality_limits": "leave it out",
+    }
+
     exporter: PullExporter
 
 
 class Reader(Config, frozen=True, kw_only=True):
     """One of `readers`: a pull reader, which Prometheus scrapes."""
+
+    not_available: ClassVar[Mapping[str, str]] = {
+        "periodic": "write a pull reader, and let it be scraped",
+        "producers": "leave it out",
+    }
 
     pull: Pull
 
@@ -107,7 +115,17 @@ class Reader(Config, frozen=True, kw_only=True):
 class Metrics(Config, frozen=True, kw_only=True):
     """`metrics`: `level` is none, basic, normal or detailed, in any case."""
 
+    not_available: ClassVar[Mapping[str, str]] = {
+        "views": "drop or relabel series where they are scraped",
+    }
+
     level: str = "normal"
+    address: Annotated[
+        str,
+        no_effect(
+            "as in the collector since v0.123; write service::telemetry::metrics::readers"
+        ),
+    ] = ""
     readers: tuple[Reader, ...] = (
         Reader(pull=Pull(exporter=PullExporter(prometheus=Prometheus()))),
     )
@@ -122,6 +140,16 @@ class Metrics(Config, frozen=True, kw_only=True):
 
 class Traces(Config, frozen=True, kw_only=True):
     """`traces`: the gateway makes no spans of its own."""
+
+    not_available: ClassVar[Mapping[str, str]] = dict.fromkeys(
+        (
+            "processors",
+            "propagators",
+            "sampler",
+            "limits",
+        ),
+        _SPANS,
+    )
 
     level: str = "none"
 

@@ -89,6 +89,17 @@ class LimiterConfig(Config, frozen=True, kw_only=True):
             spike = total * self.spike_limit_percentage // 100
         return hard - (spike or hard // SPIKE_SHARE), hard
 
+    def lack_of_room(self, workers: int) -> str:
+        """What to say where each of `workers` processes has no room for spans; or empty."""
+        soft, own = self.limits()[0] // workers, own_memory()
+        if soft - own >= LEAST_ROOM:
+            return ""
+        each = f" for each of {workers} workers" if workers > 1 else ""
+        return (
+            f"the soft limit (limit less spike limit) of {soft // MIB} MiB{each} leaves no "
+            f"room for spans: the gateway itself holds {own // MIB} MiB"
+        )
+
 
 class MemoryGuard:
     """Keeps the process to the limits of `config`, from `start` to `stop`.
@@ -106,13 +117,8 @@ class MemoryGuard:
         workers = context.worker.workers
         self.soft, self.hard = (limit // workers for limit in config.limits())
         self._own = own_memory()
-        if self.soft - self._own < LEAST_ROOM:
-            each = f" for each of {workers} workers" if workers > 1 else ""
-            raise ValueError(
-                f"the soft limit (limit less spike limit) of {self.soft // MIB} MiB{each} "
-                f"leaves no room for spans: the gateway itself holds "
-                f"{self._own // MIB} MiB"
-            )
+        if problem := config.lack_of_room(workers):
+            raise ValueError(problem)
         self.room = SoftRoom(
             self.soft - self._own, self._budget, holds_what_waits=holds_what_waits
         )

@@ -44,7 +44,8 @@ BLOCK_SIZE = 4 * 1024 * 1024  # bytes; an entry has some 100, and pages come as 
 class Series(NamedTuple):
     """A declared series. `name` is without `_total`; `buckets` only for histograms.
 
-    Of a gauge in several processes the sum is shown, or the `largest`.
+    Of a gauge in several processes the sum is shown, or the `largest`. `unit` is what of
+    the name is no part of the collector's own, but added by its Prometheus exporter.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Series(NamedTuple):
     labels: tuple[str, ...] = ()
     buckets: tuple[float, ...] = ()
     largest: bool = False
+    unit: str = ""
 
 
 # The collector's series
@@ -159,9 +161,13 @@ EXPORTER_BATCH_SEND_SIZE = Series(
     ("exporter",),
     BATCH_SEND_SIZE.buckets,
 )
-PROCESS_UPTIME = Series("otelcol_process_uptime_seconds", "Seconds since the start.")
+PROCESS_UPTIME = Series(
+    "otelcol_process_uptime_seconds", "Seconds since the start.", unit="_seconds"
+)
 PROCESS_CPU = Series("otelcol_process_cpu_seconds", "CPU seconds, user and system.")
-PROCESS_RSS = Series("otelcol_process_memory_rss_bytes", "Resident memory of the process.")
+PROCESS_RSS = Series(
+    "otelcol_process_memory_rss_bytes", "Resident memory of the process.", unit="_bytes"
+)
 
 # Ours
 SPANS = Series(
@@ -287,6 +293,7 @@ class Metrics(Collector):
         self.others: list[Block] = []
         self.losses = Losses()
         self.constant_labels: Mapping[str, str] = {}
+        self.without_units = False
         self._series: dict[str, Series] = dict(_DECLARED)
         self._counters: dict[Labels, Value] = {}
         self._histograms: dict[Labels, Histogram] = {}
@@ -345,7 +352,7 @@ class Metrics(Collector):
         for series, values in rows.counters.items():
             names, ours = self._constant_for(series)
             counter = CounterMetricFamily(
-                series.name, series.help, labels=(*series.labels, *names)
+                self._name(series), series.help, labels=(*series.labels, *names)
             )
             for labels, value in values.items():
                 counter.add_metric((*labels, *ours), value)
@@ -353,7 +360,7 @@ class Metrics(Collector):
         for series, values in rows.gauges.items():
             names, ours = self._constant_for(series)
             gauge = GaugeMetricFamily(
-                series.name, series.help, labels=(*series.labels, *names)
+                self._name(series), series.help, labels=(*series.labels, *names)
             )
             for labels, value in values.items():
                 gauge.add_metric((*labels, *ours), value)
@@ -361,7 +368,7 @@ class Metrics(Collector):
         for series, histograms in rows.histograms.items():
             names, ours = self._constant_for(series)
             histogram = HistogramMetricFamily(
-                series.name, series.help, labels=(*series.labels, *names)
+                self._name(series), series.help, labels=(*series.labels, *names)
             )
             for labels, (*counts, total) in histograms.items():
                 buckets = _cumulative(series.buckets, counts)
@@ -371,6 +378,9 @@ class Metrics(Collector):
     def _key(self, series: Series, labels: Labels) -> Labels:
         self._series[series.name] = series
         return (series.name, *labels)
+
+    def _name(self, series: Series) -> str:
+        return series.name.removesuffix(series.unit) if self.without_units else series.name
 
     def _constant_for(self, series: Series) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names and values of the constant labels; a label of the series itself wins."""

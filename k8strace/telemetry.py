@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Mapping
@@ -140,6 +141,12 @@ def bind_process(metrics: Metrics, *, is_worker: bool = False) -> None:
     metrics.gauge(PROCESS_RSS, resident_memory)
 
 
+_SCOPE = {"otel_scope_name": "k8strace", "otel_scope_version": __version__}
+_TYPE_SUFFIX = re.compile(
+    rb"^((?:# (?:HELP|TYPE) )?[a-zA-Z0-9_]+)_total(?=[ {])", re.MULTILINE
+)
+
+
 class _TargetInfo:
     """The resource as Prometheus wants it: the labels of `target_info`."""
 
@@ -162,6 +169,9 @@ class MetricsServer:
                 for key, value in attributes.items()
                 if self._config.has_constant_label(key)
             }
+            if not self._config.without_scope_info:
+                metrics.constant_labels |= _SCOPE
+            metrics.without_units = self._config.without_units
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(metrics)
         self._registry.register(_TargetInfo(attributes))
@@ -181,10 +191,14 @@ class MetricsServer:
         await self._server.stop()
 
     async def _scrape(self, request: web.BaseRequest) -> web.Response:
-        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
-        return web.Response(
-            body=encode(self._registry), headers={"Content-Type": content_type}
-        )
+        is_plain = self._config is not None and self._config.without_type_suffix
+        # OpenMetrics has no counters without the suffix.
+        accept = "" if is_plain else request.headers.get("Accept", "")
+        encode, content_type = choose_encoder(accept)
+        body = encode(self._registry)
+        if is_plain:
+            body = _TYPE_SUFFIX.sub(rb"\1", body)
+        return web.Response(body=body, headers={"Content-Type": content_type})
 
 
 def _label(key: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import msgspec
 import pytest
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import UNSET, Meta, UnsetType
 
-from k8strace.component import NO_EFFECT, ComponentID, Config
+from k8strace.component import NO_EFFECT, ComponentID, Config, no_effect
 from k8strace.config_structs import Decoder, decode, encode, to_node
 from k8strace.config_yaml import Mark, Node
 from k8strace.errors import ConfigError
@@ -32,8 +32,11 @@ class Part(Config, frozen=True, kw_only=True):
 
 
 class Rule(Config, frozen=True, kw_only=True):
+    not_available: ClassVar[Mapping[str, str]] = {"old": "write name"}
+
     name: str
     rate: float = 1.0
+    idle: Annotated[int, no_effect("nothing is idle")] = 0
 
 
 class Whole(Config, frozen=True, kw_only=True):
@@ -324,9 +327,22 @@ def test_options_without_effect_are_noted() -> None:
 
 
 def test_options_that_are_known_to_be_missing_say_why() -> None:
-    decoder = Decoder({"a::rules[]::old": "write name"})
-    decoder.struct(Whole, to_node({"rules": [{"old": 1, "name": "x"}]}), "a")
-    assert list(map(str, decoder.problems)) == ["a::rules[0]::old: write name"]
+    """Nor is anything missing in their place."""
+    decoder = Decoder()
+    rules = [{"old": 1, "name": "x"}, {"old": 1}, {"odl": 1}]
+    decoder.struct(Whole, to_node({"rules": rules}), "a")
+    assert list(map(str, decoder.problems)) == [
+        "a::rules[0]::old: not available in k8strace; write name",
+        "a::rules[1]::old: not available in k8strace; write name",
+        "a::rules[2]::odl: unknown option",
+        "a::rules[2]::name: is missing",
+    ]
+
+
+def test_options_without_effect_may_say_why() -> None:
+    decoder = Decoder()
+    decoder.struct(Rule, to_node({"name": "x", "idle": 5}), "a")
+    assert decoder.notes == ["a::idle: has no effect here: nothing is idle"]
 
 
 def test_encoding() -> None:

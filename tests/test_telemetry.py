@@ -104,7 +104,7 @@ def test_texts_of_peers_are_cut(logs: pytest.CaptureFixture[str]) -> None:
             assert json.loads(text)["peer"].endswith("z")
 
 
-async def scrape(config: str) -> str:
+async def scrape(config: str, accept: str = "text/plain") -> str:
     metrics = Metrics()
     metrics.counter(RETRIES, "otlp").add(1)
     bind_process(metrics)
@@ -112,7 +112,9 @@ async def scrape(config: str) -> str:
     await server.start()
     try:
         async with aiohttp.ClientSession() as session:
-            async with session.get(f"http://{server.address}/metrics") as response:
+            headers = {"Accept": accept}
+            url = f"http://{server.address}/metrics"
+            async with session.get(url, headers=headers) as response:
                 assert response.status == 200
                 assert response.headers["Content-Type"].startswith("text/plain")
                 return await response.text()
@@ -150,6 +152,39 @@ async def test_a_label_of_a_series_wins_over_the_resource() -> None:
     assert 'k8strace_exporter_retries_total{exporter="otlp",service_instance' in text
     assert 'otelcol_process_uptime_seconds_total{exporter="mine"' in text
     assert "target_info{exporter=" in text
+
+
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
+NO_LABELS = ", with_resource_constant_labels: {included: [none]}"
+
+
+async def test_names_without_type_suffix() -> None:
+    """As text, whatever the scraper prefers: OpenMetrics demands the suffix."""
+    options = NO_LABELS + ", without_type_suffix: true"
+    for accept in ("text/plain", OPEN_METRICS):
+        text = await scrape(READER % (options, ""), accept)
+        assert 'k8strace_exporter_retries{exporter="otlp"} 1.0\n' in text
+        assert "# TYPE k8strace_exporter_retries counter\n" in text
+        assert "# HELP k8strace_exporter_retries Sends" in text
+        assert "\notelcol_process_uptime_seconds " in text
+        assert "_total" not in text
+
+
+async def test_names_without_units() -> None:
+    text = await scrape(READER % (NO_LABELS + ", without_units: true", ""))
+    assert "\notelcol_process_uptime_total " in text
+    assert "\notelcol_process_memory_rss " in text
+    assert "\notelcol_process_cpu_seconds_total " in text  # the collector's own name
+    options = NO_LABELS + ", without_units: true, without_type_suffix: true"
+    assert "\notelcol_process_uptime " in await scrape(READER % (options, ""))
+
+
+async def test_scope_info() -> None:
+    text = await scrape(READER % (NO_LABELS + ", without_scope_info: false", ""))
+    scope = f'otel_scope_name="k8strace",otel_scope_version="{__version__}"'
+    assert f'k8strace_exporter_retries_total{{exporter="otlp",{scope}}} 1.0' in text
+    assert f"otelcol_process_uptime_seconds_total{{{scope}}}" in text
+    assert "otel_scope" not in await scrape(READER % (NO_LABELS, ""))
 
 
 async def test_level_none_serves_nothing() -> None:

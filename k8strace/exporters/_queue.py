@@ -8,8 +8,9 @@ what waits is counted, bounded and flushed in one place.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from time import monotonic
-from typing import Literal
+from typing import ClassVar, Literal
 
 import msgspec
 
@@ -26,6 +27,10 @@ class BatchConfig(Config, frozen=True, kw_only=True):
     `sizer` follows the queue's where it isn't given, and counts items where the queue
     counts requests.
     """
+
+    not_available: ClassVar[Mapping[str, str]] = {
+        "partition": "use the processor batch with metadata_keys",
+    }
 
     flush_timeout: Duration = Duration(0.2)
     min_size: int = 8192

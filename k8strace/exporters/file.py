@@ -11,8 +11,9 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from google.protobuf.message import DecodeError
 from msgspec import UNSET, UnsetType
@@ -46,6 +47,12 @@ class Config(SendingConfig, frozen=True, kw_only=True):
 
     `rotation` is off unless it is given, be it empty (`rotation:`).
     """
+
+    not_available: ClassVar[Mapping[str, str]] = {
+        "compression_params": "files are not compressed; leave it out",
+        "encoding": "use format",
+        "group_by": "write one exporter for each file",
+    }
 
     path: str
     timeout: Duration = Duration(0.0)

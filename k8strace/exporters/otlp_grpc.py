@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from google.protobuf.message import DecodeError
@@ -52,6 +53,14 @@ class Config(SendingConfig, frozen=True, kw_only=True):
     gRPC's default limit of 4 MiB and refuse a larger message for good (0: no limit).
     `engine` is ours too: by what HTTP/2 is spoken; and `connections`: how many share the
     calls to each address of the backend."""
+
+    not_available: ClassVar[Mapping[str, str]] = {
+        "middlewares": "leave it out",
+        "insecure": "write tls::insecure",
+        "ca_file": "write tls::ca_file",
+        "cert_file": "write tls::cert_file",
+        "key_file": "write tls::key_file",
+    }
 
     endpoint: str = ""
     compression: Literal["gzip", "zstd", "snappy", "none", ""] = "gzip"

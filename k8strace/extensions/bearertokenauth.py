@@ -6,7 +6,9 @@ A server takes requests that have one of them; a client sends the first (collect
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from hmac import compare_digest
+from typing import ClassVar
 
 from k8strace.auth import (
     AuthConfig,
@@ -31,6 +33,11 @@ class Config(AuthConfig, frozen=True, kw_only=True):
 
     `scheme` stands in front of each token; where it is empty, the token is alone.
     """
+
+    not_available: ClassVar[Mapping[str, str]] = {
+        "retry_on_failure": "leave it out",
+        "wait_for_token_file": "leave it out",
+    }
 
     header: str = "Authorization"
     scheme: str = "Bearer"

@@ -11,9 +11,10 @@ import errno
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 from urllib.parse import quote, unquote
 
 from k8strace import component, threads
@@ -49,6 +50,10 @@ class Config(component.Config, frozen=True, kw_only=True):
     Every commit is brought to the disk, and what is damaged is set aside, whatever `fsync`
     and `recreate` say.
     """
+
+    not_available: ClassVar[Mapping[str, str]] = {
+        "max_size": "sending_queue::queue_size of each exporter bounds what it stores",
+    }
 
     directory: str = "/var/lib/otelcol/file_storage"
     timeout: Duration = Duration(1.0)

@@ -8,6 +8,8 @@ as the event loop runs.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from typing import ClassVar
 
 import msgspec
 from aiohttp import web
@@ -15,6 +17,7 @@ from aiohttp import web
 from k8strace import component
 from k8strace.addresses import listen_address
 from k8strace.component import Context
+from k8strace.extensions._page_options import NOT_AVAILABLE
 from k8strace.http_server import HTTPServer
 
 
@@ -28,6 +31,15 @@ class ResponseBody(component.Config, frozen=True, kw_only=True):
 class Config(component.Config, frozen=True, kw_only=True):
     """A `path` that ends in / stands for all paths below it, as in the collector, but for
     `liveness_path`; one that is the same as that is readiness, as it is there."""
+
+    not_available: ClassVar[Mapping[str, str]] = {
+        **NOT_AVAILABLE,
+        "check_collector_pipeline": "it never worked; leave it out",
+        "use_v2": "leave it out, and write endpoint and path here",
+        "http": "write endpoint and path here",
+        "grpc": "ask the receiver for grpc.health.v1.Health/Check",
+        "component_health": "leave it out",
+    }
 
     endpoint: str = "localhost:13133"
     path: str = "/"

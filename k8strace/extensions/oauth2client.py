@@ -8,8 +8,9 @@ from __future__ import annotations
 import asyncio
 import math
 from base64 import b64encode
+from collections.abc import Mapping
 from time import monotonic
-from typing import Literal
+from typing import ClassVar, Literal
 from urllib.parse import quote_plus, urlencode
 
 import msgspec
@@ -38,6 +39,16 @@ class Config(AuthConfig, frozen=True, kw_only=True):
     """Files go before the values beside them. `expiry_buffer` is how long before its end a
     token is renewed. `tls::insecure` allows a `token_url` that is not encrypted.
     """
+
+    not_available: ClassVar[Mapping[str, str]] = {
+        "client_certificate_key": "use client_secret",
+        "client_certificate_key_file": "use client_secret",
+        "client_certificate_key_id": "use client_secret",
+        "signature_algorithm": "use client_secret",
+        "claims": "use client_secret",
+        "iss": "use client_secret",
+        "audience": "use client_secret",
+    }
 
     client_id: str = ""
     client_id_file: str = ""

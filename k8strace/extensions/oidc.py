@@ -5,8 +5,9 @@ A server's alone (collector extension `oidc`).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from time import time
-from typing import Any
+from typing import Any, ClassVar
 
 from k8strace.auth import AuthConfig, Authenticator, ServerAuthenticator, Side, Verdict
 from k8strace.component import Config as ComponentConfig
@@ -24,6 +25,10 @@ AT_A_TIME = 2  # signatures take the loop's time
 
 class Provider(ComponentConfig, frozen=True, kw_only=True):
     """An issuer. With `public_keys_file`, a JWK set, it is not asked for its keys."""
+
+    not_available: ClassVar[Mapping[str, str]] = {
+        "ignore_issuer": "name the issuer of the tokens",
+    }
 
     issuer_url: str = ""
     audience: str = ""

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import monotonic
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import msgspec
 from aiohttp import web
@@ -19,6 +19,7 @@ from k8strace.addresses import listen_address
 from k8strace.background import keep_running
 from k8strace.component import Context, Overview
 from k8strace.extensions import _zpages_facts, _zpages_html
+from k8strace.extensions._page_options import NOT_AVAILABLE
 from k8strace.http_server import Handler, HTTPServer
 from k8strace.losses import TICK
 
@@ -46,6 +47,8 @@ class Expvar(component.Config, frozen=True, kw_only=True):
 
 
 class Config(component.Config, frozen=True, kw_only=True):
+    not_available: ClassVar[Mapping[str, str]] = NOT_AVAILABLE
+
     endpoint: str = "localhost:55679"
     expvar: Expvar = Expvar()
 

@@ -11,10 +11,10 @@ import asyncio
 import logging
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from socket import socket
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from aiohttp import ClientPayloadError, hdrs, web
 from msgspec import Meta
@@ -22,7 +22,7 @@ from msgspec import Meta
 from k8strace.addresses import join_address, listen_address, listening_sockets
 from k8strace.auth import NOBODY, Gate, HTTPServerAuth, ServerAuthenticator, Verdict
 from k8strace.budget import Lease
-from k8strace.component import Config
+from k8strace.component import Config, no_effect
 from k8strace.errors import K8sTraceError, RefusedError, UnauthenticatedError
 from k8strace.grpc import (
     DEFAULT_MAX_MESSAGE_SIZE,
@@ -70,15 +70,26 @@ _CLOSE = 0.1  # seconds for connections whose requests have ended
 # What aiohttp says of a handshake of TLS, or what of one is in what it says.
 _TLS_CLIENT = re.compile(r"HTTPS traffic|\\x16\\x03")
 _GRPC_CLIENT = re.compile(r"\bPRI\b")
+ONLY_TRACES = no_effect("only traces are received")
 FOR_EVER = 10.0 * 365 * 86400  # seconds
 
 
 class HTTPConfig(Config, frozen=True, kw_only=True):
     """The server of OTLP over HTTP; sizes are bytes."""
 
+    not_available: ClassVar[Mapping[str, str]] = {
+        "cors": "browsers need a proxy in front that answers for other origins",
+        "compression_algorithms": "all of them are taken; leave it out",
+        "read_timeout": "slow bodies are ended by their rate; leave it out",
+        "write_timeout": "leave it out",
+        "response_headers": "add them in a proxy in front",
+    }
+
     endpoint: str = "localhost:4318"
     transport: Literal["tcp", "unix"] = "tcp"
     traces_url_path: str = "/v1/traces"
+    metrics_url_path: Annotated[str, ONLY_TRACES] = "/v1/metrics"
+    logs_url_path: Annotated[str, ONLY_TRACES] = "/v1/logs"
     max_request_body_size: Annotated[int, Meta(ge=0)] = 0
     include_metadata: bool = False
     tls: ServerTLS | None = None

@@ -14,8 +14,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from functools import partial
 from socket import socket
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
+import msgspec
 from msgspec import Meta
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
@@ -102,6 +103,7 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
     transport: Literal["tcp", "unix"] = "tcp"
     max_recv_msg_size_mib: Annotated[int, Meta(ge=0, le=2047)] = 64
     max_concurrent_streams: Annotated[int, Meta(ge=0, le=2**31 - 1)] = 0
+    dialer: Annotated[dict[str, Any], NO_EFFECT] = msgspec.field(default_factory=dict)
     read_buffer_size: Annotated[int, NO_EFFECT] = 0
     write_buffer_size: Annotated[int, NO_EFFECT] = 0
     keepalive: Keepalive = Keepalive()
