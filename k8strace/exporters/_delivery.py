@@ -51,7 +51,10 @@ class Limits(NamedTuple):
 
 
 class Delivery:
-    """Sends parcels for one exporter; what becomes of them it tells `outcomes`."""
+    """Sends parcels for one exporter; what becomes of them it tells `outcomes`.
+
+    `done_with` is told of each payload that was given to `send` and is not again.
+    """
 
     def __init__(
         self,
@@ -59,6 +62,7 @@ class Delivery:
         outcomes: Outcomes,
         send: Callable[[Payload], Coroutine[Any, Any, Sent]],
         *,
+        done_with: Callable[[Payload], None],
         timeout: Duration,
         retry: RetryConfig,
         limits: Limits,
@@ -68,6 +72,7 @@ class Delivery:
         self._destination = outcomes.destination
         self._lines = outcomes.lines
         self._send = send
+        self._done_with = done_with
         self._timeout = timeout
         self._retry = retry
         self._limits = limits
@@ -132,6 +137,14 @@ class Delivery:
         Returns the pieces of a parcel that is over this exporter's own limits.
         """
         payload = parcel.payload
+        try:
+            return await self._persist_with(parcel, payload, course)
+        finally:
+            self._done_with(payload)
+
+    async def _persist_with(
+        self, parcel: Parcel, payload: Payload, course: _Course
+    ) -> Sent | list[Parcel]:
         is_first = True
         while True:
             try:

@@ -80,6 +80,7 @@ class SendingExporter(Exporter[C_co]):
             context,
             Outcomes(context, self.destination, self._on_settled),
             self.send,
+            done_with=self.done_with,
             timeout=config.timeout,
             retry=config.retry_on_failure,
             limits=self._limits(),
@@ -106,6 +107,9 @@ class SendingExporter(Exporter[C_co]):
         May be cancelled, when `timeout` is over.
         """
         raise NotImplementedError
+
+    def done_with(self, payload: Payload) -> None:
+        """Let go of what `send` keeps for another attempt at `payload`: there is none."""
 
     async def close(self) -> None:
         """Give back what `open` acquired; after the last `send`, also without `open`."""

@@ -24,7 +24,7 @@ from k8strace.exporters._sending import (
     SendingExporter,
     Sent,
 )
-from k8strace.grpc import Client, ClientKeepalive, ClientSettings
+from k8strace.grpc import Client, ClientKeepalive, ClientSettings, Packed
 from k8strace.grpc.engines import Engine, client_factory
 from k8strace.grpc.status import MAX_MESSAGE, StatusError
 from k8strace.headers import OWN, header_name, header_value, is_authority
@@ -184,6 +184,7 @@ class OtlpGrpc(SendingExporter[Config]):
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
         self._client: Client | None = None
+        self._packed: dict[int, Packed] = {}  # by the payloads that are being delivered
         self._metadata = tuple(
             (header_name(name), header_value(value))
             for name, value in config.headers.items()
@@ -250,16 +251,27 @@ class OtlpGrpc(SendingExporter[Config]):
         metadata = self._metadata
         if self._auth is not None:
             metadata = await self._auth.metadata(metadata, payload.origin)
+        packed = self._packed.get(id(payload))
+        if packed is None:
+            lease = payload.lease
+            if isinstance(lease, tuple):
+                lease = lease[0] if lease else None
+            packed = Packed(lease)
+            self._packed[id(payload)] = packed
         try:
             answer = await client.call(
                 EXPORT,
                 payload.chunks,
                 timeout=self.config.timeout or None,
                 metadata=metadata,
+                packed=packed,
             )
         except StatusError as error:
             raise refusal_of(error, self.config.target()) from error
         return self._read(answer) if answer else Sent()
+
+    def done_with(self, payload: Payload) -> None:
+        self._packed.pop(id(payload), None)
 
     async def close(self) -> None:
         client, self._client = self._client, None

@@ -201,6 +201,27 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
     keepalive: ClientKeepalive = ClientKeepalive()
 
 
+class Packed:
+    """What a message becomes by compression: made once, kept for all attempts to send it.
+
+    Its bytes are in the budget, on top of `lease`, which holds the message, as long as they
+    are kept: they are forced in, since a message that has been taken has to be sent.
+    """
+
+    __slots__ = ("_held", "_lease", "content")
+
+    def __init__(self, lease: Lease | None = None) -> None:
+        self.content: bytes | None = None
+        self._lease = lease
+        self._held: Lease | None = None
+
+    def keep(self, content: bytes) -> None:
+        self.content = content
+        lease = self._lease
+        if lease is not None:
+            self._held = Lease(lease.budget, len(content), lease.peer)
+
+
 class Client(Protocol):
     """A channel to one target; connects when first used, reconnects by itself."""
 
@@ -216,8 +237,12 @@ class Client(Protocol):
         *,
         timeout: float | None,
         metadata: Metadata = (),
+        packed: Packed | None = None,
     ) -> bytes:
         """Send `message` (buffers that are one message) and return the answer.
+
+        `packed`, where the client compresses, gets what it made of the message, and has it
+        for the next attempt.
 
         Raises `status.StatusError`; after `timeout` seconds with DEADLINE_EXCEEDED.
         """

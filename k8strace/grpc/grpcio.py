@@ -41,6 +41,7 @@ from k8strace.grpc import (
     ClientSettings,
     Handler,
     Metadata,
+    Packed,
     Reject,
     ServerSettings,
     hold_until,
@@ -402,6 +403,7 @@ class Client:
         *,
         timeout: float | None,
         metadata: Metadata = (),
+        packed: Packed | None = None,  # noqa: ARG002 - core compresses, at each attempt
     ) -> bytes:
         target = self._settings.target
         channel = self._channel

@@ -6,6 +6,7 @@
   and every `REFRESH_INTERVAL`: in this time a new address is found.
 - Calls fail at once while no place is connected and all have failed, unless they are told
   to wait.
+- A message is compressed once, when there is a connection for it.
 - A call of which nothing was sent, or of which a server says that it did not process it
   (GOAWAY, REFUSED_STREAM), is sent again. What a lost connection had is not.
 """
@@ -25,7 +26,7 @@ from urllib.parse import unquote
 
 from k8strace._http2_client import Call
 from k8strace.background import keep_running
-from k8strace.grpc import ClientSettings, Metadata, is_over
+from k8strace.grpc import ClientSettings, Metadata, Packed, is_over
 from k8strace.grpc.compression import ENCODINGS, compress, decompress
 from k8strace.grpc.native_channel import Channel
 from k8strace.grpc.native_place import Place, jittered, longer
@@ -111,21 +112,30 @@ class Client:
         *,
         timeout: float | None,
         metadata: Metadata = (),
+        packed: Packed | None = None,
     ) -> bytes:
         loop = asyncio.get_running_loop()
         deadline = inf if timeout is None else loop.time() + timeout
         encoding = self._encoding
-        if encoding:
-            packed = compress(encoding, message)
-            message = (packed if isinstance(packed, bytes) else await packed,)
+        packed = packed or Packed()
         refusals = 0
         while True:
-            channel = self._pick() or await self._wait(deadline)
+            channel = self._pick()
+            if channel is None:
+                channel = await self._wait(deadline)
+                if timeout is not None:
+                    timeout = max(deadline - loop.time(), 0.0)
+            if encoding and packed.content is None:
+                # Not before there is a connection: it would be for nothing.
+                made = compress(encoding, message)
+                packed.keep(made if isinstance(made, bytes) else await made)
+                if channel.is_going:
+                    continue
             future: asyncio.Future[bool] = loop.create_future()
             call = channel.request(
                 future,
                 path.encode(),
-                message,
+                message if packed.content is None else (packed.content,),
                 encoding=encoding,
                 timeout=None if timeout is None else grpc_timeout(timeout),
                 metadata=metadata,

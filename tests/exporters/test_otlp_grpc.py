@@ -16,6 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from k8strace.component import Promise
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters.otlp_grpc import HEADROOM, OtlpGrpc
+from k8strace.grpc import native_client
+from k8strace.grpc.compression import compress
 from k8strace.grpc.status import ABOUT_CALLER, RETRYABLE, Code, StatusError
 from k8strace.payload import Payload
 from k8strace.units import MIB
@@ -216,6 +218,57 @@ async def test_a_throttle_is_a_refusal_with_its_delay() -> None:
             assert (rig.ledger.sent, rig.ledger.refused) == (1, 3)
 
 
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what the native client has compressed so far."""
+    sizes: list[int] = []
+
+    def counting(encoding: int, chunks: tuple[bytes, ...]) -> Any:
+        made = compress(encoding, chunks)
+        sizes.append(len(made) if isinstance(made, bytes) else 0)
+        return made
+
+    monkeypatch.setattr(native_client, "compress", counting)
+    return sizes
+
+
+async def test_a_request_is_compressed_once_for_all_attempts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes, held = counted(monkeypatch), []
+
+    async def answer(_: ExportTraceServiceRequest) -> None:
+        held.append(rig.budget.used)
+        if len(held) < 4:
+            raise StatusError(Code.UNAVAILABLE, "busy")
+
+    async with Backend() as backend:
+        backend.answer = answer
+        async with exporting(backend) as rig:
+            one = rig.payload(50)
+            size = one.size
+            await rig.edge(one)
+            del one
+            await backend.wait_for_spans(50)
+            await rig.settled()
+            assert backend.calls == 4
+            assert len(sizes) == 1
+            assert held == [size + sizes[0]] * 4
+            assert rig.exporter._packed == {}
+            assert rig.budget.used == 0
+
+
+async def test_nothing_is_compressed_without_a_connection(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sizes = counted(monkeypatch)
+    backend = Backend()
+    async with exporting(backend, **DIRECT) as rig:
+        for _ in range(3):
+            with pytest.raises(RefusedError):
+                await rig.send(50)
+        assert (sizes, rig.exporter._packed) == ([], {})
+
+
 async def test_a_throttle_with_a_delay_is_waited_for() -> None:
     async with Backend() as backend:
         backend.answer = failing(StatusError(Code.RESOURCE_EXHAUSTED, "quota", 0.01))
@@ -247,6 +300,21 @@ async def test_a_partial_success_is_not_counted_as_sent(
 
 
 # Sizes
+
+
+@pytest.mark.parametrize("engine", ["native", "grpcio"])
+async def test_a_rate_limit_is_neither_halved_nor_given_up(engine: str) -> None:
+    text = "RATE_LIMITED: ingestion rate limit (local: 15000 bytes) exceeded"
+    failures = [StatusError(Code.RESOURCE_EXHAUSTED, text) for _ in range(3)]
+    async with Backend() as backend:
+        backend.answer = failing(*failures)
+        async with exporting(backend, engine=engine) as rig:
+            await rig.send(1000)
+            await backend.wait_for_spans(1000)
+            await rig.settled()
+            assert (rig.ledger.sent, rig.ledger.dropped) == (1000, {})
+        assert backend.calls == 4
+        assert max(backend.ids.values()) == 1
 
 
 async def test_a_request_over_the_backends_limit_is_halved() -> None:
