@@ -499,6 +499,11 @@ def test_hints_name_values_that_there_are() -> None:
         ),
         ("autoscaling.cpuPercent", 0, "autoscaling.enabled: there is nothing to scale on"),
         (
+            "podDisruptionBudget.maxUnavailable",
+            None,
+            "podDisruptionBudget.maxUnavailable: it or minAvailable is needed",
+        ),
+        (
             "autoscaling",
             {"memoryPercent": 80},
             "autoscaling.enabled: it needs resources.requests.memory",
@@ -510,6 +515,49 @@ def test_new_values_that_do_not_go_together(path: str, value: Any, message: str)
     status, out, err = helm("template", "deployment", values)
     assert (status, out) == (1, "")
     assert message in err
+
+
+def test_ports_have_names_that_kubernetes_takes() -> None:
+    """Lower case, digits and dashes, 15 at most, each once."""
+    server = {"protocols": {"grpc": {"endpoint": ":5317"}}}
+    config: dict[str, Any] = {
+        "receivers": {"otlp/My_Team.a": server},
+        "service": {"pipelines": {"traces": {"receivers": ["otlp", "otlp/My_Team.a"]}}},
+    }
+    objects = template("deployment", config=config)
+    names = {one["name"] for one in container_of(pod_of(objects))["ports"]}
+    assert names == {"otlp-grpc", "otlp-http", "grpc-my-team-a", "metrics", "health"}
+    longer = ["otlp/of-a-long-team-1", "otlp/of-a-long-team-2"]
+    config["receivers"] = dict.fromkeys(longer, server)
+    config["service"]["pipelines"]["traces"]["receivers"] = longer
+    status, _, err = helm("template", "deployment", {"config": config})
+    assert status == 1
+    assert "config.receivers: two of the pod's ports would be called grpc-of-a-long" in err
+
+
+@pytest.mark.parametrize(
+    ("given", "name", "value"),
+    [
+        ({"maxUnavailable": None, "minAvailable": 0}, "minAvailable", 0),
+        ({"minAvailable": "50%"}, "minAvailable", "50%"),
+        ({"maxUnavailable": 0}, "maxUnavailable", 0),
+        ({"maxUnavailable": "10%", "minAvailable": None}, "maxUnavailable", "10%"),
+    ],
+)
+def test_budgets_of_disruption(given: dict[str, Any], name: str, value: Any) -> None:
+    (budget,) = of_kind(
+        template("deployment", podDisruptionBudget=given), "PodDisruptionBudget"
+    )
+    limits = {k: v for k, v in budget["spec"].items() if k.endswith("vailable")}
+    assert limits == {name: value}
+
+
+def test_security_contexts_may_be_left_out() -> None:
+    objects = template("daemonset", podSecurityContext=None, securityContext=None)
+    pod = pod_of(objects)
+    assert "securityContext" not in pod
+    assert "securityContext" not in container_of(pod)
+    assert pod["initContainers"][0]["command"][1] == "10001:10001"  # the image's user
 
 
 def test_a_port_of_the_node_is_the_port_on_its_network() -> None:

@@ -38,6 +38,9 @@ async def test_where_there_is_no_gateway(
     [
         ("unix-abstract://otel", "invalid (non-empty) authority: otel"),
         ("dns://127.0.0.1:4317", "missing address"),
+        ("127.0.0.1", "127.0.0.1:443: connect: connection refused"),
+        ("127.0.0.1:1/v1/traces", "unknown port"),
+        ("ipv4:127.0.0.1:1", "too many colons in address"),
     ],
 )
 async def test_an_endpoint_that_is_taken_and_leads_nowhere(

@@ -1,4 +1,4 @@
-"""A real kube-apiserver judges tracing configurations: in the words that we use."""
+"""A real kube-apiserver refuses the tracing configurations that our data say it does."""
 
 from __future__ import annotations
 

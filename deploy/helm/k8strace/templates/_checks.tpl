@@ -34,6 +34,10 @@
 {{- if lt (int $scaling.maxReplicas) (int $scaling.minReplicas) -}}
 {{- $wrong = append $wrong (printf "autoscaling.maxReplicas: %v is less than minReplicas, %v" $scaling.maxReplicas $scaling.minReplicas) -}}
 {{- end -}}
+{{- $budget := $values.podDisruptionBudget -}}
+{{- if and $budget.enabled (kindIs "invalid" $budget.maxUnavailable) (eq (toString ($budget.minAvailable | default "")) "") (not (kindIs "float64" $budget.minAvailable)) -}}
+{{- $wrong = append $wrong "podDisruptionBudget.maxUnavailable: it or minAvailable is needed" -}}
+{{- end -}}
 {{- if eq $mode "daemonset" -}}
 {{- if $values.podDisruptionBudget.enabled -}}
 {{- $wrong = append $wrong "podDisruptionBudget.enabled: evictions leave a daemonset alone; set it to false" -}}
@@ -44,6 +48,13 @@
 {{- end -}}
 
 {{- $ports := include "k8strace.allPorts" . | fromJsonArray -}}
+{{- $names := list -}}
+{{- range $ports -}}
+{{- if has .name $names -}}
+{{- $wrong = append $wrong (printf "config.receivers: two of the pod's ports would be called %s, of at most 15 characters; rename a receiver" .name) -}}
+{{- end -}}
+{{- $names = append $names .name -}}
+{{- end -}}
 {{- $wrong = concat $wrong (include "k8strace.portHints" (dict "path" "hostPorts" "given" $values.hostPorts "ports" $ports) | fromJsonArray) -}}
 {{- if include "k8strace.usesHostNetwork" . -}}
 {{- range $port := $ports -}}

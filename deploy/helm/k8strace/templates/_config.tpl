@@ -83,7 +83,7 @@ container's env, of those that this one names and env has not.
 {{- $server := get $receiver.protocols $protocol | default dict -}}
 {{- $endpoint := $server.endpoint | default $default -}}
 {{- if and (ne ($server.transport | default "tcp") "unix") (not (include "k8strace.isLocal" $endpoint)) -}}
-{{- $suffix := splitList "/" $id | rest | join "-" | lower -}}
+{{- $suffix := regexReplaceAll "[^a-z0-9]+" (splitList "/" $id | rest | join "-" | lower) "-" | trimAll "-" -}}
 {{- $name := ternary (printf "otlp-%s" $protocol) (printf "%s-%s" $protocol $suffix) (eq $suffix "") -}}
 {{- $ports = append $ports (dict "name" ($name | trunc 15 | trimSuffix "-") "port" (include "k8strace.port" $endpoint | int) "protocol" $protocol) -}}
 {{- end -}}
