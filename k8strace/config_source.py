@@ -14,7 +14,6 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import reduce
-from pathlib import Path
 from typing import NamedTuple
 
 from k8strace.config_yaml import (
@@ -31,6 +30,7 @@ from k8strace.config_yaml import (
     kind_of,
     merge,
 )
+from k8strace.files import read_whole
 
 MAX_URIS = 100  # ${} in one value, one after the other
 MAX_EXPANSIONS = 10_000  # ${} in all
@@ -228,8 +228,7 @@ class _Source:
 
     def _file(self, path: str, mark: Mark) -> str:
         try:
-            with Path(path).open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
+            data = read_whole(path, MAX_BYTES)
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InvalidError(mark, f"cannot read the file {path!r}: {reason}") from error

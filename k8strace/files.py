@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import select
 from time import monotonic
 
 from k8strace._files import Read
@@ -18,6 +19,50 @@ START_TIMEOUT = 10.0  # seconds for the first reading, before which nothing can 
 LATE = 5.0  # seconds after which the log says that there is no answer
 
 _TEXTS = {errno.EINVAL: "it is not a regular file"}
+
+
+def read_whole(path: str, most: int) -> bytes:
+    """What a file, a pipe or a device says up to its end, `most` + 1 bytes of it at most.
+
+    Waits up to START_TIMEOUT for a mount or a writer. Raises OSError.
+    """
+    try:
+        return FileReader(path, most + 1).read()
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            return bytes(most + 1)
+        if error.errno != errno.EINVAL:
+            raise
+    # Not a regular file: a shell's <(…) and /dev/stdin are pipes, and as good.
+    file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        return _read_slowly(path, file, most)
+    finally:
+        os.close(file)
+
+
+def _read_slowly(path: str, file: int, most: int) -> bytes:
+    end = monotonic() + START_TIMEOUT
+    poll = select.poll()
+    poll.register(file, select.POLLIN)
+    data = b""
+    was_there = False  # a writer of the pipe
+    while len(data) <= most:
+        try:
+            part = os.read(file, most + 1 - len(data))
+        except BlockingIOError:
+            part = None
+        left = end - monotonic()
+        if part and left > 0:
+            data += part
+        elif part == b"" and (data or was_there):
+            break
+        elif left > 0 and poll.poll(left * 1000):
+            was_there = True
+        else:
+            text = f"nobody has written it to its end within {START_TIMEOUT:g} s"
+            raise OSError(errno.ETIMEDOUT, text, path)
+    return data
 
 
 class FileReader:

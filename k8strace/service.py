@@ -185,7 +185,11 @@ class Gateway:
     async def _reload(self, running: _Running) -> _Running | None:
         """Replace what runs. None: a signal to stop came, and nothing runs any more."""
         try:
-            loaded = self._configuration()
+            # Large ones take seconds, of which the loop must not be kept.
+            reading = asyncio.to_thread(self._configuration)
+            loaded = await self.signals.unless_stopped(reading)
+            if loaded is None:
+                return running
             _check_workers(loaded)
             wanted = _endpoints(Graph(loaded.config, Metrics()))
         except Exception as error:

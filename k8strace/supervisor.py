@@ -305,7 +305,12 @@ class Supervisor:
         """Have workers of the configuration as it is now follow those that run."""
         plan, former = None, self._plan
         try:
-            plan = Plan(self._configuration(), self.metrics)
+            # Large ones take seconds, of which the loop must not be kept.
+            reading = asyncio.to_thread(self._configuration)
+            loaded = await self.signals.unless_stopped(reading)
+            if loaded is None:
+                return
+            plan = Plan(loaded, self.metrics)
             await plan.hold()
             await self._listeners.open(plan.endpoints, plan.workers)
             log.info("reloading: %d workers start beside the running ones", plan.workers)

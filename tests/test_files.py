@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
 
 from k8strace import files, threads
 from k8strace._files import Read
-from k8strace.files import FileReader
+from k8strace.files import FileReader, read_whole
 from tests.support.hanging import hanging, until
 
 MOST = 100_000
@@ -110,6 +111,40 @@ def test_a_mount_that_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     with hanging(), pytest.raises(OSError, match="no answer within 0 s") as caught:
         reader.read()
     assert caught.value.filename == str(path)
+
+
+def test_what_is_read_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_whole(str(path), 3) == b"one"
+    assert len(read_whole(str(path), 2)) == 3  # more than the most: that is all it says
+    assert len(read_whole("/dev/zero", 2)) == 3
+    assert read_whole("/dev/null", 2) == b""
+    with pytest.raises(IsADirectoryError):
+        read_whole(str(path.parent), 2)
+    fifo = path.with_name("fifo")
+    os.mkfifo(fifo)
+    monkeypatch.setattr(files, "START_TIMEOUT", 0.2)
+    with pytest.raises(TimeoutError):
+        read_whole(str(fifo), 3)
+    writer = os.open(fifo, os.O_RDWR)
+    os.write(writer, b"tw")
+    with pytest.raises(TimeoutError):  # its writer is still there
+        read_whole(str(fifo), 3)
+    os.close(writer)
+
+
+@pytest.mark.parametrize("content", [b"", b"one", bytes(300_000)])
+def test_pipes_of_a_shell_are_files(content: bytes) -> None:
+    reader, writer = os.pipe()
+
+    def write() -> None:
+        with open(writer, "wb") as file:
+            file.write(content)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert read_whole(f"/dev/fd/{reader}", len(content)) == content
+    thread.join()
+    os.close(reader)
 
 
 def test_missing_at_the_beginning(path: Path) -> None:

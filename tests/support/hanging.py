@@ -13,7 +13,7 @@ from k8strace import threads
 
 @contextmanager
 def hanging() -> Iterator[Callable[[], None]]:
-    """Threads begin no job on files of others, until what it gives is called, or its end."""
+    """Threads begin no job on files of others until what it gives is called."""
     held: list[tuple[Hanging, threads.Job]] = []
     hangs = True
 
