@@ -27,6 +27,7 @@ from typing import NamedTuple
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 FOLDER = Path("/var/tmp/k8strace-releases")
+SCRIPTS = Path("/usr/share/debootstrap/scripts")
 MIRROR = "http://deb.debian.org/debian"
 RELEASES = ("bookworm", "trixie")
 USERS = ("root", "user")
@@ -97,7 +98,10 @@ class Root:
                 packages += [f"{self._release.python}-{part}" for part in ("venv", "dev")]
             include = f"--include={','.join(packages)}"
             command = ["debootstrap", "--variant=minbase", include]
-            self._do([*command, self._release.suite, str(self._base), MIRROR])
+            command += [self._release.suite, str(self._base), MIRROR]
+            if not (SCRIPTS / self._release.suite).exists():
+                command.append(str(SCRIPTS / "sid"))  # a release newer than debootstrap
+            self._do(command)
             self._inside(self._base, "root", "useradd --create-home user; apt-get clean")
             (self._base / "ready").touch()
         self.remove()
