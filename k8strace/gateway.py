@@ -136,9 +136,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     _keep_standard_files()
     options = _parse(argv)
-    if options.command is None:
-        take_over_stderr()
     if options.worker is not None:
+        take_over_stderr()
         return run_worker(options.worker)
     if options.command == "components":
         return _print(_components())
@@ -166,6 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         signals = Signals()
         signals.catch()
         loaded = configuration()
+        take_over_stderr()
         run = Supervisor if loaded.config.service.workers > 1 else Gateway
         gateway = run(
             configuration, timeout, signals, drop_orphans=bool(options.drop_orphans)
@@ -202,8 +202,9 @@ def _keep_standard_files() -> None:
     while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(spare)
-    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    # Not at 1 and 2 themselves: a library may have a file of its own there by now.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
 
 
 def _allow_many_files() -> None:

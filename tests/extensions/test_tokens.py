@@ -56,7 +56,8 @@ def test_when_it_expires() -> None:
         assert expiry(token) is None
 
 
-DEEP = part('{"a": ' + "[" * 10_000 + "]" * 10_000 + "}")
+# Python 3.14 takes 10,000; what a header may hold is 12,000.
+DEEP = part('{"a": ' + "[" * 1_000_000 + "]" * 1_000_000 + "}")
 
 
 @pytest.mark.parametrize(
