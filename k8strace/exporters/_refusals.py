@@ -49,6 +49,10 @@ _HEADERS = re.compile(
 )
 """Texts that say that headers are too large, whatever the message."""
 
+_ANSWER = re.compile(r"^(?:the answer: |an answer of \d|CLIENT: Received )")
+"""How our clients begin what they say of a response that is too large: the request was
+taken, and sending it again would make it two."""
+
 
 def is_about_size(text: str) -> bool:
     """Whether a backend's text says that the message is larger than it takes."""
@@ -63,13 +67,13 @@ def refusal_of(error: StatusError, target: str) -> RefusedError | RejectedError:
     retryable, with the exporter's own backoff.
     """
     text = str(error)
-    said = error.message.removeprefix(target)
+    said = error.message.removeprefix(f"{target}: ")
     if error.code is Code.RESOURCE_EXHAUSTED and error.retryable:
         return RefusedError(text, error.retry_delay, "rate_limited")
     if error.code not in ABOUT_CALLER and (
         not error.retryable or error.code is Code.OUT_OF_RANGE
     ):
-        if _HEADERS.search(said):
+        if _HEADERS.search(said) or _ANSWER.search(said):
             return RejectedError(text, about_data=False)
         if is_about_size(said):
             return TooLargeError(text)

@@ -77,6 +77,15 @@ from k8strace.units import Duration
 
 log = logging.getLogger(__name__)
 
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Core's wrapper writes a traceback for each header that is not UTF-8, and reads it as
+    Latin-1: one sender could fill the log."""
+    return not record.getMessage().startswith("Invalid encoding on ")
+
+
+logging.getLogger("grpc._cython.cygrpc").addFilter(_is_ours)
+
 MAX_RESPONSE = 4 * 1024 * 1024  # bytes; no OTLP answer is larger
 _CANCEL_TIMEOUT = 1.0  # seconds for handlers that clean up
 _INT_MAX = 2**31 - 1

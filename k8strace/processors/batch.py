@@ -22,6 +22,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from k8strace import component
+from k8strace.addresses import host_of
 from k8strace.background import spawn
 from k8strace.budget import Room
 from k8strace.component import Blocked, Context, Outlet, Promise
@@ -80,13 +81,15 @@ _Key = tuple[tuple[str, ...], ...]
 class _Group:
     """The batches of one combination of metadata values.
 
-    `open` takes payloads, `ready` wait for their turn, `sending` are on their way.
+    `open` takes payloads, `ready` wait for their turn, `sending` are on their way. `host`
+    is whose payload was the first.
     """
 
-    __slots__ = ("key", "open", "ready", "sending", "timer")
+    __slots__ = ("host", "key", "open", "ready", "sending", "timer")
 
-    def __init__(self, key: _Key) -> None:
+    def __init__(self, key: _Key, host: str) -> None:
         self.key = key
+        self.host = host
         self.open: Parcel | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.ready: deque[Parcel] = deque()
@@ -112,6 +115,7 @@ class Batch(component.Processor[Config]):
             self._outgoing = Keeping(*way)
         context.ledger.holds_answers = self._answering is not None
         self._groups: dict[_Key, _Group] = {}
+        self._groups_of: dict[str, dict[_Key, _Group]] = {}  # by their hosts
         self._tasks: set[asyncio.Task[None]] = set()
         self._draining = False
         self._over = False
@@ -217,6 +221,9 @@ class Batch(component.Processor[Config]):
 
     def _new_group(self, key: _Key, payload: Payload) -> _Group:
         limit = self.config.metadata_cardinality_limit
+        host = "" if payload.origin is None else host_of(payload.origin.peer)
+        if self._keys and limit and len(self._groups) >= limit:
+            self._send_early(host)
         if self._keys and limit and len(self._groups) >= limit:
             self._room.give(payload.size)
             # One of them is free again when its batches have gone.
@@ -225,8 +232,21 @@ class Batch(component.Processor[Config]):
                 f"{', '.join(self.config.metadata_keys)}",
                 self.config.timeout,
             )
-        group = self._groups[key] = _Group(key)
+        group = self._groups[key] = _Group(key, host)
+        if self._keys:
+            self._groups_of.setdefault(host, {})[key] = group
         return group
+
+    def _send_early(self, host: str) -> None:
+        """Send the oldest batch of who has the most combinations, if `host` has fewer.
+
+        So one sender of ever new values has its batches sent early, and others have theirs.
+        """
+        most = max(self._groups_of.values(), key=len)
+        if len(most) > len(self._groups_of.get(host, ())) + 1:
+            oldest = next((one for one in most.values() if one.open is not None), None)
+            if oldest is not None:
+                self._expire(oldest)
 
     def _park(self, group: _Group, payload: Payload, held: Held | None) -> None:
         limit = self.config.send_batch_max_size
@@ -294,3 +314,8 @@ class Batch(component.Processor[Config]):
     def _forget_if_idle(self, group: _Group) -> None:
         if group.open is None and not group.ready and not group.sending:
             self._groups.pop(group.key, None)
+            theirs = self._groups_of.get(group.host)
+            if theirs is not None:
+                theirs.pop(group.key, None)
+                if not theirs:
+                    del self._groups_of[group.host]

@@ -105,10 +105,13 @@ def test_who_says_when_to_come_again_means_no_size() -> None:
     [
         "headers are larger than 16384 bytes",
         "received metadata size exceeds hard limit (20000 vs. 16384)",
+        "an answer of 9000000 bytes",
+        "the answer: RESOURCE_EXHAUSTED: message is larger than 4 bytes when decompressed",
+        "CLIENT: Received message larger than max (5 vs. 4)",
         "header list size to send violates the maximum size (8192 bytes) set by server",
     ],
 )
-def test_headers_that_are_too_large_are_neither(text: str) -> None:
+def test_headers_and_responses_that_are_too_large_are_neither(text: str) -> None:
     for code in (Code.RESOURCE_EXHAUSTED, Code.INTERNAL):
         error = refusal(code, text)
         assert isinstance(error, RejectedError)

@@ -147,3 +147,16 @@ async def test_handlers_that_outlive_their_calls_are_gone_after_stop() -> None:
 def test_sockets_cannot_be_handed_down() -> None:
     with socket.socket() as given, pytest.raises(ConfigError, match="engine: native"):
         Rig(grpcio, sockets=(given,))
+
+
+async def test_headers_that_are_not_utf8_fill_no_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    block = headers(*GRPC) + b"\0\x05x-bad\x02\xff\xfe"
+    async with Rig(grpcio, include_metadata=True) as rig, Raw(rig.address) as raw:
+        await raw.send(
+            frame(HEADERS, END_HEADERS, 1, block), frame(DATA, END_STREAM, 1, message(b"x"))
+        )
+        assert await raw.status() == 0
+        assert dict(rig.calls[0].origin.metadata)["x-bad"] == "ÿþ"
+    assert caplog.records == []

@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from k8strace.component import Blocked
+from k8strace.component import Blocked, Promise
 from k8strace.errors import RefusedError
 from k8strace.payload import Origin, Payload
 from k8strace.processors.batch import PARKED_SHARE
@@ -179,6 +179,36 @@ async def test_too_many_combinations_are_refused_until_some_are_gone() -> None:
     await rig.into(from_(rig, tenant="c"))
     await rig.stop()
     assert sorted(rig.sizes) == [1, 1, 2]
+    rig.assert_at_rest()
+
+
+@pytest.mark.parametrize("promise", [Promise.MEMORY, Promise.DELIVERED])
+async def test_who_sends_ever_new_values_costs_others_nothing(promise: Promise) -> None:
+    rig = Rig(promise, metadata_keys=("tenant",), metadata_cardinality_limit=10)
+    bad = [
+        asyncio.ensure_future(
+            rig.into(from_(rig, peer=f"10.0.0.9:{number}", tenant=f"bad{number}"))
+        )
+        for number in range(10)
+    ]
+    await until(lambda: rig.metric("metadata_cardinality") == 10)
+    good = [
+        asyncio.ensure_future(
+            rig.into(from_(rig, peer=f"10.0.0.{number}:1", tenant=f"good{number}"))
+        )
+        for number in range(4)
+    ]
+    await until(lambda: rig.ledger.received == 14)
+    more = await failure(rig.into(from_(rig, peer="10.0.0.9:99", tenant="bad99")))
+    assert isinstance(more, RefusedError)
+    assert rig.metric("metadata_cardinality") == 10
+    await rig.stop()
+    await asyncio.gather(*bad, *good)
+    assert len(rig.sizes) == 14
+    assert (rig.ledger.refused, rig.ledger.dropped) == (1, {})
+    assert rig.batch._groups_of == {}
+    bad.clear()
+    good.clear()
     rig.assert_at_rest()
 
 
