@@ -10,15 +10,14 @@ import uuid
 from collections.abc import Mapping
 from functools import partial
 
-from aiohttp import web
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import InfoMetricFamily, Metric
 
 from k8strace import __version__
+from k8strace._http1 import Request
 from k8strace.component import Worker
 from k8strace.config import Logs, Prometheus, Telemetry
-from k8strace.http_server import HTTPServer
 from k8strace.lines import without_controls
 from k8strace.log_queue import LogHandler, queue
 from k8strace.memory import resident_memory
@@ -29,6 +28,8 @@ from k8strace.metrics import (
     PROCESS_UPTIME,
     Metrics,
 )
+from k8strace.net.http_server import HTTPServer
+from k8strace.net.messages import Response
 
 _INSTANCE = str(uuid.uuid4())  # of this process: a reload must not begin new series
 _FIELDS = (
@@ -190,15 +191,15 @@ class MetricsServer:
     async def stop(self) -> None:
         await self._server.stop()
 
-    async def _scrape(self, request: web.BaseRequest) -> web.Response:
+    async def _scrape(self, request: Request) -> Response:
         is_plain = self._config is not None and self._config.without_type_suffix
         # OpenMetrics has no counters without the suffix.
-        accept = "" if is_plain else request.headers.get("Accept", "")
-        encode, content_type = choose_encoder(accept)
+        accept = b"" if is_plain else request.get(b"accept") or b""
+        encode, content_type = choose_encoder(accept.decode("latin-1"))
         body = encode(self._registry)
         if is_plain:
             body = _TYPE_SUFFIX.sub(rb"\1", body)
-        return web.Response(body=body, headers={"Content-Type": content_type})
+        return Response(200, body, content_type)
 
 
 def _label(key: str) -> str:

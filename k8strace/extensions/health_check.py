@@ -12,13 +12,16 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import msgspec
-from aiohttp import web
 
 from k8strace import component
+from k8strace._http1 import Request
 from k8strace.addresses import listen_address
 from k8strace.component import Context
 from k8strace.extensions._page_options import NOT_AVAILABLE
-from k8strace.http_server import HTTPServer
+from k8strace.net.http_server import HTTPServer
+from k8strace.net.messages import Response, text_response
+
+JSON = "application/json; charset=utf-8"
 
 
 class ResponseBody(component.Config, frozen=True, kw_only=True):
@@ -79,28 +82,24 @@ class HealthCheck(component.Extension[Config]):
     def ready(self, is_ready: bool) -> None:
         self._up_since = (time.time(), time.monotonic()) if is_ready else None
 
-    async def _answer(self, request: web.BaseRequest) -> web.Response:  # noqa: ARG002
+    async def _answer(self, request: Request) -> Response:  # noqa: ARG002
         body = self.config.response_body
         if self._up_since is None:
             text = body.unhealthy if body else ""
-            return web.Response(
-                status=503,
-                text=text or '{"status":"Server not available"}',
-                content_type="text/plain" if text else "application/json",
-            )
+            if text:
+                return text_response(503, text)
+            return Response(503, b'{"status":"Server not available"}', JSON)
         if body and body.healthy:
-            return web.Response(text=body.healthy)
+            return text_response(200, body.healthy)
         since, start = self._up_since
         answer = {
             "status": "Server available",
             "upSince": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since)),
             "uptime": f"{time.monotonic() - start:.3f}s",
         }
-        return web.Response(
-            body=msgspec.json.encode(answer), content_type="application/json"
-        )
+        return Response(200, msgspec.json.encode(answer), JSON)
 
 
-async def _live(request: web.BaseRequest) -> web.Response:  # noqa: ARG001
+async def _live(request: Request) -> Response:  # noqa: ARG001
     """What stands still doesn't get here: whoever asks waits, and gives up."""
-    return web.Response(text='{"status":"Alive"}', content_type="application/json")
+    return Response(200, b'{"status":"Alive"}', JSON)

@@ -10,27 +10,29 @@ import asyncio
 from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import ClassVar, TypeVar
+from urllib.parse import parse_qs
 
 import msgspec
-from aiohttp import web
 
 from k8strace import component
+from k8strace._http1 import Request
 from k8strace.addresses import listen_address
 from k8strace.background import keep_running
 from k8strace.component import Context, Overview
 from k8strace.extensions import _zpages_facts, _zpages_html
 from k8strace.extensions._page_options import NOT_AVAILABLE
-from k8strace.http_server import Handler, HTTPServer
 from k8strace.losses import TICK
+from k8strace.net.http_server import Handler, HTTPServer
+from k8strace.net.messages import Response, text_response
 
 F = TypeVar("F")
 
-_HEADERS = {
+_HEADERS = (
     # Nothing is fetched and no script runs, whatever a page may be made to contain.
-    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-}
+    ("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cache-Control", "no-store"),
+)
 
 
 class Expvar(component.Config, frozen=True, kw_only=True):
@@ -105,28 +107,26 @@ class ZPages(component.Extension[Config]):
             await asyncio.sleep(TICK)
 
     def _page(self, facts: Callable[[Overview], F], html: Callable[[F], str]) -> Handler:
-        async def answer(request: web.BaseRequest) -> web.Response:
+        async def answer(request: Request) -> Response:
             if self._overview is None:
-                return web.Response(status=503, text="503: the gateway is starting")
-            wanted = request.query.get("format") or _wanted(request.headers.get("Accept"))
+                return text_response(503, "503: the gateway is starting")
+            (wanted,) = parse_qs(request.query).get("format", [""])[:1]
+            wanted = wanted or _wanted((request.get(b"accept") or b"").decode("latin-1"))
             found = facts(self._overview)
             if wanted == "json":
                 body, kind = msgspec.json.encode(found), "application/json"
             elif wanted == "html":
                 body, kind = html(found).encode(), "text/html"
             else:
-                text = "400: format is html or json"
-                return web.Response(status=400, text=text, headers=_HEADERS)
-            return web.Response(
-                body=body, content_type=kind, charset="utf-8", headers=_HEADERS
-            )
+                return text_response(400, "400: format is html or json", _HEADERS)
+            return Response(200, body, f"{kind}; charset=utf-8", _HEADERS)
 
         return answer
 
 
-def _wanted(accept: str | None) -> str:
+def _wanted(accept: str) -> str:
     """The format for a client that names none: JSON where it asks for that before HTML."""
-    for kind in (accept or "").split(","):
+    for kind in accept.split(","):
         match kind.partition(";")[0].strip().lower():
             case "application/json":
                 return "json"

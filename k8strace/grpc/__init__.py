@@ -27,8 +27,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024  # what OTLP 1.11 recommends
 CLOCK = 0.002  # seconds by which a loop's clock may be late: uvloop's has milliseconds
 MAX_HOLD = 2.0  # seconds for which an answer may be held while there is no room
-SLOW_AFTER = 2.0  # seconds; from then on a body has to come at SLOW_RATE
-SLOW_RATE = 64 * 1024  # bytes a second
+SLOW_AFTER = 20.0  # seconds; from then on a body has to come at SLOW_RATE
+SLOW_RATE = 8 * 1024  # bytes a second
 
 Metadata = auth.Metadata
 
@@ -112,7 +112,9 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     closes them. With `tls` a client has to choose h2 by ALPN, and its certificate's subject
     is that of its calls' origin. `authenticator` says whose requests are taken, before
     anything of a message is read; what its header has is not in the metadata, and who it
-    names is the subject instead of the certificate's.
+    names is the subject instead of the certificate's. A message has `slow_after` seconds,
+    and a second more for each `slow_rate` bytes of it that have come; a rate of 0 is no
+    limit.
     """
 
     endpoint: str
@@ -122,6 +124,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
     keepalive: ServerKeepalive = ServerKeepalive()
     include_metadata: bool = False
     reuse_port: bool = False
+    slow_after: float = SLOW_AFTER
+    slow_rate: int = SLOW_RATE
     sockets: tuple[socket.socket, ...] = ()
     tls: ServerTLS | None = None
     authenticator: auth.ServerAuthenticator | None = None

@@ -34,8 +34,6 @@ from k8strace.errors import (
     UnauthenticatedError,
 )
 from k8strace.grpc import (
-    SLOW_AFTER,
-    SLOW_RATE,
     Admission,
     Call,
     ClientSettings,
@@ -120,7 +118,8 @@ class Server:
         auth = settings.authenticator
         self._gate = None if auth is None else Gate(auth, admission)
         self._limit = settings.max_message_size
-        self._read_timeout = SLOW_AFTER + self._limit / SLOW_RATE
+        rate = settings.slow_rate
+        self._read_timeout = settings.slow_after + self._limit / rate if rate else None
         self._methods = _Methods(
             {path: partial(self._serve, handler) for path, handler in handlers.items()},
             self._unknown,

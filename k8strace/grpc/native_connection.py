@@ -22,8 +22,6 @@ from k8strace._http2 import ProtocolError
 from k8strace._http2_server import CANCELLED, REJECTED, WAITS, WHOLE, Request, ServerSession
 from k8strace.driver import Done, Rest, begin
 from k8strace.grpc import (
-    SLOW_AFTER,
-    SLOW_RATE,
     Admission,
     Call,
     Handler,
@@ -241,9 +239,11 @@ class Connection(asyncio.BufferedProtocol):
         session = self._session
         if session is None:
             return
-        late = session.late(now, BEGIN_TIMEOUT, SLOW_AFTER, SLOW_RATE)
+        settings = self._shared.settings
+        rate = settings.slow_rate
+        late = session.late(now, BEGIN_TIMEOUT, settings.slow_after, rate)
         for request in late:
-            text = f"the message came too late, or slower than {SLOW_RATE} bytes a second"
+            text = f"the message came too late, or slower than {rate} bytes a second"
             self._shared.on_reject("slow", self._peer, text)
             session.fail(request, Code.DEADLINE_EXCEEDED, text)
         keepalive = self._shared.settings.keepalive

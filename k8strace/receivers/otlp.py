@@ -38,6 +38,8 @@ from k8strace.errors import (
 from k8strace.grpc import (
     DEFAULT_MAX_MESSAGE_SIZE,
     REJECT_REASONS,
+    SLOW_AFTER,
+    SLOW_RATE,
     Call,
     ServerKeepalive,
     ServerSettings,
@@ -128,6 +130,8 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
         self,
         sockets: tuple[socket, ...] = (),
         authenticator: ServerAuthenticator | None = None,
+        slow_after: float = SLOW_AFTER,
+        slow_rate: int = SLOW_RATE,
     ) -> ServerSettings:
         endpoint, reuse_port = self.endpoint, False
         if sockets and self.engine == "grpcio":
@@ -142,6 +146,8 @@ class GRPCConfig(component.Config, frozen=True, kw_only=True):
             max_concurrent_streams=self.max_concurrent_streams or None,
             keepalive=self.keepalive.settings(),
             include_metadata=self.include_metadata,
+            slow_after=slow_after,
+            slow_rate=slow_rate,
             sockets=sockets,
             tls=self.tls,
             authenticator=authenticator,
@@ -156,12 +162,22 @@ class Protocols(component.Config, frozen=True, kw_only=True):
 
 
 class Config(component.Config, frozen=True, kw_only=True):
-    """`validate` says how deep each span is checked: down to its ids, or to every leaf."""
+    """`validate` says how deep each span is checked: down to its ids, or to every leaf.
+
+    A request's body has `slow_body_after`, and a second more for each `slow_body_rate`
+    bytes of it that have come; with a rate of 0 it has all the time.
+    """
 
     protocols: Protocols = Protocols()
     validate: Literal["span", "deep"] = "span"
+    slow_body_after: Duration = Duration(SLOW_AFTER)
+    slow_body_rate: Annotated[int, Meta(ge=0)] = SLOW_RATE
 
     def __post_init__(self) -> None:
+        if self.slow_body_after < 0:
+            raise ValueError(
+                f"slow_body_after must not be negative: {self.slow_body_after}"
+            )
         if self.protocols.grpc is None and self.protocols.http is None:
             raise ValueError(
                 "must specify at least one protocol when using the OTLP receiver: "
@@ -212,7 +228,10 @@ class OTLP(Receiver[Config]):
             export = partial(self._export, self._counts["grpc"])
             self._servers["grpc"] = server_factory(grpc.engine)(
                 grpc.settings(
-                    sockets.get("grpc", ()), server_authenticator(grpc.auth, context)
+                    sockets.get("grpc", ()),
+                    server_authenticator(grpc.auth, context),
+                    config.slow_body_after,
+                    config.slow_body_rate,
                 ),
                 {EXPORT: export},
                 admission(grpc.middlewares, context),
@@ -222,6 +241,7 @@ class OTLP(Receiver[Config]):
             export = partial(self._export, self._counts["http"])
             self._servers["http"] = _otlp_http.Server(
                 http,
+                http.limits(config.slow_body_after, config.slow_body_rate),
                 export,
                 admission(http.middlewares, context),
                 self._reject,

@@ -66,9 +66,8 @@ async def test_a_call_that_is_taken_back_in_the_same_read() -> None:
 
 
 async def test_slow_bodies_are_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(native_connection, "SLOW_AFTER", 0.0)
     monkeypatch.setattr(native_server, "TICK", 0.05)
-    async with Rig(native) as rig, Raw(rig.address) as raw:
+    async with Rig(native, slow_after=0.0) as rig, Raw(rig.address) as raw:
         body = message(bytes(40 * MIB))[:16384]
         await raw.send(begin(), frame(DATA, 0, 1, body))
         assert await raw.status() == 4

@@ -184,24 +184,33 @@ async def test_a_client_that_goes_while_it_is_asked_about() -> None:
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("head", "status", "reason"),
     [
-        b" HTTP/1.1\r\nAuthorization: Bearer hunter2\x01",
-        b" HTTP/1.1\r\nAuthorization: Bearer hunter2" + b"y" * 10_000,
-        b" HTTP/1.1\r\nAuthorization Bearer hunter2",
-        b"?authorization=hunter2\x01 HTTP/1.1\r\nHost: test",
-        b"?authorization=hunter2" + b"y" * 10_000 + b" HTTP/1.1\r\nHost: test",
+        (b" HTTP/1.1\r\nAuthorization: Bearer hunter2\x01", 400, "decode_error"),
+        (
+            b" HTTP/1.1\r\nAuthorization: Bearer hunter2" + b"y" * 100_000,
+            *(431, "msg_too_large"),
+        ),
+        (b" HTTP/1.1\r\nAuthorization Bearer hunter2", 400, "decode_error"),
+        (
+            b"?authorization=hunter2\x01 HTTP/1.1\r\nHost: test",
+            *(400, "decode_error"),
+        ),
+        (
+            b"?authorization=hunter2" + b"y" * 100_000 + b" HTTP/1.1\r\nHost: test",
+            *(431, "msg_too_large"),
+        ),
     ],
     ids=range(5),
 )
 async def test_of_what_is_no_http_nothing_is_logged(
-    head: bytes, caplog: pytest.LogCaptureFixture
+    head: bytes, status: int, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with receiving(extension(BearerTokenAuth, token="hunter2")) as found:
         reader, writer = await found.connect()
         writer.write(b"POST /v1/traces" + head + b"\r\n\r\n")
-        assert b" 400 " in await asyncio.wait_for(reader.readline(), 20)
+        assert b" %d " % status in await asyncio.wait_for(reader.readline(), 20)
         writer.close()
-        assert found.rejected("decode_error") == 1
+        assert found.rejected(reason) == 1
     assert "rejected requests" in caplog.text
     assert "hunter2" not in caplog.text

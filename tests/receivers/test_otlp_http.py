@@ -18,6 +18,7 @@ import aiohttp
 import lz4.frame
 import pytest
 import zstandard
+from google.protobuf import json_format
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
@@ -26,7 +27,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from k8strace.budget import LONGEST_PACE, Budget
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.grpc.status import Code, retry_delay
-from k8strace.receivers import _otlp_http
+from k8strace.net import http1
 from tests.support.otlp import Receiving
 from tests.support.requests import request
 from tests.support.snappy import block, framed
@@ -44,6 +45,17 @@ def encoded(name: str) -> dict[str, str]:
 HEAD = b"POST /v1/traces HTTP/1.1\r\nHost: test\r\nContent-Type: application/x-protobuf\r\n"
 
 
+def status_in(content_type: str, body: bytes) -> Status:
+    """The google.rpc.Status in a response of that content type."""
+    if content_type == "application/json":
+        error = json_format.Parse(body, Status())
+    else:
+        assert content_type == "application/x-protobuf"
+        error = Status.FromString(body)
+    assert error.message
+    return error
+
+
 class Answer(NamedTuple):
     status: int
     headers: Any
@@ -52,10 +64,7 @@ class Answer(NamedTuple):
     @property
     def error(self) -> Status:
         """The google.rpc.Status that every failure has for a body."""
-        assert self.headers["Content-Type"] == "application/x-protobuf"
-        error = Status.FromString(self.body)
-        assert error.message
-        return error
+        return status_in(self.headers["Content-Type"], self.body)
 
 
 class Poster:
@@ -353,26 +362,23 @@ async def test_a_body_that_outgrows_the_budget_is_refused() -> None:
 async def test_a_slow_body_is_cut_off(
     framing: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_otlp_http, "SLOW_AFTER", 0.05)
-    monkeypatch.setattr(_otlp_http, "LINGER", 0.05)
-    async with http_only() as (receiving, post):
+    monkeypatch.setattr(http1, "LINGER", 0.05)
+    async with http_only(slow_body_after="50ms") as (receiving, post):
         reader, writer = await receiving.connect()
         writer.write(HEAD + framing + b"\r\n\r\n3\r\nabc\r\n")
-        assert b" 408 " in await asyncio.wait_for(reader.readline(), 20)
+        assert b" 503 " in await asyncio.wait_for(reader.readline(), 20)
         rest = await asyncio.wait_for(reader.read(), 20)
         assert b"application/x-protobuf" in rest
+        assert b"Retry-After: 1\r\n" in rest
         writer.close()
         assert receiving.rejected("slow") == 1
         assert receiving.budget.used == 0
-        monkeypatch.undo()
         assert (await post(GOOD)).status == HTTPStatus.OK
 
 
-async def test_a_slow_but_steady_body_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_but_steady_body_is_taken() -> None:
     """Each part buys time at the rate that is asked for."""
-    monkeypatch.setattr(_otlp_http, "SLOW_AFTER", 0.2)
-    monkeypatch.setattr(_otlp_http, "SLOW_RATE", 100)
-    async with http_only() as (receiving, _):
+    async with http_only(slow_body_after="200ms", slow_body_rate=100) as (receiving, _):
         reader, writer = await receiving.connect()
         writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD))
         step = len(GOOD) // 4 + 1
@@ -415,27 +421,50 @@ async def test_a_client_that_goes_away_while_it_waits_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "rubbish",
+    ("rubbish", "status", "reason"),
     [
-        b"\x00\x01\x02\r\n\r\n",
-        b"GET\r\n\r\n",
-        HEAD + b"Content-Length: abc\r\n\r\n",
-        HEAD + b"Content-Length: -1\r\n\r\n",
-        HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
-        HEAD + b"X: " + b"y" * 100_000 + b"\r\n\r\n",
+        (b"\x00\x01\x02\r\n\r\n", 400, "decode_error"),
+        (b"GET\r\n\r\n", 400, "decode_error"),
+        (b"post /v1/traces HTTP/1.1\r\n\r\n", 400, "decode_error"),
+        (HEAD.replace(b"\r\n", b"\n") + b"\n", 400, "decode_error"),
+        (HEAD.replace(b"Host: test", b"Host: test\r\nHost: test"), 400, "decode_error"),
+        (HEAD.replace(b"Host: test\r\n", b""), 400, "decode_error"),
+        (HEAD + b" folded\r\n", 400, "decode_error"),
+        (HEAD + b"Content-Length: abc\r\n", 400, "decode_error"),
+        (HEAD + b"Content-Length: -1\r\n", 400, "decode_error"),
+        (HEAD + b"Content-Length: 3\r\nContent-Length: 3\r\n", 400, "decode_error"),
+        (
+            HEAD + b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n",
+            *(400, "decode_error"),
+        ),
+        (
+            HEAD + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nabc\r\n",
+            *(400, "decode_error"),
+        ),
+        (HEAD + b"Transfer-Encoding: gzip, chunked\r\n", 501, "unsupported"),
+        (HEAD.replace(b"HTTP/1.1", b"HTTP/2.0"), 505, "decode_error"),
+        (HEAD + b"X: " + b"y" * 100_000 + b"\r\n", 431, "msg_too_large"),
+        (HEAD + b"X: y\r\n" * 300, 431, "msg_too_large"),
     ],
-    ids=range(6),
+    ids=range(16),
 )
-async def test_what_is_no_http(rubbish: bytes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_what_is_no_http(
+    rubbish: bytes, status: int, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each is answered with a Status, counted and logged."""
     async with http_only() as (receiving, post):
         reader, writer = await receiving.connect()
-        writer.write(rubbish)
-        assert b" 400 " in await asyncio.wait_for(reader.readline(), 20)
+        writer.write(rubbish + b"\r\n")
+        head, _, body = (await asyncio.wait_for(reader.read(), 20)).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 %d " % status)
+        assert b"Connection: close" in head
+        assert b"Server:" not in head
+        status_in("application/x-protobuf", body)
         writer.close()
-        assert receiving.rejected("decode_error") == 1
+        assert receiving.rejected(reason) == 1
         assert "Traceback" not in caplog.text
         (line,) = [r.__dict__ for r in caplog.records if r.levelno == logging.WARNING]
-        assert line["peer"] == "127.0.0.1"
+        assert line["peer"].startswith("127.0.0.1:")
         assert (await post(GOOD)).status == HTTPStatus.OK
 
 

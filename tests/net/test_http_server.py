@@ -4,20 +4,15 @@ import asyncio
 
 import aiohttp
 import pytest
-from aiohttp import web
-from aiohttp.http_exceptions import (
-    BadHttpMessage,
-    BadStatusLine,
-    InvalidURLError,
-    LineTooLong,
-)
 
-from k8strace import http_server
-from k8strace.http_server import HTTPServer, malformed
+from k8strace._http1 import Request
+from k8strace.net import http_server
+from k8strace.net.http_server import HTTPServer
+from k8strace.net.messages import Response, text_response
 
 
-async def hello(request: web.BaseRequest) -> web.Response:
-    return web.Response(text="hello")
+async def hello(request: Request) -> Response:
+    return text_response(200, "hello")
 
 
 async def test_answers_only_its_paths_and_methods() -> None:
@@ -98,7 +93,7 @@ async def test_what_is_no_http_is_a_matter_of_its_sender(
 
 
 async def test_a_handler_that_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    async def fail(_: web.BaseRequest) -> web.Response:
+    async def fail(_: Request) -> Response:
         raise ValueError("a defect")
 
     server = HTTPServer({"/": fail})
@@ -108,23 +103,3 @@ async def test_a_handler_that_fails_is_logged(caplog: pytest.LogCaptureFixture) 
             assert response.status == 500
     await server.stop()
     assert "ValueError: a defect" in caplog.text
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (LineTooLong(b"hunter2'", 8190), "Got more than 8190 bytes when reading: …."),
-        (BadHttpMessage("Invalid header:\n\n  b'hunter2'\n  ^"), "Invalid header"),
-        (BadStatusLine('it\'s "hunter2"'), "Bad status line …"),
-        (BadHttpMessage("Duplicate 'Host' header found."), "Duplicate … header found."),
-        (BadHttpMessage("It can't be"), "It can't be"),
-        (InvalidURLError("http://ann:hunter2@[::1"), "malformed request"),
-        (ValueError("hunter2"), "malformed request"),
-        (None, "malformed request"),
-    ],
-    ids=range(8),
-)
-def test_what_is_malformed_is_named_and_not_quoted(
-    error: Exception | None, text: str
-) -> None:
-    assert malformed(error) == text
