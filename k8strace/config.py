@@ -22,7 +22,7 @@ from k8strace.config_options import Option, options
 from k8strace.config_source import resolve
 from k8strace.config_structs import Decoder, decode, encode, nearest, not_available
 from k8strace.config_telemetry import RESOURCE_NOT_AVAILABLE, Logs, Prometheus, Telemetry
-from k8strace.config_unavailable import refusal
+from k8strace.config_unavailable import reference_hint, refusal
 from k8strace.config_yaml import Node
 from k8strace.errors import ConfigError
 from k8strace.memory_guard import LimiterConfig
@@ -400,7 +400,8 @@ class _Loader:
             elif kind in ("receivers", "exporters") and id_ in self._connector_ids:
                 pass  # that there are no connectors is said of it
             elif id_ not in self._declared[kind]:
-                hint = nearest(str(id_), map(str, self._declared[kind]))
+                types = self._components.get(kind, {})
+                hint = reference_hint(kind, id_, self._declared[kind], types)
                 self._problem(node, path, f"{what} which is not configured{hint}")
             seen.add(id_)
 

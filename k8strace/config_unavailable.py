@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from k8strace.config_structs import closest
+from k8strace.component import ComponentID
+from k8strace.config_structs import closest, nearest
 
 _OTLP_GRPC = "use otlp_grpc where the backend takes OTLP over gRPC"
 _PORT = "where the backend takes OTLP over gRPC, too (port 4317 as a rule), use otlp_grpc"
@@ -185,6 +186,23 @@ def refusal(kind: str, singular: str, type_: str, ours: Iterable[str]) -> str:
     if close and close not in ours:
         hint = f"; did you mean {close}, which is not available in k8strace?"
     return f"unknown {singular} type {type_!r}{hint}"
+
+
+def reference_hint(
+    kind: str, id_: ComponentID, declared: Iterable[ComponentID], ours: Iterable[str]
+) -> str:
+    """The hint at the declared id that is most like one that is not declared.
+
+    It is never one of another component: who means otlphttp doesn't mean otlp.
+    """
+    known = {_folded(type_) for type_ in (*ours, *_COMPONENTS[kind])}
+    is_known = _folded(id_.type) in known
+    meant = [
+        str(one)
+        for one in declared
+        if one.type == id_.type or not is_known or _folded(one.type) not in known
+    ]
+    return nearest(str(id_), meant)
 
 
 def _folded(type_: str) -> str:

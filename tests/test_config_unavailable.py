@@ -8,11 +8,17 @@ from typing import Any
 import msgspec
 import pytest
 
+from k8strace.component import ComponentID
 from k8strace.components import COMPONENTS
 from k8strace.config import load
 from k8strace.config_structs import is_struct, read_annotation
 from k8strace.config_telemetry import Telemetry
-from k8strace.config_unavailable import _COMPONENTS, _OTHER_SPELLINGS, refusal
+from k8strace.config_unavailable import (
+    _COMPONENTS,
+    _OTHER_SPELLINGS,
+    reference_hint,
+    refusal,
+)
 from k8strace.errors import ConfigError
 
 SINGULAR = {kind: kind.removesuffix("s") for kind in _COMPONENTS}
@@ -68,6 +74,25 @@ def test_what_nobody_knows_is_unknown(kind: str, type_: str, hint: str) -> None:
     start = f"unknown {SINGULAR[kind]} type {type_!r}"
     assert text.startswith(start + hint)
     assert hint or text == start
+
+
+@pytest.mark.parametrize(
+    ("named", "declared", "hint"),
+    [
+        ("otlphttp", ["otlp"], ""),
+        ("otlp_http", ["otlp_grpc"], ""),
+        ("logzio", ["logging"], ""),
+        ("otlp/x", ["otlp/y", "otlphttp/x"], "; did you mean otlp/y?"),
+        ("otlp", ["otpl"], "; did you mean otpl?"),
+        ("oltp", ["otlp", "debug"], "; did you mean otlp?"),
+    ],
+)
+def test_a_reference_is_not_taken_for_another_component(
+    named: str, declared: list[str], hint: str
+) -> None:
+    ids = [ComponentID.parse(one) for one in declared]
+    ours = COMPONENTS["exporters"]
+    assert reference_hint("exporters", ComponentID.parse(named), ids, ours) == hint
 
 
 def structs(of: Any) -> set[Any]:
