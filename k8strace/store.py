@@ -382,7 +382,9 @@ class Store:
                 except Exception as error:
                     self._log.exception("committing failed")
                     why = OSError(errno.EIO, repr(error), str(self.base))
-                    for one in group or self._take_group(self._segment_size):
+                    if not group and self._waiting:
+                        group = self._take_group(self._segment_size)
+                    for one in group:
                         self._tell(one, why, False)
         finally:
             self._committer = None

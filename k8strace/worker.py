@@ -121,8 +121,13 @@ class Lost(NamedTuple):
     sample: Sample
 
     def write(self) -> bytes:
-        """The message."""
-        return LOST + msgspec.json.encode(self)
+        """The message; text that is not Unicode (lone surrogates) is escaped."""
+        try:
+            return LOST + msgspec.json.encode(self)
+        except UnicodeEncodeError:
+            when, *texts = msgspec.structs.astuple(self.sample)
+            safe = [one.encode("utf-8", "backslashreplace").decode() for one in texts]
+            return Lost(self.loss, Sample(when, *safe)).write()
 
     @classmethod
     def read(cls, message: bytes) -> Lost:

@@ -68,6 +68,12 @@ def test_what_is_lost_is_the_same_on_the_other_side() -> None:
     assert Lost.read(message) == lost
 
 
+def test_what_is_lost_is_told_whatever_its_text_is() -> None:
+    loss = Loss("exporters", "otlp", "dropped", "queue_full")
+    message = Lost(loss, Sample(1.5, "\udcff:1", "a\ud800", "text")).write()
+    assert Lost.read(message).sample == Sample(1.5, "\\udcff:1", "a\\ud800", "text")
+
+
 def test_counters_are_shared() -> None:
     shared = SharedBlock.make()
     map_block(shared.descriptor).counter("a").add(2)
