@@ -3,11 +3,13 @@
 cimport cython
 from libc.errno cimport EFBIG, EINTR, EINVAL, EISDIR, ENOMEM, errno
 from libc.stdint cimport int64_t
-from libc.stdlib cimport free, realloc
+from libc.stdlib cimport calloc, free, realloc
 from posix.fcntl cimport O_NONBLOCK, O_RDONLY, open as open_file
 from posix.stat cimport S_ISDIR, S_ISREG, fstat, stat, struct_stat
 from posix.unistd cimport close as close_file
+from posix.unistd cimport fdatasync, ftruncate
 from posix.unistd cimport read as read_file
+from posix.unistd cimport write as write_file
 
 from k8strace._threads cimport Job, Port
 
@@ -77,6 +79,118 @@ cdef class Read:
 
     def __dealloc__(self):
         free(self.work.bytes)
+
+
+cdef struct Part:
+    const char *data
+    size_t size
+
+cdef struct Appending:
+    Job job  # the first, so that a job is its work
+    Part *parts
+    int count
+    int file
+    int64_t end  # where the file ends now
+    int error
+    bint is_torn  # some of it is there, and could not be taken back
+
+cdef struct Syncing:
+    Job job  # the first, so that a job is its work
+    int file
+    int error
+
+
+@cython.final
+cdef class Append:
+    cdef Appending work
+    cdef tuple parts
+
+    def __init__(self, int file, tuple parts not None):
+        cdef Part *part
+        cdef bytes held  # by `parts`
+        if self.parts is not None:
+            raise ValueError("used already")
+        self.parts = parts
+        self.work.file = file
+        self.work.parts = part = <Part *>calloc(len(parts) + 1, sizeof(Part))
+        if part == NULL:
+            raise MemoryError
+        for data in parts:
+            held = data
+            part.data = held
+            part.size = len(held)
+            part += 1
+            self.work.count += 1
+
+    def submit(self, Port port not None, token):
+        self.work.job.work = append_all
+        port.submit(&self.work.job, self, token)
+
+    @property
+    def error(self):
+        return self.work.error
+
+    @property
+    def end(self):
+        return self.work.end
+
+    @property
+    def is_torn(self):
+        return self.work.is_torn
+
+    def __dealloc__(self):
+        free(self.work.parts)
+
+
+@cython.final
+cdef class Sync:
+    cdef Syncing work
+
+    def __init__(self, int file):
+        self.work.file = file
+
+    def submit(self, Port port not None, token):
+        self.work.job.work = sync
+        port.submit(&self.work.job, self, token)
+
+    @property
+    def error(self):
+        return self.work.error
+
+
+cdef void append_all(Job *job) noexcept nogil:
+    cdef Appending *work = <Appending *>job
+    cdef struct_stat found
+    cdef int i
+    if fstat(work.file, &found):
+        work.error = errno
+        return
+    work.end = found.st_size
+    for i in range(work.count):
+        work.error = write_all(work.file, &work.parts[i])
+        if work.error:
+            work.is_torn = ftruncate(work.file, found.st_size) != 0
+            return
+    for i in range(work.count):
+        work.end += work.parts[i].size
+
+
+cdef int write_all(int file, const Part *part) noexcept nogil:
+    cdef size_t done = 0
+    cdef ssize_t written
+    while done < part.size:
+        written = write_file(file, part.data + done, part.size - done)
+        if written < 0 and errno != EINTR:
+            return errno
+        done += max(written, 0)
+    return 0
+
+
+cdef void sync(Job *job) noexcept nogil:
+    cdef Syncing *work = <Syncing *>job
+    if fdatasync(work.file):
+        work.error = errno
+    close_file(work.file)
 
 
 cdef void sign(Signature *self, const struct_stat *found) noexcept nogil:

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from threading import Thread
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -47,6 +49,36 @@ def spawn(
 
     task.add_done_callback(ended)
     return task
+
+
+async def in_thread(function: Callable[..., T], *arguments: object) -> T:
+    """What `function` returns or raises, called on a thread that may hang.
+
+    For what is rare and touches files of others. Nothing waits for the thread at the end
+    of the process, as it would for those of `asyncio.to_thread`.
+    """
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result, failure = None, None
+        try:
+            result = function(*arguments)
+        except BaseException as error:
+            failure = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, result, failure)
+
+    Thread(target=run, name="background", daemon=True).start()
+    return await done
 
 
 class Ticker:

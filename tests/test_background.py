@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import subprocess
+import sys
+import threading
 
 import pytest
 
 from k8strace import background
-from k8strace.background import Ticker, keep_running, spawn
+from k8strace.background import Ticker, in_thread, keep_running, spawn
 
 log = logging.getLogger("k8strace")
 
@@ -138,3 +141,28 @@ async def test_a_ticker_outlives_what_fails(caplog: pytest.LogCaptureFixture) ->
     assert [one.getMessage() for one in caplog.records] == [
         "housekeeping failed; it is tried again"
     ]
+
+
+async def test_a_function_on_a_thread_that_may_hang() -> None:
+    assert await in_thread(max, 1, 2) == 2
+    with pytest.raises(ZeroDivisionError):
+        await in_thread(divmod, 1, 0)
+    go = threading.Event()
+    hangs = asyncio.ensure_future(in_thread(go.wait))
+    await asyncio.sleep(0)
+    hangs.cancel()
+    await asyncio.wait((hangs,))
+    assert hangs.cancelled()
+    go.set()
+
+
+def test_a_thread_that_hangs_holds_up_no_end() -> None:
+    program = (
+        "import asyncio, time\n"
+        "from k8strace.background import in_thread\n"
+        "async def main():\n"
+        "    task = asyncio.ensure_future(in_thread(time.sleep, 3600))\n"
+        "    await asyncio.sleep(0)\n"
+        "asyncio.run(main())\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

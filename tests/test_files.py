@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
+import resource
 import threading
 from pathlib import Path
 
 import pytest
 
 from k8strace import files, threads
-from k8strace._files import Read
+from k8strace._files import Append, Read, Sync
 from k8strace.files import FileReader, read_whole
 from tests.support.hanging import hanging, until
 
@@ -151,3 +153,46 @@ def test_missing_at_the_beginning(path: Path) -> None:
     path.unlink()
     with pytest.raises(FileNotFoundError):
         FileReader(str(path), MOST).read()
+
+
+async def test_appending_is_all_or_nothing(path: Path) -> None:
+    file = os.open(path, os.O_WRONLY | os.O_APPEND)
+    job = Append(file, (b" and", b"", b" two"))
+    await threads.run(job, may_hang=True)
+    assert (job.error, job.end, job.is_torn) == (0, 11, False)
+    os.close(file)
+    assert written_to(path) == b"one and two"
+    job = Append(file, (b"closed",))
+    await threads.run(job, may_hang=True)
+    assert job.error == errno.EBADF
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+async def test_what_does_not_fit_is_taken_back(is_sealed: bool) -> None:
+    file = os.memfd_create("small", os.MFD_ALLOW_SEALING)
+    os.write(file, b"one")
+    if is_sealed:  # it cannot become smaller: nothing can be taken back
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8, limit[1]))
+    job = Append(file, (b"four", b"five"))
+    await threads.run(job, may_hang=True)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert (job.error, job.end, job.is_torn) == (errno.EFBIG, 3, is_sealed)
+    assert os.fstat(file).st_size == (8 if is_sealed else 3)
+    os.close(file)
+
+
+async def test_syncing_closes(path: Path) -> None:
+    reader, writer = os.pipe()
+    for file, error in ((os.open(path, os.O_RDONLY), 0), (writer, errno.EINVAL)):
+        job = Sync(file)
+        await threads.run(job, may_hang=True)
+        assert job.error == error
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(file)
+    os.close(reader)
+
+
+def written_to(path: Path) -> bytes:
+    return path.read_bytes()

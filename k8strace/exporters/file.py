@@ -12,6 +12,7 @@ import asyncio
 import os
 import stat
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -25,6 +26,7 @@ from k8strace.background import keep_running
 from k8strace.component import Context, Worker
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters import _otlp_json
+from k8strace.exporters._appender import Appender, opened, prune
 from k8strace.exporters._output import Output, open_to_append
 from k8strace.exporters._rotation import Rotation
 from k8strace.exporters._sending import (
@@ -110,11 +112,8 @@ class File(SendingExporter[Config]):
     def __init__(self, config: Config, context: Context) -> None:
         self._path = own_path(Path(config.path), context.worker)
         super().__init__(config, context)
-        self._file = -1
-        self._output: Output | None = None  # what is no regular file
-        self._torn_at: int | None = None
-        self._unsynced: list[int] = []
-        self._dirty = False
+        self._output: Output | None = None  # what is not a regular file
+        self._appender: Appender | None = None
         self._closing = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
 
@@ -124,30 +123,42 @@ class File(SendingExporter[Config]):
 
     async def open(self) -> None:
         config = self.config
-        if config.create_directory:
-            make_folders(self._path.parent, config.directory_mode)
-        keep = config.append or config.rotating is not None
-        # A worker that follows one that died goes on behind what that one wrote.
-        keep = keep or not self.context.worker.is_first
-        self._file = open_to_append(self._path, truncate=not keep)
-        if not stat.S_ISREG(os.fstat(self._file).st_mode):
-            self._output = Output(self._file)
+        file = await opened(self._open, self._path)
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            self._output = Output(file)
             if config.rotating is not None:
                 await self.close()
                 raise ValueError(f"rotation needs a regular file, {self._path} is none")
-        elif keep:
-            self._mend()
-        self._prune()
+        else:
+            self._appender = Appender(self._path, file, config.rotating, self.log)
         self._closing.clear()
         self._flusher = keep_running(self._flush_regularly, "flushing the file", self.log)
 
-    async def send(self, payload: Payload) -> Sent:
-        record = self._record(payload)
+    def _open(self, path: Path) -> int:
+        """On a thread: open the file, and put in order what is there."""
+        config = self.config
+        if config.create_directory:
+            make_folders(path.parent, config.directory_mode)
+        keep = config.append or config.rotating is not None
+        # A worker that follows one that died goes on behind what that one wrote.
+        keep = keep or not self.context.worker.is_first
+        file = open_to_append(path, truncate=not keep)
         try:
-            if self._output is None:
-                self._write(record)
-            else:
-                await self._output.write(record)
+            if keep and stat.S_ISREG(os.fstat(file).st_mode):
+                self._mend(file)
+        except BaseException:
+            os.close(file)
+            raise
+        if config.rotating is not None:
+            prune(path, config.rotating, self.log)
+        return file
+
+    async def send(self, payload: Payload) -> Sent:
+        try:
+            if self._appender is not None:
+                await self._appender.write(partial(self._record, payload), payload)
+            elif self._output is not None:
+                await self._output.write(self._record(payload))
         except OSError as error:
             raise RefusedError(
                 f"cannot write to {error.filename or self._path}: {error.strerror}"
@@ -160,9 +171,12 @@ class File(SendingExporter[Config]):
             await self._flusher
             self._flusher = None
             await self._sync()
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        if self._appender is not None:
+            await self._appender.close()
+            self._appender = None
+        if self._output is not None:
+            self._output.close()
+            self._output = None
 
     def _record(self, payload: Payload) -> bytes:
         if self.config.format == "proto":
@@ -176,52 +190,14 @@ class File(SendingExporter[Config]):
             ) from error
         return _otlp_json.encode(request) + b"\n"
 
-    def _write(self, record: bytes) -> None:
-        """Write all of `record` to the regular file or nothing of it; raises OSError."""
-        if self._torn_at is not None:
-            os.ftruncate(self._file, self._torn_at)
-            self._torn_at = None
-        size = os.fstat(self._file).st_size
-        rotation = self.config.rotating
-        if rotation is not None and size and size + len(record) > rotation.max_bytes:
-            self._rotate(rotation)
-            size = 0
-        self._dirty = True
-        try:
-            _write_all(self._file, record)
-        except OSError:
-            self._torn_at = size
-            os.ftruncate(self._file, size)
-            self._torn_at = None
-            raise
-
-    def _rotate(self, rotation: Rotation) -> None:
-        """Set the file aside and begin a new one; on failure all is as before."""
-        backup = rotation.set_aside(self._path)
-        try:
-            file = open_to_append(self._path)
-        except OSError:
-            backup.rename(self._path)
-            raise
-        self._unsynced.append(self._file)
-        self._file = file
-        self._prune()
-
-    def _prune(self) -> None:
-        if self.config.rotating is not None:
-            try:
-                self.config.rotating.prune(self._path)
-            except OSError as error:
-                self.log.warning("cannot remove an old file: %s", error)
-
-    def _mend(self) -> None:
+    def _mend(self, appended: int) -> None:
         """Cut off a record that an earlier process did not finish."""
         end_of = _end_of_messages if self.config.format == "proto" else _end_of_lines
         with self._path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             whole = end_of(file.fileno(), size)
         if whole < size:
-            os.ftruncate(self._file, whole)
+            os.ftruncate(appended, whole)
             self.log.warning(
                 "cut %d bytes of an unfinished record off %s", size - whole, self._path
             )
@@ -238,19 +214,14 @@ class File(SendingExporter[Config]):
 
     async def _sync(self) -> None:
         """Bring to the disk what was written since the last time."""
-        if self._dirty:
-            try:
-                self._unsynced.append(os.dup(self._file))
-            except OSError as error:
-                self.log.warning("cannot flush %s now: %s", self._path, error)
-            else:
-                self._dirty = False
-        files, self._unsynced = self._unsynced, []
-        if not files:
+        if self._appender is None:
             return
-        # A disk may take long, and a thread is no part of the way of a payload.
-        for failure in await asyncio.to_thread(_sync_and_close, files):
-            self.log.error("cannot bring %s to the disk: %s", self._path, failure)
+        try:
+            await self._appender.sync()
+        except OSError as error:
+            self.log.error(  # noqa: TRY400
+                "cannot bring %s to the disk: %s", self._path, error.strerror
+            )
 
 
 def own_path(path: Path, worker: Worker) -> Path:
@@ -261,24 +232,6 @@ def own_path(path: Path, worker: Worker) -> Path:
     if worker.workers == 1 or (path.exists() and not path.is_file()):
         return path
     return path.with_name(f"{path.stem}-{worker.slot}{path.suffix}")
-
-
-def _write_all(file: int, record: bytes) -> None:
-    rest = memoryview(record)
-    while rest:
-        rest = rest[os.write(file, rest) :]
-
-
-def _sync_and_close(files: list[int]) -> list[OSError]:
-    errors = []
-    for file in files:
-        try:
-            os.fdatasync(file)
-        except OSError as error:
-            errors.append(error)
-        finally:
-            os.close(file)
-    return errors
 
 
 def _end_of_messages(file: int, size: int) -> int:

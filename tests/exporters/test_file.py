@@ -6,9 +6,10 @@ import asyncio
 import errno
 import json
 import os
+import resource
 import stat
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
+from k8strace._files import Append, Sync
 from k8strace.component import Worker
 from k8strace.edges import Edge
 from k8strace.errors import ConfigError, RefusedError, RejectedError
+from k8strace.exporters import _appender
 from k8strace.exporters.file import File, _end_of_lines, own_path
 from k8strace.payload import Payload
 from tests.support.descriptors import open_descriptors
@@ -245,25 +248,26 @@ async def test_a_full_disk_refuses_and_leaves_no_torn_line(
 ) -> None:
     path = tmp_path / "spans.json"
     sent = [payload(1), payload(2), payload(3)]
-    real_write = os.write
 
-    def full(file: int, data: memoryview) -> int:
-        """Takes ten bytes, and then no more."""
-        if len(data) < whole:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real_write(file, data[:10])
+    class Torn:
+        """A write of which ten bytes are there, and cannot be taken back."""
 
-    def broken(*_: object) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+        error = errno.EIO
+        is_torn = True
+
+        def __init__(self, file: int, parts: tuple[bytes, ...]) -> None:
+            self.end = os.fstat(file).st_size
+            self.submit = Append(file, (parts[0][:10],)).submit
 
     async with running(path) as (exporter, edge):
         await edge(sent[0])
-        whole = len(exporter._record(sent[1]))
         with monkeypatch.context() as patch:
-            patch.setattr(os, "write", full)
             if truncate_fails:
-                patch.setattr(os, "ftruncate", broken)
-            with pytest.raises(RefusedError, match=f"cannot write to {path}: "):
+                patch.setattr(_appender, "Append", Torn)
+            with (
+                room_for(os.stat(path).st_size + 10),
+                pytest.raises(RefusedError, match=f"cannot write to {path}: "),
+            ):
                 await edge(sent[1])
         assert (json_tail(path) == "") is not truncate_fails
         await edge(sent[1])
@@ -271,6 +275,17 @@ async def test_a_full_disk_refuses_and_leaves_no_torn_line(
     assert json_ids(path.read_text()) == ids(*sent)
     assert exporter.ledger.refused == 2
     assert exporter.ledger.sent == 6
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Files of this process may not become larger, as if the disk were full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def json_tail(path: Path) -> str:
@@ -338,14 +353,17 @@ async def test_what_was_written_is_brought_to_the_disk(
 ) -> None:
     path = tmp_path / "spans.json"
     synced: list[int] = []
-    loop = asyncio.get_running_loop()
     flushed = asyncio.Event()
 
-    def fdatasync(file: int) -> None:
-        synced.append(os.fstat(file).st_size)
-        loop.call_soon_threadsafe(flushed.set)
+    class Noted:
+        error = 0
 
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
+        def __init__(self, file: int) -> None:
+            synced.append(os.fstat(file).st_size)
+            self.submit = Sync(file).submit
+            flushed.set()
+
+    monkeypatch.setattr(_appender, "Sync", Noted)
     async with running(path, flush_interval="10ms") as (_, edge):
         await edge(payload(1))
         first = path.stat().st_size
@@ -360,10 +378,13 @@ async def test_what_was_written_is_brought_to_the_disk(
 async def test_a_disk_that_fails_to_flush_is_logged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fdatasync(file: int) -> None:
-        raise OSError(errno.EIO, "Input/output error")
+    class Failed:
+        error = errno.EIO
 
-    monkeypatch.setattr(os, "fdatasync", fdatasync)
+        def __init__(self, file: int) -> None:
+            self.submit = Sync(file).submit
+
+    monkeypatch.setattr(_appender, "Sync", Failed)
     path = tmp_path / "spans.json"
     async with running(path) as (_, edge):
         await edge(payload(1))
@@ -371,8 +392,10 @@ async def test_a_disk_that_fails_to_flush_is_logged(
 
 
 async def test_no_descriptor_is_left_open(tmp_path: Path) -> None:
-    before = open_descriptors()
     rotation = {"max_megabytes": 1}
+    async with running(tmp_path / "b") as (_, edge):  # which opens the way to the threads
+        await edge(payload(1))
+    before = open_descriptors()
     async with running(tmp_path / "a", format="proto", rotation=rotation) as (_, edge):
         for _ in range(4):
             await edge(large(900_000))
