@@ -12,6 +12,9 @@ import re
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters._delivery import TooLargeError
 from k8strace.grpc.status import ABOUT_CALLER, Code, StatusError
+from k8strace.lines import printable
+
+MAX_TEXT = 2000  # characters of what a backend says, control characters escaped
 
 _WHAT = r"\b(?:message|request|payload|body|entity|content|batch)"
 _LIMIT = r"(?:size|length|\d[\d_,.]*\s*(?:bytes|[kmg]i?b))\b"
@@ -49,6 +52,9 @@ _HEADERS = re.compile(
 )
 """Texts that say that headers are too large, whatever the message."""
 
+_TOO_MANY = re.compile(r"\bstatus\b[^\d;]{0,40}\b429\b", re.IGNORECASE)
+"""What gRPC's libraries say of a proxy's HTTP 429, for which they have UNAVAILABLE."""
+
 _ANSWER = re.compile(r"^(?:the answer: |an answer of \d|CLIENT: Received )")
 """How our clients begin what they say of a response that is too large: the request was
 taken, and sending it again would make it two."""
@@ -66,7 +72,7 @@ def refusal_of(error: StatusError, target: str) -> RefusedError | RejectedError:
     so does the Collector; rate limiters in front of backends send just that, so here it is
     retryable, with the exporter's own backoff.
     """
-    text = str(error)
+    text = printable(str(error), MAX_TEXT)
     said = error.message.removeprefix(f"{target}: ")
     if error.code is Code.RESOURCE_EXHAUSTED and error.retryable:
         return RefusedError(text, error.retry_delay, "rate_limited")
@@ -80,5 +86,6 @@ def refusal_of(error: StatusError, target: str) -> RefusedError | RejectedError:
     if error.code is Code.RESOURCE_EXHAUSTED:
         return RefusedError(text, None, "rate_limited")
     if error.retryable:
-        return RefusedError(text, error.retry_delay)
+        limited = _TOO_MANY.search(said) is not None
+        return RefusedError(text, error.retry_delay, "rate_limited" if limited else None)
     return RejectedError(text, about_data=error.code not in ABOUT_CALLER)

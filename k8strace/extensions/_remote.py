@@ -23,6 +23,7 @@ import msgspec
 from k8strace.auth import RETRY_AFTER
 from k8strace.errors import RefusedError
 from k8strace.extensions._files import WatchedFile
+from k8strace.grpc.status import retry_after as seconds_of
 from k8strace.tls.contexts import client_context
 
 LOG_EVERY = 60.0  # seconds between two log lines about one server
@@ -178,7 +179,6 @@ async def _read(got: aiohttp.ClientResponse) -> bytes:
 
 
 def _delay(value: str | None) -> float | None:
-    """Seconds of a Retry-After; dates count as none."""
-    if value is None or not (value.isascii() and value.isdigit()):
-        return None
-    return min(float(value), MAX_RETRY_AFTER)
+    """Seconds of a Retry-After, at most `MAX_RETRY_AFTER`."""
+    delay = seconds_of((value or "").encode("latin-1", "replace"))
+    return None if delay is None else min(delay, MAX_RETRY_AFTER)

@@ -62,14 +62,12 @@ from k8strace.grpc.grpcio_tls import (
     subject_of_call,
 )
 from k8strace.grpc.status import (
-    MAX_MESSAGE,
     REJECT_REASONS,
     Code,
     StatusError,
     retry_delay,
     status_of,
 )
-from k8strace.lines import printable
 from k8strace.payload import Origin
 from k8strace.units import Duration
 
@@ -453,8 +451,7 @@ def _status_error(target: str, error: grpc.aio.AioRpcError) -> StatusError:
     trailers: Any = error.trailing_metadata()
     details = trailers.get(_DETAILS) if trailers else None
     delay = retry_delay(details) if isinstance(details, bytes) else None
-    text = printable(error.details() or "", MAX_MESSAGE)
-    return StatusError(Code(error.code().value[0]), f"{target}: {text}", delay)
+    return StatusError(Code(error.code().value[0]), f"{target}: {error.details()}", delay)
 
 
 def _client_options(settings: ClientSettings) -> Options:

@@ -32,7 +32,6 @@ from k8strace.grpc.native_channel import Channel
 from k8strace.grpc.native_place import Place, jittered, longer
 from k8strace.grpc.native_target import MAX_ANSWER, Address, Target
 from k8strace.grpc.status import (
-    MAX_MESSAGE,
     Code,
     StatusError,
     retry_after,
@@ -303,8 +302,7 @@ class Client:
         if call.status is not None and call.status != b"0":
             code = _CODES.get(call.status, Code.UNKNOWN)
             delay = retry_delay(_binary(call.details)) if call.details else None
-            text = unquote((call.text or b"").decode("latin-1"))
-            return self._failure(code, printable(text, MAX_MESSAGE), delay)
+            return self._failure(code, unquote((call.text or b"").decode("latin-1")), delay)
         if call.problem is not None:
             is_large = call.problem.startswith("an answer of")
             code = Code.RESOURCE_EXHAUSTED if is_large else Code.INTERNAL

@@ -16,10 +16,15 @@ import grpc
 import grpc.aio
 import pytest
 
-from k8strace.grpc import ClientSettings
+from k8strace.grpc import ClientKeepalive, ClientSettings
 from k8strace.grpc.status import Code, StatusError
 from k8strace.tls.options import ClientTLS
+from k8strace.units import Duration
 from tests.support.backend import PATH
+from tests.support.engine import ONE_LOOP, Rig
+from tests.support.native import call as native_call
+from tests.support.native import client as native_client
+from tests.support.pipeline import until
 from tests.support.ports import free_port
 
 TLS = Path(__file__).parent.parent / "data" / "tls"
@@ -315,3 +320,19 @@ async def test_a_call_lets_go_of_its_message(engine: ModuleType) -> None:
             assert sys.getrefcount(message) == before
         finally:
             gc.enable()
+
+
+@pytest.mark.slow
+@ONE_LOOP
+async def test_a_server_of_any_engine_may_ask_for_fewer_pings(
+    engine: ModuleType, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Servers end a connection that pings too often, and say so; the client pings less."""
+    keepalive = ClientKeepalive(
+        time=Duration(0.02), timeout=Duration(1), permit_without_stream=True
+    )
+    async with Rig(engine) as rig, native_client(rig.address, keepalive=keepalive) as one:
+        assert await native_call(one) == b"\x0a\x00"
+        await until(lambda: "too many keepalive pings" in caplog.text, 60)
+        assert (one._target._keepalive.time or 0) >= 0.04
+        assert await native_call(one) == b"\x0a\x00"

@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 from google.rpc.status_pb2 import Status
 
+from k8strace.exporters._refusals import is_about_size
 from k8strace.grpc import native
 from k8strace.grpc.status import Code, StatusError
 from tests.conformance.test_client import client
@@ -56,6 +57,7 @@ async def test_the_largest_message(engine: ModuleType, window: int) -> None:
         with pytest.raises(StatusError) as caught:
             await one.call(PATH, (*chunks, b"x"), timeout=60)
         assert caught.value.code is Code.RESOURCE_EXHAUSTED
+        assert is_about_size(caught.value.message)
         assert await one.call(PATH, (b"x",), timeout=20) == b"answer"
 
 

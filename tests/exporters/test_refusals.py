@@ -119,6 +119,22 @@ def test_headers_and_responses_that_are_too_large_are_neither(text: str) -> None
         assert not error.about_data
 
 
+@pytest.mark.parametrize(
+    "text", ["HTTP status 429", "Received http2 header with status: 429"]
+)
+def test_a_proxys_rate_limit_is_one_too(text: str) -> None:
+    error = refusal(Code.UNAVAILABLE, text, 7.0)
+    assert isinstance(error, RefusedError)
+    assert (error.reason, error.retry_after) == ("rate_limited", 7.0)
+
+
+@pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.INTERNAL, Code.RESOURCE_EXHAUSTED])
+def test_what_a_backend_says_is_one_line(code: Code) -> None:
+    text = str(refusal(code, "a\n2026-11-30 error\x1b[2J\u202e"))
+    assert text.isprintable()
+    assert "a\\n2026-11-30 error\\x1b[2J\\u202e" in text
+
+
 def test_other_statuses() -> None:
     error = refusal(Code.UNAVAILABLE, "message larger than max", 2.0)
     assert isinstance(error, RefusedError)

@@ -392,7 +392,7 @@ async def answering(response: bytes) -> AsyncIterator[native.Client]:
         ),
         (
             answered((b"grpc-status", b"3"), (b"grpc-message", b"%1b[2J%0a%ff%ed%a0%80")),
-            *(Code.INVALID_ARGUMENT, "\\x1b[2J\\n\ufffd", None),
+            *(Code.INVALID_ARGUMENT, "\x1b[2J\n\ufffd", None),
         ),
         (
             frame(RST_STREAM, 0, 1, ENHANCE_YOUR_CALM.to_bytes(4, "big")),
