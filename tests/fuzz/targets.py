@@ -13,6 +13,7 @@ from tests.fuzz.bodies import (
     snappy_body,
     zstd_body,
 )
+from tests.fuzz.connections import http_connection
 from tests.fuzz.credentials import credential
 from tests.fuzz.requests import otlp_json, trace_request
 from tests.fuzz.segments import segment
@@ -22,6 +23,7 @@ CORPUS = Path(__file__).parent / "corpus"
 TARGETS: dict[str, Callable[[bytes], None]] = {
     "server_session": server_session,
     "client_session": client_session,
+    "http_connection": http_connection,
     "trace_request": trace_request,
     "otlp_json": otlp_json,
     "segment": segment,

@@ -42,7 +42,7 @@ def test_what_is_near_the_corpus(
     name: str, data: st.DataObject, changes: list[tuple[int, int, bytes]], head: bytes
 ) -> None:
     seed = mutated(data.draw(st.sampled_from(corpus(name))), changes)
-    TARGETS[name](head + seed[2:] if name.endswith("_session") else seed)
+    TARGETS[name](head + seed[2:] if name.endswith(("_session", "_connection")) else seed)
 
 
 @named

@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import logging
 import os
+import re
 import socket
 import zlib
 from collections.abc import AsyncIterator
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import lz4.frame
+import msgspec
 import pytest
 import zstandard
 from google.protobuf import json_format
@@ -28,6 +30,7 @@ from k8strace.budget import LONGEST_PACE, Budget
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.grpc.status import Code, retry_delay
 from k8strace.net import http1
+from k8strace.payload import Origin
 from tests.support.otlp import Receiving
 from tests.support.requests import request
 from tests.support.snappy import block, framed
@@ -486,6 +489,42 @@ async def test_metadata_comes_along_when_asked() -> None:
         assert payload.origin is not None
         assert dict(payload.origin.metadata)["x-tenant"] == "blue"
         del payload
+
+
+async def test_metadata_that_is_not_utf_8_is_text_that_encodes() -> None:
+    """It goes to disk with a payload, and in a batch with others'."""
+    fields = b"X-A: gr\xc3\xbcn\r\nX-B: gr\xfcn\r\nX-C: \xff\xed\xa0\x80\r\nX-D:\r\n"
+    async with http_only({"include_metadata": True}) as (receiving, _):
+        reader, writer = await receiving.connect()
+        writer.write(HEAD + fields + b"Content-Length: %d\r\n\r\n" % len(GOOD) + GOOD)
+        assert b" 200 " in await asyncio.wait_for(reader.readline(), 20)
+        writer.close()
+        (payload,) = receiving.sink.payloads
+        assert payload.origin is not None
+        metadata = dict(payload.origin.metadata)
+        assert (metadata["x-a"], metadata["x-b"], metadata["x-d"]) == ("grün", "grün", "")
+        assert metadata["x-c"].encode().decode() == metadata["x-c"]
+        assert msgspec.msgpack.decode(msgspec.msgpack.encode(payload.origin), type=Origin)
+        del payload
+
+
+async def test_any_refusal_of_json_is_json() -> None:
+    async with http_only() as (receiving, _):
+        for rest in (
+            *(b"Content-Length: 2\r\n\r\n{}", b"Content-Length: x\r\n\r\n"),
+            *(b"X: " + b"y" * 100_000 + b"\r\n\r\n", b"Transfer-Encoding: a\r\n\r\n"),
+        ):
+            reader, writer = await receiving.connect()
+            writer.write(HEAD.replace(b"x-protobuf", b"JSON; a=b") + rest)
+            line = await asyncio.wait_for(reader.readline(), 20)
+            assert line.startswith(b"HTTP/1.1 4")
+            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 20)
+            assert b"Content-Type: application/json\r\n" in head
+            found = re.search(rb"Content-Length: (\d+)", head)
+            assert found is not None
+            body = await reader.readexactly(int(found[1]))
+            assert status_in("application/json", body).code in (3, 8)
+            writer.close()
 
 
 @pytest.mark.parametrize("alive", [True, False])
