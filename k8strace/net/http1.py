@@ -259,7 +259,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             request.parse(bytes(data[at:end]))
         except HeadError as error:
-            found = wrong_protocol(data, at, end)
+            found = wrong_protocol(data, at, len(data))
             self._refuse(found or _refused(error), closes=True)
             return at
         if self._is_first:

@@ -52,16 +52,22 @@ def text_response(
 
 
 class _Clock:
-    """The header Date, which changes once a second (RFC 9110, section 6.6.1)."""
+    """The header Date, which changes once a second (RFC 9110, section 6.6.1).
+
+    Within it most responses are one and the same: `last` and `encoded` are that.
+    """
 
     def __init__(self) -> None:
         self._second = 0
         self._line = ""
+        self.last: Response | None = None
+        self.encoded = b""
 
     def line(self) -> str:
         second = int(time.time())
         if second != self._second:
             self._second = second
+            self.last = None
             self._line = f"Date: {formatdate(second, usegmt=True)}\r\n"
         return self._line
 
@@ -77,10 +83,13 @@ def encode(
     `closes`: the connection ends after it. `is_old` is for a client of HTTP/1.0, `is_head`
     answers HEAD: the body is left out, its length is told.
     """
+    date = _clock.line()
+    is_usual = not (closes or is_old or is_head)
+    if is_usual and response is _clock.last:
+        return _clock.encoded
     status = response.status
-    phrase = HTTPStatus(status).phrase
     head = (
-        f"HTTP/1.1 {status} {phrase}\r\n{_clock.line()}"
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{date}"
         f"Content-Length: {len(response.body)}\r\n"
     )
     if response.content_type:
@@ -92,4 +101,8 @@ def encode(
     elif is_old:
         head += "Connection: keep-alive\r\n"
     data = f"{head}\r\n".encode("latin-1", "replace")
-    return data if is_head else data + response.body
+    if not is_head:
+        data += response.body
+    if is_usual and not response.body:
+        _clock.last, _clock.encoded = response, data
+    return data

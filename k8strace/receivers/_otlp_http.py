@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import time
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from socket import socket
@@ -157,6 +158,7 @@ class Server:
         self._sockets = sockets
         self._tls = None if config.tls is None else Contexts(config.tls, ("http/1.1",))
         self._serving: Serving | None = None
+        self._now = time.monotonic
 
     async def start(self) -> str:
         """Listen; returns the address as bound.
@@ -166,6 +168,7 @@ class Server:
         if self._tls is not None:
             self._tls.load()
         address, sockets = await self._bind()
+        self._now = asyncio.get_running_loop().time
         self._serving = Serving(
             self, self._limits, sockets, has_room=self._has_room, tls=self._tls
         )
@@ -221,7 +224,8 @@ class Server:
             if self._gate is not None:
                 await self._authenticate(self._gate, request, client)
             self._check(request)
-            await self._reserve_body(request, client)
+            if not self._has_room_for(request, client):
+                await self._wait_for_room(request, client)
         except K8sTraceError as error:
             self.on_reject(_reason(error), client.peer, _text(error))
             raise
@@ -319,30 +323,38 @@ class Server:
             raise _unsupported(text, "Accept-Encoding", ACCEPT_ENCODING)
         request.encoding = CONTENT_ENCODINGS[encoding]
 
-    async def _reserve_body(self, request: Request, client: Client) -> None:
-        """Have room for a body. Raises StatusError or RefusedError."""
+    def _has_room_for(self, request: Request, client: Client) -> bool:
+        """Have room for a body, if there is some now. Raises StatusError."""
         size = request.length
         if size > self.max_body:
             text = f"message is larger than {self.max_body} bytes"
             raise StatusError(Code.RESOURCE_EXHAUSTED, text)
+        request.wait_until = hold_until(self._now(), None)
+        if self._admission.pace():
+            return False
         if size < 0:
             size = min(STEP, self.max_body)
-        admission, host = self._admission, client.host
-        until = hold_until(asyncio.get_running_loop().time(), None)
-        request.wait_until = until
-        if pause := admission.pace():
-            await asyncio.sleep(pause)
-        coming = None
         if size > LARGE:
             amount = self._announced.amount(size)
-            coming = self._announced.lease(amount, host)
-            if coming is None:
-                coming = await self._announced.admit(amount, host, until)
+            request.coming = self._announced.lease(amount, client.host)
+            if request.coming is None:
+                return False
+        request.lease = self._admission.lease(size, client.host)
+        return request.lease is not None
+
+    async def _wait_for_room(self, request: Request, client: Client) -> None:
+        """Have room for a body, or raise RefusedError."""
+        admission, host = self._admission, client.host
+        size = min(STEP, self.max_body) if request.length < 0 else request.length
+        coming, until = request.coming, request.wait_until
+        if pause := admission.pace():
+            await asyncio.sleep(pause)
+        if size > LARGE and coming is None:
+            amount = self._announced.amount(size)
+            coming = await self._announced.admit(amount, host, until)
             if coming is None:
                 raise admission.refusal(size, host)
-        lease = admission.lease(size, host)
-        if lease is None:
-            lease = await admission.admit(size, host, until)
+        lease = await admission.admit(size, host, until)
         if lease is None:
             raise admission.refusal(size, host)
         request.lease, request.coming = lease, coming
