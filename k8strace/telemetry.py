@@ -53,11 +53,16 @@ class _Console(logging.Formatter):
         )
         line = (
             f"{stamp}.{int(record.msecs):03d}Z {_level(record):<5} "
-            f"{without_controls(_cut(record.getMessage()))}{where}"
+            f"{_indented(without_controls(_cut(record.getMessage())))}{where}"
         )
         if record.exc_info:
             line += "\n" + without_controls(_cut(self.formatException(record.exc_info)))
         return line
+
+
+def _indented(text: str) -> str:
+    """The text with its other lines indented: none of them looks like a record."""
+    return text.replace("\n", "\n  ")
 
 
 def _cut(text: str) -> str:

@@ -194,6 +194,16 @@ async def test_level_none_serves_nothing() -> None:
     await server.stop()
 
 
+def test_no_text_looks_like_a_record(logs: pytest.CaptureFixture[str]) -> None:
+    set_up_logs(telemetry("{}").logs)
+    logging.getLogger("k8strace").warning(
+        "%s", "a\n2026-11-30T00:00:00.000Z error all is lost"
+    )
+    first, second = said(logs).splitlines()
+    assert first.endswith("warn  a")
+    assert second == "  2026-11-30T00:00:00.000Z error all is lost"
+
+
 @pytest.mark.parametrize("encoding", ["console", "json"])
 def test_a_log_has_no_controls(logs: pytest.CaptureFixture[str], encoding: str) -> None:
     """Terminal escapes, text that runs backwards, what UTF-8 cannot have."""
