@@ -64,7 +64,10 @@ def parser() -> argparse.ArgumentParser:
         help=f"how many of a million traces are begun (default: {DEFAULT_RATE})",
     )
     tracing.add_argument(
-        "--check", type=Path, metavar="FILE", help="judge this file instead of printing one"
+        "--check",
+        type=Path,
+        metavar="FILE",
+        help="say whether it starts with this file, and what is wrong (exit status 1)",
     )
     tracing.add_argument(
         "--feature-gates",
@@ -113,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{'error' if is_wrong else 'warning'}: {why}\n")
         if is_wrong:
             return 1
-    _note("" if options.component else "kube-apiserver", version)
+    _note(component, version)
     sys.stdout.write(text)
     return 0
 

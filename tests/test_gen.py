@@ -173,8 +173,17 @@ def test_a_distributions_files(capsys: pytest.CaptureFixture[str]) -> None:
 def test_before_1_26_egress_selectors_are_spoken_of(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["tracing-config", "--kubernetes", "1.25", "--distribution", "k3s"]) == 0
-    assert "note: kube-apiserver 1.25 crashes" in capsys.readouterr().err
+    of_apiserver: list[list[str]] = [
+        [],
+        ["--component", "kube-apiserver"],
+        ["--distribution", "k3s"],
+    ]
+    for arguments in of_apiserver:
+        assert main(["tracing-config", "--kubernetes", "1.25", *arguments]) == 0
+        assert "note: kube-apiserver 1.25 crashes" in capsys.readouterr().err
+    for arguments in (["--component", "kubelet"], ["--component", "cri-o"]):
+        assert main(["tracing-config", "--kubernetes", "1.25", *arguments]) == 0
+        assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

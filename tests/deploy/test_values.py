@@ -255,8 +255,8 @@ def test_null_takes_away_what_a_variant_sets(tmp_path: Path) -> None:
     assert set(config["processors"]) == {"memory_limiter"}
     assert set(config["service"]["pipelines"]) == {"traces"}
     pod = pod_of(objects)
-    assert not pod.get("nodeSelector")
-    assert not pod.get("affinity")
+    assert "nodeSelector" not in pod
+    assert "affinity" not in pod
     assert "null" not in yaml.safe_dump(objects)
 
 

@@ -124,9 +124,9 @@ spec:
   {{- end }}
   {{- end }}
   {{- range $name := list "nodeSelector" "affinity" }}
-  {{- with get $values $name }}
+  {{- with default dict (get $values $name) | include "k8strace.yaml" | fromYaml }}
   {{ $name }}:
-    {{- include "k8strace.yaml" . | nindent 4 }}
+    {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- end }}
   {{- with $values.tolerations }}
