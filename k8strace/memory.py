@@ -13,7 +13,9 @@ from pathlib import Path, PurePosixPath
 _ROOT = Path("/")
 FOR_CONNECTIONS = 8 * 1024 * 1024  # bytes
 KEPT_FREE = 64 * 1024 * 1024  # bytes
-COLLECT_AFTER = 20_000  # objects that came and have not gone
+COLLECT_AFTER = 5_000  # objects that came and have not gone
+LOOKED_THROUGH = 20_000  # objects that a collection goes through at most: some milliseconds
+_NEVER = 1_000_000_000
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
@@ -81,7 +83,26 @@ def set_aside() -> None:
     gc.unfreeze()
     gc.collect()
     gc.freeze()
-    gc.set_threshold(COLLECT_AFTER)
+    gc.set_threshold(COLLECT_AFTER, _NEVER, _NEVER)
+
+
+def collect_some() -> None:
+    """Collect what cycles there may be among some objects; to be called every second.
+
+    Python would go through all that is queued, which holds the loop up for seconds where
+    that is a million requests. What is more than is gone through in a moment is set aside:
+    it goes when nobody refers to it any more, as everything does that has no cycles.
+    """
+    _, collections, _ = gc.get_count()  # of the youngest, each of which has left some
+    if collections * COLLECT_AFTER > LOOKED_THROUGH:
+        gc.freeze()
+        return
+    if collections:
+        gc.collect(1)
+    if len(gc.get_objects(2)) > LOOKED_THROUGH:
+        gc.freeze()
+    elif collections:
+        gc.collect(2)
 
 
 def _c_function(name: str, *arguments: type) -> ctypes._NamedFuncPointer | None:

@@ -15,19 +15,21 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from k8strace import __version__
+from k8strace.background import Ticker
 from k8strace.component import Worker
 from k8strace.config import Loaded, Telemetry
 from k8strace.errors import ConfigError
 from k8strace.graph import Graph
 from k8strace.listeners import Listeners, Wanted
 from k8strace.loop_lag import LoopLag
-from k8strace.memory import keep_free, set_aside
+from k8strace.memory import collect_some, keep_free, set_aside
 from k8strace.metrics import Metrics
 from k8strace.signals import ENDED, Signals, ends_before
 from k8strace.telemetry import MetricsServer, bind_process, set_up_logs
 
 log = logging.getLogger("k8strace")
 
+COLLECT_EVERY = 1.0  # seconds
 CANCEL_TIMEOUT = 1.0  # seconds for what is cancelled to end
 
 PROMISES = {
@@ -88,6 +90,7 @@ class Gateway:
         self._listeners = Listeners(reuse_port=False)
         self._drops_orphans = drop_orphans  # of the first start
         self._lag = LoopLag(self.metrics)
+        self._collector = Ticker(COLLECT_EVERY, collect_some, "collecting garbage", log)
 
     async def run(self, loaded: Loaded) -> int:
         """Start, serve until SIGTERM or SIGINT, drain; returns the exit status.
@@ -106,6 +109,7 @@ class Gateway:
         signals.follow()
         running = await signals.unless_stopped(self._start(loaded))
         self._lag.start()
+        self._collector.start()
         while running is not None and not signals.stop_asked.is_set():
             await signals.asked.wait()
             signals.asked.clear()
@@ -117,6 +121,7 @@ class Gateway:
             self._listeners.close()
             await self._drain(running)
         self._lag.stop()
+        self._collector.stop()
         log.info("stopped")
         return ENDED if signals.end_asked.is_set() else 0
 

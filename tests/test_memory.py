@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,3 +247,40 @@ def test_what_the_process_needs_itself_is_asked_once(
         assert memory.own_memory() == GIB + memory.FOR_CONNECTIONS
     finally:
         memory.own_memory.cache_clear()
+
+
+@pytest.mark.usefixtures("collector")
+def test_collections_do_not_go_through_what_is_queued() -> None:
+    """However much that is: each of them is about a bounded number of objects."""
+    memory.set_aside()
+    generations: list[int] = []
+    is_tending = False
+
+    def note(phase: str, info: dict[str, int]) -> None:
+        if phase == "start" and not is_tending:
+            generations.append(info["generation"])
+
+    gc.callbacks.append(note)
+    queue: deque[list[int]] = deque()
+    try:
+        for _ in range(10):
+            queue.extend([number] for number in range(memory.LOOKED_THROUGH))
+            is_tending = True
+            memory.collect_some()
+            is_tending = False
+            for generation in (1, 2):
+                assert len(gc.get_objects(generation)) <= memory.LOOKED_THROUGH
+    finally:
+        gc.callbacks.remove(note)
+    assert set(generations) == {0}  # nothing else is ever collected by itself
+    assert gc.get_freeze_count() > len(queue) // 2
+    last = weakref.ref(one := Cycle())
+    gc.collect(0)  # which it outlives
+    del one
+    memory.collect_some()
+    assert last() is None
+
+
+class Cycle:
+    def __init__(self) -> None:
+        self.itself = self
