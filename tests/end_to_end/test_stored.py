@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import resource
+import shutil
 import signal
 from contextlib import suppress
 from pathlib import Path
@@ -183,6 +184,42 @@ async def test_two_gateways_on_one_directory(start: Start, tmp_path: Path) -> No
             status, _, text = await run_gateway("--config", config, *options, *more)
             assert status == 1
             assert f"extensions::file_storage: {tmp_path}/store: another gateway" in text
+
+
+@pytest.mark.parametrize("arguments", [NATIVE, WORKERS], ids=["alone", "workers"])
+@pytest.mark.parametrize("is_removed", [False, True])
+async def test_nothing_is_answered_while_the_directory_is_away(
+    start: Start, tmp_path: Path, arguments: tuple[str, ...], is_removed: bool
+) -> None:
+    directory, elsewhere = tmp_path / "store", tmp_path / "elsewhere"
+    async with Backend() as backend:
+        backend.answer = unavailable
+        options = (*arguments, *storage(directory))
+        async with start(backend.endpoint, *options, **STORED) as gateway:
+            async with Client(await gateway.address("grpc")) as client:
+                await client.send(request(3))
+                if is_removed:
+                    shutil.rmtree(directory)
+                else:
+                    directory.rename(elsewhere)
+                for _ in range(3):
+                    with pytest.raises(grpc.aio.AioRpcError) as caught:
+                        await client.send(request(4))
+                    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+                    assert "the store of otlp cannot take it" in str(caught.value.details())
+                seen = len(gateway.log)
+                if is_removed:
+                    directory.mkdir()
+                else:
+                    elsewhere.rename(directory)
+                await gateway.wait_for_log("is there again", after=seen)
+                await client.send(request(5))
+            # What was stored before is delivered, also from files that are gone.
+            backend.answer = None
+            await backend.wait_for_spans(8)
+            await gateway.at_rest()
+            assert await gateway.stop() == 0
+    assert backend.spans == 8
 
 
 async def test_the_promise_is_printed(start: Start, tmp_path: Path) -> None:
