@@ -1,35 +1,45 @@
 """Operations on the bytes of OTLP trace requests; `_fastpath.pyi` says what they promise.
 
-The rules of the C below (_wire, _otlp, _sampling, _index, _pieces):
+The rules of the C below (_wire, _otlp, _sampling, _index, _pieces, _filter, _cut):
 1. It is `noexcept nogil` and returns a `Code`; `_raise` raises, here at the border.
-2. There is one reader, `walk_chunk`, and one writer, `write_piece`.
-3. Whatever `count` takes in, all the others take in.
+2. Whatever `count` takes in, all the others take in.
+3. What a sender makes long is a `Work`, which can be done in steps and on a C thread. It
+   takes no memory but its output, and that only as far as the caller has reserved it.
 """
 
-from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+cimport cython
+from cpython.bytes cimport (
+    PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, _PyBytes_Resize,
+)
+from cpython.ref cimport Py_INCREF, Py_XDECREF, PyObject
 from libc.stdint cimport UINT32_MAX, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy, memset
 
 from k8strace._columns cimport SpanValues, read_service, read_values
+from k8strace._cut cimport Cut, advance, free_heads, heads_size, open_chunk
+from k8strace._filter cimport (
+    CHOSEN, SAMPLED, VALID, Counts, Filter, filter_chunk, position, start_chunk,
+)
 from k8strace._index cimport (
-    COUNT, INDEX, KEEP, SAMPLE, VERDICTS, Array, Gap, Index, Node, Purpose, Walk, clear,
-    free_index, node, span_entry, walk_chunk,
+    COUNT, INDEX, VERDICTS, Array, Index, Purpose, Walk, free_index, node, span_entry,
+    walk_chunk,
 )
 from k8strace._otlp cimport REQUEST_LEVEL, RESOURCE_LEVEL, TRACE_ID_SIZE
 from k8strace._pieces cimport (
-    Group, Piece, end_of_piece, group_spans, measure_piece, node_of, order_by_group,
-    write_piece,
+    Group, Out, Piece, group_spans, measure_piece, node_of, order_by_group, write_piece,
 )
 from k8strace._sampling cimport (
     CAUSE_COUNT, MODE_EQUALIZING, MODE_HASH_SEED, MODE_PROPORTIONAL, POLICY_COUNT,
     start_sampler,
 )
+from k8strace._task cimport Task, run_task
+from k8strace._threads cimport Port
 from k8strace._tracestate cimport DIGITS
 from k8strace._wire cimport (
     BAD_FIELD_NUMBER, BAD_TEXT, BAD_TRACE_ID, BAD_WIRE_TYPE, LONG_LENGTH, LONG_VARINT,
     MAX_CHUNK, MAX_DEPTH, NO_MEMORY, OK, TOO_BIG, TOO_DEEP, TRUNCATED, UNMATCHED_GROUP,
-    Bytes, Code, Field,
+    Bytes, Code, Cursor, Field,
 )
 
 import os
@@ -47,7 +57,7 @@ cdef extern from *:
 
 BUILD = (<bytes>K8STRACE_BUILD).decode()
 
-Count = namedtuple("Count", "spans bad_ids bad_text")
+Count = namedtuple("Count", "spans bad_ids bad_text too_deep")
 Sampled = namedtuple(
     "Sampled",
     "chunks kept sampled_out rejected kept_by_priority out_by_priority kept_by out_by "
@@ -64,12 +74,14 @@ POLICIES = (
     "missing_randomness",
 )
 CAUSES = ("no_trace_id", "bad_tracestate", "sampled_before", "wrong_threshold")
+AT_ONCE = <int>LONG
 HASH_SEED = <int>MODE_HASH_SEED
 PROPORTIONAL = <int>MODE_PROPORTIONAL
 EQUALIZING = <int>MODE_EQUALIZING
 
 cdef enum:
     NOGIL_FROM = 32 * 1024  # bytes; below, letting go of the GIL costs more than it gives
+    LONG = 512 * 1024  # bytes; what is longer is done on a thread, or in steps of as much
     GROWTH = 8  # times the request may grow when it is taken apart, and always by
     GROWTH_ALWAYS = 64 * 1024 * 1024
 
@@ -84,8 +96,6 @@ cdef class _Reader:
     cdef Index index
     cdef tuple chunks
     cdef uint64_t size  # of the chunks that were read
-    cdef Py_ssize_t chunk  # `taken`: where to go on
-    cdef uint64_t gap
 
     def __cinit__(self, tuple chunks):
         self.chunks = chunks
@@ -121,73 +131,6 @@ cdef class _Reader:
                 write_piece(&self.index, piece, to)
         return made
 
-    cdef tuple filtered(self, Purpose purpose):
-        """The chunks with those spans alone that get into the index."""
-        cdef list kept = []
-        cdef bint changed = False
-        cdef uint64_t before
-        cdef Piece piece
-        cdef bytes made
-        memset(&piece, 0, sizeof(piece))
-        self.walk.purpose = purpose
-        for i in range(len(self.chunks)):
-            clear(&self.index)
-            before = self.walk.spans
-            self.read_chunk(i)
-            if self.walk.spans - before == self.index.spans.count:
-                if not self.index.texts.count:
-                    kept.append(self.chunks[i])
-                    continue
-            changed = True
-            piece.count = self.index.spans.count
-            piece.end_gap = self.index.gaps[<int>REQUEST_LEVEL].count
-            made = self.written(&piece)
-            if made:
-                kept.append(made)
-        return tuple(kept) if changed else self.chunks
-
-    cdef list taken(self, uint64_t first, uint64_t end):
-        """The spans from `first` to `end`, which follow those taken before.
-
-        What stands between resources goes with the resource that comes next, or the last.
-        """
-        cdef list parts = []
-        cdef Array *gaps = &self.index.gaps[<int>REQUEST_LEVEL]
-        cdef Node *chunk
-        cdef Piece piece
-        cdef bytes made
-        memset(&piece, 0, sizeof(piece))
-        piece.first = first
-        while self.chunk < len(self.chunks):
-            chunk = node(&self.index, REQUEST_LEVEL, self.chunk)
-            piece.count = min(end, <uint64_t>chunk.end_span) - piece.first
-            piece.first_gap = self.gap
-            if end >= chunk.end_span:
-                self.gap = chunk.end_gap
-            else:
-                last = node_of(&self.index, RESOURCE_LEVEL, end - 1)
-                while self.gap < chunk.end_gap:
-                    if (<Gap *>gaps.items)[self.gap].before > last:
-                        break
-                    self.gap += 1
-            piece.end_gap = self.gap
-            made = self.chunks[self.chunk]
-            if chunk.cut or piece.first != chunk.first_span or end < chunk.end_span:
-                made = self.written(&piece)
-            if made:
-                parts.append(made)
-            if end < chunk.end_span:
-                break
-            piece.first += piece.count
-            self.chunk += 1
-            if end == chunk.end_span and end < self.index.spans.count:
-                break
-        return parts
-
-    cdef uint64_t growth(self) noexcept:
-        """What all pieces together may take, since each repeats resources and scopes."""
-        return GROWTH * self.size + GROWTH_ALWAYS
-
     cdef int fail(self, Code code, uint64_t span) except -1:
         """Raise an error about a span of the index."""
         cdef Bytes place = span_entry(&self.index, span).start
@@ -195,6 +138,11 @@ cdef class _Reader:
         cdef uint64_t at = node(&self.index, RESOURCE_LEVEL, resource).parent
         cdef uint64_t offset = <uint64_t>(place - _start(self.chunks[at]))
         _raise(code, offset + sum([len(chunk) for chunk in self.chunks[:at]]))
+
+
+cdef inline uint64_t growth_of(uint64_t size) noexcept:
+    """What all pieces of a request together may take, as each repeats resources."""
+    return GROWTH * size + GROWTH_ALWAYS
 
 
 cdef inline Bytes _start(bytes chunk) noexcept:
@@ -256,7 +204,11 @@ def count(tuple chunks not None, bint deep=False):
         if code != OK:
             _raise(code, offset + <uint64_t>(walk.fault - _start(chunk)))
         offset += <uint64_t>PyBytes_GET_SIZE(chunk)
-    return _record(Count, (walk.spans, walk.bad_ids, walk.bad_text))
+    return _counted(&walk)
+
+
+cdef object _counted(Walk *walk):
+    return _record(Count, (walk.spans, walk.bad_ids, walk.bad_text, walk.too_deep))
 
 
 def valid(tuple chunks not None, bint deep=False):
@@ -269,19 +221,296 @@ def valid(tuple chunks not None, bint deep=False):
     )
 
 
-def keep(tuple chunks not None, bytes verdicts not None):
-    cdef _Reader reader = _Reader(chunks)
-    cdef uint64_t kept = 0
-    reader.walk.verdicts = _start(verdicts)
-    reader.walk.verdict_count = <uint64_t>PyBytes_GET_SIZE(verdicts)
-    made = reader.filtered(KEEP)
-    if reader.walk.spans != reader.walk.verdict_count:
-        raise ValueError(
-            f"{reader.walk.verdict_count} verdicts for {reader.walk.spans} spans"
+# Work in steps
+
+cdef class Work:
+    """Steps over chunks, one at a time or, if they are small, some of them."""
+
+    cdef Task task
+    cdef tuple chunks
+    cdef Py_ssize_t next  # the chunk that comes next, or is worked on
+    cdef uint64_t offset  # of that chunk
+    cdef bint is_going
+    cdef readonly uint64_t size  # of the output
+    cdef PyObject *out  # bytes that nobody else has yet
+    cdef uint64_t room
+    cdef readonly bint is_done
+
+    def __dealloc__(self):
+        Py_XDECREF(self.out)
+
+    @property
+    def is_large(self):
+        return not self.is_done and self.step_size() > LONG
+
+    @property
+    def need(self):
+        return self.size + max(self.room, self.wanted())
+
+    def run(self):
+        cdef uint64_t done = 0
+        cdef uint64_t size
+        while not self.is_done and done < LONG:
+            size = self.step_size()
+            self.prepare()
+            if size < NOGIL_FROM:
+                self.task.code = self.task.go(self.task.state)
+            else:
+                with nogil:
+                    self.task.code = self.task.go(self.task.state)
+            self.settle()
+            if self.wanted() > self.room:
+                return
+            done += size
+
+    def submit(self, Port port not None, token):
+        self.prepare()
+        self.task.job.work = run_task
+        port.submit(&self.task.job, self, token)
+
+    cpdef settle(self):
+        raise NotImplementedError
+
+    cdef uint64_t step_size(self) noexcept:
+        return <uint64_t>PyBytes_GET_SIZE(self.chunks[self.next])
+
+    cdef uint64_t wanted(self) noexcept:
+        return 0
+
+    cdef int prepare(self) except -1:
+        raise NotImplementedError
+
+    cdef int grow(self, uint64_t room) except -1:
+        """Have room for as much in the output, whose bytes so far stay."""
+        if room <= self.room:
+            return 0
+        if self.out == NULL:
+            made = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>room)
+            self.out = <PyObject *>made
+            Py_INCREF(made)
+        else:
+            _PyBytes_Resize(&self.out, <Py_ssize_t>room)
+        self.room = room
+        return 0
+
+    cdef bytes taken(self, uint64_t size):
+        """The first `size` bytes of the output, which is empty again."""
+        cdef PyObject *out = self.out
+        cdef bint is_small = size < self.room // 2 and size < LONG
+        self.out = NULL
+        self.room = 0
+        if out == NULL:
+            return b""
+        if is_small:
+            made = PyBytes_FromStringAndSize(
+                PyBytes_AS_STRING(<object>out), <Py_ssize_t>size
+            )
+        else:
+            _PyBytes_Resize(&out, <Py_ssize_t>size)
+            made = <bytes>out
+        Py_XDECREF(out)
+        return made
+
+    cdef inline uint8_t *output(self) noexcept:
+        return NULL if self.out == NULL else <uint8_t *>PyBytes_AS_STRING(<object>self.out)
+
+    cdef int check(self, Bytes fault) except -1:
+        """Raise what went wrong in the step, at `fault`."""
+        cdef Code code = self.task.code
+        if code != OK:
+            self.is_done = True
+            _raise(code, self.offset + <uint64_t>(fault - _start(self.chunks[self.next])))
+        return 0
+
+    cdef int next_chunk(self) except -1:
+        self.offset += <uint64_t>PyBytes_GET_SIZE(self.chunks[self.next])
+        self.next += 1
+        self.is_done = self.next == len(self.chunks)
+        return 0
+
+
+cdef struct CountState:
+    Walk walk
+    Cursor chunk
+
+
+@cython.final
+cdef class Counting(Work):
+    cdef CountState state
+
+    def __cinit__(self, tuple chunks not None, bint deep=False):
+        self.chunks = chunks
+        self.is_done = not chunks
+        self.state.walk.purpose = COUNT
+        self.state.walk.deep = deep
+        self.task.go = count_chunk
+        self.task.state = &self.state
+
+    cdef int prepare(self) except -1:
+        cdef bytes chunk = _chunk(self.chunks, self.next)
+        self.state.chunk.at = _start(chunk)
+        self.state.chunk.end = self.state.chunk.at + PyBytes_GET_SIZE(chunk)
+        self.state.walk.fault = self.state.chunk.at
+        return 0
+
+    cpdef settle(self):
+        self.check(self.state.walk.fault)
+        self.next_chunk()
+
+    def take(self):
+        return _counted(&self.state.walk)
+
+
+cdef Code count_chunk(void *state) noexcept nogil:
+    cdef CountState *s = <CountState *>state
+    if s.chunk.end - s.chunk.at > MAX_CHUNK:
+        return LONG_LENGTH
+    return walk_chunk(&s.walk, s.chunk.at, s.chunk.end)
+
+
+cdef class Filtering(Work):
+    cdef Filter state
+    cdef bint has_changed
+    cdef list made
+
+    def __cinit__(self, tuple chunks not None, *arguments):
+        self.chunks = chunks
+        self.is_done = not chunks
+        self.made = []
+        self.task.go = go_on_filtering
+        self.task.state = &self.state
+
+    cdef uint64_t wanted(self) noexcept:
+        cdef Filter *f = &self.state
+        cdef uint64_t left
+        if not self.is_going or f.wanted <= f.room:
+            return 0
+        # What is yet to be read gives about as much again.
+        left = <uint64_t>(f.open[0].left.end - f.open[f.level].left.at)
+        return max(f.wanted, position(f) + left + left // 16) + 1024
+
+    cdef int prepare(self) except -1:
+        cdef bytes chunk = _chunk(self.chunks, self.next)
+        cdef uint64_t wanted = self.wanted()
+        if not self.is_going:
+            if PyBytes_GET_SIZE(chunk) > MAX_CHUNK:
+                _raise(LONG_LENGTH, self.offset)
+            start_chunk(
+                &self.state, _start(chunk), _start(chunk) + PyBytes_GET_SIZE(chunk)
+            )
+            self.is_going = True
+        elif wanted:
+            self.grow(wanted)
+            self.state.out = self.output()
+            self.state.room = self.room
+        return 0
+
+    cpdef settle(self):
+        cdef Filter *f = &self.state
+        self.check(f.fault)
+        if f.wanted > f.room:
+            return
+        self.is_going = False
+        if f.open[0].is_changed:
+            self.has_changed = True
+            made = self.taken(f.written)
+        else:
+            made = self.chunks[self.next]
+        if made:
+            self.made.append(made)
+            if f.open[0].is_changed:
+                self.size += f.written
+        self.next_chunk()
+
+    cdef tuple result(self):
+        """The chunks; the same object where nothing changed."""
+        if not self.is_done:
+            raise ValueError("the output is not here")
+        return tuple(self.made) if self.has_changed else self.chunks
+
+
+cdef Code go_on_filtering(void *state) noexcept nogil:
+    return filter_chunk(<Filter *>state)
+
+
+@cython.final
+cdef class Cleaning(Filtering):
+    def __init__(self, tuple chunks not None, bint deep=False):
+        self.state.choice = VALID
+        self.state.check.purpose = COUNT
+        self.state.check.deep = deep
+
+    @property
+    def first_lost(self):
+        return self.state.counts.first_lost
+
+    def take(self):
+        return self.result(), self.state.counts.kept
+
+
+@cython.final
+cdef class Keeping(Filtering):
+    cdef bytes verdicts
+
+    def __init__(self, tuple chunks not None, bytes verdicts not None):
+        self.verdicts = verdicts
+        self.state.choice = CHOSEN
+        self.state.verdicts = _start(verdicts)
+        self.state.verdict_count = <uint64_t>PyBytes_GET_SIZE(verdicts)
+
+    def take(self):
+        made = self.result()
+        if self.state.counts.spans != self.state.verdict_count:
+            raise ValueError(
+                f"{self.state.verdict_count} verdicts for {self.state.counts.spans} spans"
+            )
+        return made, self.state.counts.kept
+
+
+@cython.final
+cdef class Sampling(Filtering):
+    def __init__(
+        self,
+        tuple chunks not None,
+        int mode,
+        double percentage,
+        uint32_t hash_seed,
+        int precision,
+        bint fail_closed,
+    ):
+        if mode not in (MODE_HASH_SEED, MODE_PROPORTIONAL, MODE_EQUALIZING):
+            raise ValueError(f"no sampling mode: {mode}")
+        if not percentage >= 0.0:
+            raise ValueError(f"percentage must not be negative: {percentage}")
+        if not 1 <= precision <= DIGITS:
+            raise ValueError(f"precision must be 1 to {<int>DIGITS}: {precision}")
+        self.state.choice = SAMPLED
+        start_sampler(
+            &self.state.sampler, mode, percentage, hash_seed, precision, fail_closed
         )
-    for i in range(PyBytes_GET_SIZE(verdicts)):
-        kept += reader.walk.verdicts[i] != 0
-    return made, kept
+
+    def take(self):
+        cdef Counts *n = &self.state.counts
+        causes = tuple([n.rejected[cause] for cause in range(CAUSE_COUNT)])
+        rejected = sum(causes)
+        return _record(
+            Sampled,
+            (
+                self.result(),
+                n.kept,
+                n.spans - n.kept - rejected,
+                rejected,
+                n.kept_by_priority,
+                n.out_by_priority,
+                tuple([n.kept_by[policy] for policy in range(POLICY_COUNT)]),
+                tuple([n.out_by[policy] for policy in range(POLICY_COUNT)]),
+                causes,
+            ),
+        )
+
+
+def keep(tuple chunks not None, bytes verdicts not None):
+    return _all_of(Keeping(chunks, verdicts))
 
 
 def sample(
@@ -292,62 +521,130 @@ def sample(
     int precision,
     bint fail_closed,
 ):
-    cdef _Reader reader = _Reader(chunks)
-    cdef Walk *walk = &reader.walk
-    cdef uint64_t kept = 0
-    cdef uint64_t rejected = 0
-    cdef int policy
-    cdef int cause
-    if mode not in (MODE_HASH_SEED, MODE_PROPORTIONAL, MODE_EQUALIZING):
-        raise ValueError(f"no sampling mode: {mode}")
-    if not percentage >= 0.0:
-        raise ValueError(f"percentage must not be negative: {percentage}")
-    if not 1 <= precision <= DIGITS:
-        raise ValueError(f"precision must be 1 to {<int>DIGITS}: {precision}")
-    start_sampler(&walk.sampler, mode, percentage, hash_seed, precision, fail_closed)
-    made = reader.filtered(SAMPLE)
-    for policy in range(POLICY_COUNT):
-        kept += walk.kept_by[policy]
-    for cause in range(CAUSE_COUNT):
-        rejected += walk.rejected[cause]
-    return _record(
-        Sampled,
-        (
-            made,
-            kept,
-            walk.spans - kept - rejected,
-            rejected,
-            walk.kept_by_priority,
-            walk.out_by_priority,
-            tuple([walk.kept_by[policy] for policy in range(POLICY_COUNT)]),
-            tuple([walk.out_by[policy] for policy in range(POLICY_COUNT)]),
-            tuple([walk.rejected[cause] for cause in range(CAUSE_COUNT)]),
-        ),
-    )
+    return _all_of(Sampling(chunks, mode, percentage, hash_seed, precision, fail_closed))
+
+
+cdef _all_of(Work work):
+    while not work.is_done:
+        work.run()
+    return work.take()
+
+
+cdef struct CutState:
+    Cut cut
+    uint8_t *out
+    bint is_writing
+
+
+@cython.final
+cdef class Cutting(Work):
+    cdef CutState state
+    cdef Cursor *places
+    cdef uint64_t total
+    cdef uint64_t written
+    cdef readonly uint64_t spans
+    cdef readonly bint has_found
+
+    def __cinit__(self, tuple chunks not None, uint64_t max_spans=0, uint64_t max_bytes=0):
+        cdef Cut *c = &self.state.cut
+        cdef bytes chunk
+        self.chunks = chunks
+        self.places = <Cursor *>calloc(len(chunks) + 1, sizeof(Cursor))
+        if self.places == NULL:
+            raise MemoryError
+        for i in range(len(chunks)):
+            chunk = _chunk(chunks, i)
+            if PyBytes_GET_SIZE(chunk) > MAX_CHUNK:
+                _raise(LONG_LENGTH, self.total)
+            self.places[i].at = _start(chunk)
+            self.places[i].end = self.places[i].at + PyBytes_GET_SIZE(chunk)
+            self.total += <uint64_t>PyBytes_GET_SIZE(chunk)
+        c.chunks = self.places
+        c.count = <uint64_t>len(chunks)
+        c.max_spans = max_spans
+        c.max_bytes = max_bytes
+        open_chunk(c, &c.begin, 0)
+        self.is_done = not chunks
+        self.task.go = go_on_cutting
+        self.task.state = &self.state
+
+    def __dealloc__(self):
+        free_heads(&self.state.cut)
+        free(self.places)
+
+    def run(self):
+        self.prepare()
+        with nogil:
+            self.task.code = go_on_cutting(&self.state)
+        self.settle()
+
+    cpdef settle(self):
+        cdef Cut *c = &self.state.cut
+        if self.task.code != OK:
+            self.is_done = self.task.code != NO_MEMORY  # then it can be tried again
+            self.fail()
+        if self.state.is_writing:
+            c.begin = c.end
+            self.is_done = c.begin.chunk == c.count
+            self.written += c.size
+            if self.written > growth_of(self.total):
+                c.max_spans = 0
+                c.max_bytes = 0
+        self.spans = c.spans
+        self.size = c.size
+        self.has_found = self.state.is_writing = not self.state.is_writing
+
+    def take(self):
+        if self.state.is_writing:
+            raise ValueError("the piece is not here")
+        return self.taken(self.state.cut.size)
+
+    cdef uint64_t step_size(self) noexcept:
+        return self.total
+
+    cdef uint64_t wanted(self) noexcept:
+        return heads_size(&self.state.cut)
+
+    cdef int prepare(self) except -1:
+        if self.state.is_writing:
+            self.grow(self.size)
+            self.state.out = self.output()
+        return 0
+
+    cdef int fail(self) except -1:
+        cdef Bytes fault = self.state.cut.fault
+        cdef uint64_t offset = 0
+        for i in range(len(self.chunks)):
+            if self.places[i].at <= fault < self.places[i].end:
+                _raise(self.task.code, offset + <uint64_t>(fault - self.places[i].at))
+            offset += <uint64_t>PyBytes_GET_SIZE(self.chunks[i])
+        _raise(self.task.code, offset)
+
+
+cdef Code go_on_cutting(void *state) noexcept nogil:
+    cdef CutState *s = <CutState *>state
+    cdef Out out
+    if not s.is_writing:
+        return advance(&s.cut, NULL)
+    out.at = s.out
+    out.start = NULL
+    out.end = NULL
+    return advance(&s.cut, &out)
 
 
 def split(tuple chunks not None, uint64_t max_spans=0, uint64_t max_bytes=0):
-    cdef _Reader reader = _Reader(chunks)
-    cdef uint64_t first = 0
-    cdef uint64_t end
-    cdef uint64_t size
-    cdef uint64_t total = 0
+    cdef Cutting cutting
     cdef list pieces = []
-    cdef list parts
-    reader.read(INDEX)
-    if (not max_spans or reader.index.spans.count <= max_spans) and (
-        not max_bytes or reader.size <= max_bytes
-    ):
-        return [(chunks, reader.index.spans.count, reader.size)]
-    while not pieces or first < reader.index.spans.count:
-        end = reader.index.spans.count
-        if total <= reader.growth():
-            end = end_of_piece(&reader.index, first, reader.gap, max_spans, max_bytes)
-        parts = reader.taken(first, end)
-        size = sum([len(part) for part in parts])
-        total += size
-        pieces.append((tuple(parts), end - first, size))
-        first = end
+    cdef uint64_t size = sum([len(chunk) for chunk in chunks])
+    spans = sum(count(chunks)[:])
+    if (not max_spans or spans <= max_spans) and (not max_bytes or size <= max_bytes):
+        return [(chunks, spans, size)]
+    cutting = Cutting(chunks, max_spans, max_bytes)
+    while not cutting.is_done:
+        cutting.run()
+        cutting.run()
+        spans = cutting.spans
+        pieces.append(((cutting.take(),), spans, cutting.state.cut.size))
     return pieces
 
 
@@ -407,7 +704,7 @@ cdef list _groups(_Reader reader, const uint32_t *order, Array *groups):
         piece.count = one[i].count - at
         chunk = reader.written(&piece)
         total += <uint64_t>PyBytes_GET_SIZE(chunk)
-        if total > reader.growth():
+        if total > growth_of(reader.size):
             reader.fail(TOO_BIG, order[at])
         made.append((_trace_id(&one[i]), (chunk,), piece.count))
         at = one[i].count

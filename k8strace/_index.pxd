@@ -9,43 +9,32 @@ in front of which they stand.
 
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcmp, memset
+from libc.string cimport memset
 
 from k8strace._otlp cimport (
     CHILD,
+    LINK_SPAN_ID,
+    LINK_TRACE_ID,
     REQUEST_LEVEL,
     REQUEST_RESOURCE_SPANS,
     SCOPE_LEVEL,
     SPAN,
-    SPAN_ATTRIBUTE,
     SPAN_ID_SIZE,
+    SPAN_LINK,
     SPAN_LEVEL,
     SPAN_PARENT_ID,
     SPAN_SPAN_ID,
     SPAN_TRACE_ID,
-    SPAN_TRACE_STATE,
     TRACE_ID_SIZE,
     Leaves,
     check_leaves,
     check_own,
     is_zero,
 )
-from k8strace._sampling cimport (
-    CAUSE_COUNT,
-    POLICY_COUNT,
-    PRIORITY_DROP,
-    PRIORITY_KEEP,
-    PRIORITY_NONE,
-    Decision,
-    Priority,
-    Sampler,
-    decide,
-    read_priority,
-)
-from k8strace._tracestate cimport MAX_WRITTEN, write_tracestate
 from k8strace._wire cimport (
     NO_MEMORY,
     OK,
+    TOO_DEEP,
     Bytes,
     Code,
     Cursor,
@@ -53,15 +42,12 @@ from k8strace._wire cimport (
     load64,
     next_field,
     varint_size,
-    write_varint,
 )
 
 cdef enum Purpose:
     COUNT
     VERDICTS  # write down whether each span is valid
     INDEX  # put each span into the index
-    KEEP  # put it there where its verdict says so
-    SAMPLE  # put it there where the sampler says so
 
 cdef struct Array:
     void *items
@@ -83,7 +69,7 @@ cdef struct Node:
     uint32_t end_gap
     uint64_t gap_size
     uint64_t size  # of its content in the piece being written; 0: copied as it stands
-    bint cut  # it can't be copied as it stands: something in it was left out or changed
+    bint cut  # it can't be copied as it stands: something in it was left out
 
 cdef struct SpanEntry:
     Bytes start
@@ -91,16 +77,11 @@ cdef struct SpanEntry:
     Bytes end
     Bytes trace_id  # NULL where it isn't of 16 bytes
     uint32_t scope
-    uint32_t text_size  # a new tracestate field, in Index.texts
-    uint64_t text
-    Bytes cut  # what it stands in the place of; NULL: the span is as it was
-    Bytes cut_end
 
 cdef struct Index:
     Array[3] nodes  # by level
     Array[3] gaps
     Array spans
-    Array texts  # bytes
 
 cdef struct Walk:
     Purpose purpose
@@ -109,15 +90,8 @@ cdef struct Walk:
     uint64_t spans  # COUNT, VERDICTS: the valid ones; else all
     uint64_t bad_ids
     uint64_t bad_text
+    uint64_t too_deep
     Array found  # VERDICTS: one byte a span
-    Bytes verdicts  # KEEP
-    uint64_t verdict_count
-    Sampler sampler  # SAMPLE, and what came of it
-    uint64_t[CAUSE_COUNT] rejected
-    uint64_t kept_by_priority
-    uint64_t out_by_priority
-    uint64_t[POLICY_COUNT] kept_by
-    uint64_t[POLICY_COUNT] out_by
     Bytes fault
 
 cdef struct SpanIds:
@@ -127,6 +101,7 @@ cdef struct SpanIds:
     Bytes span_id_end
     Bytes parent_id
     Bytes parent_id_end
+    bint has_bad_link
 
 
 # The index
@@ -155,22 +130,12 @@ cdef inline SpanEntry *span_entry(Index *index, uint64_t which) noexcept nogil:
     return <SpanEntry *>index.spans.items + which
 
 
-cdef inline void clear(Index *index) noexcept nogil:
-    cdef int level
-    for level in range(SPAN_LEVEL):
-        index.nodes[level].count = 0
-        index.gaps[level].count = 0
-    index.spans.count = 0
-    index.texts.count = 0
-
-
 cdef inline void free_index(Index *index) noexcept nogil:
     cdef int level
     for level in range(SPAN_LEVEL):
         free(index.nodes[level].items)
         free(index.gaps[level].items)
     free(index.spans.items)
-    free(index.texts.items)
 
 
 cdef inline Code add_gap(
@@ -205,7 +170,6 @@ cdef inline Code add_span(
     entry.end = f.end
     entry.trace_id = trace_id
     entry.scope = <uint32_t>scope
-    entry.cut = NULL
     index.spans.count += 1
     return OK
 
@@ -215,6 +179,8 @@ cdef inline Code add_span(
 
 cdef inline bint are_good(SpanIds *ids) noexcept nogil:
     cdef Py_ssize_t parent = ids.parent_id_end - ids.parent_id
+    if ids.has_bad_link:
+        return False
     if ids.trace_id_end - ids.trace_id != TRACE_ID_SIZE or is_zero(ids.trace_id):
         return False
     if ids.span_id_end - ids.span_id != SPAN_ID_SIZE or load64(ids.span_id) == 0:
@@ -222,21 +188,40 @@ cdef inline bint are_good(SpanIds *ids) noexcept nogil:
     return parent == 0 or parent == SPAN_ID_SIZE
 
 
-cdef inline Code check_span(Walk *w, Field *span) noexcept nogil:
-    """Count a span, by what is wrong with it."""
+cdef inline Code check_link(Field *link, SpanIds *ids, Bytes *fault) noexcept nogil:
+    """Note whether a link's ids have lengths that others refuse; it may have none."""
     cdef Cursor c
     cdef Field f
-    cdef SpanIds ids
-    cdef Leaves found
     cdef Code code
-    cdef bint good
-    memset(&ids, 0, sizeof(ids))
+    cdef Py_ssize_t trace_id = 0
+    cdef Py_ssize_t span_id = 0
+    c.at = link.body
+    c.end = link.end
+    while c.at < c.end:
+        code = next_field(&c, &f, SPAN_LEVEL + 1)
+        if code != OK:
+            fault[0] = c.at
+            return code
+        if f.tag == LINK_TRACE_ID:
+            trace_id = f.end - f.body
+        elif f.tag == LINK_SPAN_ID:
+            span_id = f.end - f.body
+    if trace_id not in (0, TRACE_ID_SIZE) or span_id not in (0, SPAN_ID_SIZE):
+        ids.has_bad_link = True
+    return OK
+
+
+cdef inline Code read_ids(Field *span, SpanIds *ids, Bytes *fault) noexcept nogil:
+    cdef Cursor c
+    cdef Field f
+    cdef Code code
+    memset(ids, 0, sizeof(SpanIds))
     c.at = span.body
     c.end = span.end
     while c.at < c.end:
         code = next_field(&c, &f, SPAN_LEVEL)
         if code != OK:
-            w.fault = c.at
+            fault[0] = c.at
             return code
         if f.tag == SPAN_TRACE_ID:
             ids.trace_id = f.body
@@ -247,15 +232,30 @@ cdef inline Code check_span(Walk *w, Field *span) noexcept nogil:
         elif f.tag == SPAN_PARENT_ID:
             ids.parent_id = f.body
             ids.parent_id_end = f.end
+        elif f.tag == SPAN_LINK:
+            code = check_link(&f, ids, fault)
+            if code != OK:
+                return code
+    return OK
+
+
+cdef inline Code check_span(Walk *w, Field *span) noexcept nogil:
+    """Count a span, by what is wrong with it."""
+    cdef SpanIds ids
+    cdef Leaves found
+    cdef bint good = False
+    cdef Code code = read_ids(span, &ids, &w.fault)
+    if code != OK:
+        return code
     found.bad_text = NULL
-    found.bad_ids = False
     if w.deep:
         code = check_leaves(&found, SPAN, span.body, span.end, SPAN_LEVEL)
-        if code != OK:
+        if code != OK and code != TOO_DEEP:
             w.fault = found.fault
             return code
-    good = False
-    if found.bad_ids or not are_good(&ids):
+    if code == TOO_DEEP:
+        w.too_deep += 1
+    elif not are_good(&ids):
         w.bad_ids += 1
     elif found.bad_text != NULL:
         w.bad_text += 1
@@ -285,93 +285,12 @@ cdef inline Code index_span(Walk *w, Field *span, uint64_t scope) noexcept nogil
         if f.tag == SPAN_TRACE_ID:
             trace_id = f.body if f.end - f.body == TRACE_ID_SIZE else NULL
     w.spans += 1
-    if w.purpose == KEEP:
-        if w.spans > w.verdict_count or not w.verdicts[w.spans - 1]:
-            return OK
     return add_span(w.index, span, trace_id, scope)
-
-
-cdef inline Code rewrite(
-    Index *index, SpanEntry *entry, Field *old, Decision *d
-) noexcept nogil:
-    """Note a span's new tracestate; `old` is of length 0 at its end where it had none."""
-    cdef uint8_t *text
-    cdef uint8_t *end
-    cdef uint64_t size
-    # In front of the text: its tag, and a length of at most two bytes.
-    if not reserve(&index.texts, MAX_WRITTEN + 3, 1):
-        return NO_MEMORY
-    text = <uint8_t *>index.texts.items + index.texts.count + 3
-    end = write_tracestate(text, &d.state)
-    size = <uint64_t>(end - text)
-    if size == <uint64_t>(old.end - old.body) and memcmp(text, old.body, size) == 0:
-        return OK
-    text -= varint_size(size)
-    write_varint(text, size)
-    text -= 1
-    text[0] = SPAN_TRACE_STATE
-    entry.text = <uint64_t>(text - <uint8_t *>index.texts.items)
-    entry.text_size = <uint32_t>(end - text)
-    entry.cut = old.start
-    entry.cut_end = old.end
-    index.texts.count = <uint64_t>(end - <uint8_t *>index.texts.items)
-    return OK
-
-
-cdef inline Code sample_span(Walk *w, Field *span, uint64_t scope) noexcept nogil:
-    cdef Cursor c
-    cdef Field f
-    cdef Field tracestate  # of several the last counts
-    cdef Decision d
-    cdef Code code
-    cdef Bytes trace_id = NULL
-    cdef bint has_priority = False
-    cdef Priority said = PRIORITY_NONE
-    tracestate.start = span.end
-    tracestate.body = span.end
-    tracestate.end = span.end
-    d.priority = PRIORITY_NONE
-    c.at = span.body
-    c.end = span.end
-    while c.at < c.end:
-        code = next_field(&c, &f, SPAN_LEVEL)
-        if code != OK:
-            w.fault = c.at
-            return code
-        if f.tag == SPAN_ATTRIBUTE:
-            # Of several the first counts, as in the collector.
-            if not has_priority and read_priority(f.body, f.end, &said):
-                has_priority = True
-                d.priority = said
-        elif f.tag == SPAN_TRACE_ID:
-            trace_id = f.body if f.end - f.body == TRACE_ID_SIZE else NULL
-        elif f.tag == SPAN_TRACE_STATE:
-            tracestate = f
-    w.spans += 1
-    if trace_id != NULL and is_zero(trace_id):
-        trace_id = NULL
-    decide(&w.sampler, trace_id, tracestate.body, tracestate.end, &d)
-    if not d.kept:
-        w.out_by[<int>d.policy] += 1
-        w.out_by_priority += d.priority == PRIORITY_DROP
-        if d.undecidable and d.priority == PRIORITY_NONE:
-            w.rejected[<int>d.cause] += 1
-        return OK
-    w.kept_by[<int>d.policy] += 1
-    w.kept_by_priority += d.priority == PRIORITY_KEEP
-    code = add_span(w.index, span, trace_id, scope)
-    if code == OK and d.writes:
-        code = rewrite(
-            w.index, span_entry(w.index, w.index.spans.count - 1), &tracestate, &d
-        )
-    return code
 
 
 cdef inline Code walk_span(Walk *w, Field *span, uint64_t scope) noexcept nogil:
     if w.index == NULL:
         return check_span(w, span)
-    if w.purpose == SAMPLE:
-        return sample_span(w, span, scope)
     return index_span(w, span, scope)
 
 
@@ -399,12 +318,10 @@ cdef inline Code walk_node(
     cdef uint64_t me = 0
     cdef uint64_t before
     cdef uint64_t spans = w.spans
-    cdef uint64_t texts = 0
     if index != NULL:
         nodes = &index.nodes[level]
         gaps = &index.gaps[level]
         children = &index.spans if level == SCOPE_LEVEL else &index.nodes[level + 1]
-        texts = index.texts.count
         me = nodes.count
         if not reserve(nodes, 1, sizeof(Node)):
             return NO_MEMORY
@@ -443,7 +360,7 @@ cdef inline Code walk_node(
         return OK
     made.end_span = <uint32_t>index.spans.count
     made.end_gap = <uint32_t>gaps.count
-    if made.end_span - made.first_span != w.spans - spans or texts != index.texts.count:
+    if made.end_span - made.first_span != w.spans - spans:
         made.cut = True
     if level != REQUEST_LEVEL and made.end_span == made.first_span:
         # Nothing of it will be written, and a flood of empty ones takes no memory.

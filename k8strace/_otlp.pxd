@@ -44,6 +44,7 @@ cdef enum:
     SPAN_START = 7 << 3 | FIXED64
     SPAN_END = 8 << 3 | FIXED64
     SPAN_ATTRIBUTE = 9 << 3 | LEN
+    SPAN_LINK = 13 << 3 | LEN
     SPAN_STATUS = 15 << 3 | LEN
     SPAN_FLAGS = 16 << 3 | FIXED32
     LINK_TRACE_ID = 1 << 3 | LEN
@@ -76,7 +77,6 @@ cdef enum Shape:
 cdef struct Leaves:
     Bytes fault  # the field that breaks the structure
     Bytes bad_text  # the first field that isn't UTF-8, NULL where all are
-    bint bad_ids  # in a link
 
 
 cdef inline bint is_zero(Bytes trace_id) noexcept nogil:
@@ -146,13 +146,11 @@ cdef inline Shape shape(Shape message, uint32_t number) noexcept nogil:
 cdef inline Code check_leaves(
     Leaves *found, Shape message, Bytes at, Bytes end, int depth
 ) noexcept nogil:
-    """Check all that is in a message at `depth`; bad text and ids are only noted."""
+    """Check all that is in a message at `depth`; bad text is only noted."""
     cdef Cursor c
     cdef Field f
     cdef Shape inner
     cdef Code code
-    cdef Py_ssize_t trace_id = 0
-    cdef Py_ssize_t span_id = 0
     if depth > MAX_DEPTH:
         found.fault = at
         return TOO_DEEP
@@ -173,13 +171,6 @@ cdef inline Code check_leaves(
             code = check_leaves(found, inner, f.body, f.end, depth + 1)
             if code != OK:
                 return code
-        elif message == LINK:
-            if f.tag == LINK_TRACE_ID:
-                trace_id = f.end - f.body
-            elif f.tag == LINK_SPAN_ID:
-                span_id = f.end - f.body
-    if trace_id not in (0, TRACE_ID_SIZE) or span_id not in (0, SPAN_ID_SIZE):
-        found.bad_ids = True
     return OK
 
 

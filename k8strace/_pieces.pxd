@@ -69,15 +69,8 @@ cdef inline uint64_t field_size(uint64_t content) noexcept nogil:
     return 1 + varint_size(content) + content
 
 
-cdef inline uint64_t content_size(SpanEntry *span) noexcept nogil:
-    """Of a span that has changed."""
-    return <uint64_t>(span.end - span.body - (span.cut_end - span.cut)) + span.text_size
-
-
 cdef inline uint64_t span_size(SpanEntry *span) noexcept nogil:
-    if span.cut == NULL:
-        return <uint64_t>(span.end - span.start)
-    return field_size(content_size(span))
+    return <uint64_t>(span.end - span.start)
 
 
 cdef inline uint64_t measure_nodes(
@@ -154,18 +147,6 @@ cdef inline uint64_t copy_gaps(
     return at
 
 
-cdef inline void copy_span(Out *out, Index *index, SpanEntry *span) noexcept nogil:
-    cdef Bytes text
-    if span.cut == NULL:
-        copy(out, span.start, span.end)
-        return
-    text = <Bytes>index.texts.items + span.text
-    open_field(out, CHILD, content_size(span))
-    copy(out, span.body, span.cut)
-    copy(out, text, text + span.text_size)
-    copy(out, span.cut_end, span.end)
-
-
 cdef inline uint64_t write_nodes(
     Out *out, Index *index, Piece *piece, int level, Node *parent, uint64_t i
 ) noexcept nogil:
@@ -199,7 +180,7 @@ cdef inline uint64_t write_nodes(
             if span >= one.end_span:
                 break
             span_gap = copy_gaps(out, &index.gaps[level], span_gap, one.end_gap, span)
-            copy_span(out, index, span_entry(index, span))
+            copy(out, span_entry(index, span).start, span_entry(index, span).end)
             i += 1
         copy_gaps(out, &index.gaps[level], span_gap, one.end_gap, UINT32_MAX)
     copy_gaps(out, parent_gaps, gap, end_gap, UINT32_MAX)
@@ -217,46 +198,6 @@ cdef inline void write_piece(Index *index, Piece *piece, uint8_t *to) noexcept n
 
 
 # Choosing
-
-
-cdef inline uint64_t end_of_piece(
-    Index *index, uint64_t first, uint64_t gap, uint64_t max_spans, uint64_t max_bytes
-) noexcept nogil:
-    """The span behind the longest piece within the limits that begins at `first`."""
-    cdef Array *gaps = &index.gaps[<int>REQUEST_LEVEL]
-    cdef Gap *next_gap
-    cdef Node *scope = NULL
-    cdef uint64_t end = index.spans.count
-    cdef uint64_t before = 0  # the resources that are complete, and gaps
-    cdef uint64_t in_resource = 0  # its scopes that are complete, and gaps
-    cdef uint64_t in_scope = 0
-    cdef uint64_t resource = UINT32_MAX
-    cdef uint64_t i
-    if max_spans and end - first > max_spans:
-        end = first + max_spans
-    if not max_bytes:
-        return end
-    for i in range(first, end):
-        if scope == NULL or i >= scope.end_span:
-            if scope != NULL:
-                in_resource += field_size(in_scope)
-            scope = node(index, SCOPE_LEVEL, span_entry(index, i).scope)
-            in_scope = scope.gap_size
-            if scope.parent != resource:
-                before += field_size(in_resource) if resource != UINT32_MAX else 0
-                resource = scope.parent
-                in_resource = node(index, RESOURCE_LEVEL, resource).gap_size
-                while gap < gaps.count:
-                    next_gap = <Gap *>gaps.items + gap
-                    if next_gap.before > resource:
-                        break
-                    before += <uint64_t>(next_gap.end - next_gap.start)
-                    gap += 1
-        in_scope += span_size(span_entry(index, i))
-        if before + field_size(in_resource + field_size(in_scope)) > max_bytes:
-            if i > first:
-                return i
-    return end
 
 
 cdef inline uint64_t mixed(uint64_t value) noexcept nogil:

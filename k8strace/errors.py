@@ -22,6 +22,7 @@ Reason = Literal[
     "retry_exhausted",
     "sampling_error",
     "shutdown",
+    "too_deep",
     "worker_died",
 ]
 """Why spans are lost; docs/drops.md explains each. There are no others: the type checker

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 
 import msgspec
 
-from k8strace import _fastpath
-from k8strace.budget import Lease
+from k8strace.budget import Budget, Lease
+
+Leases = Lease | tuple["Leases", ...] | None
+"""What holds bytes in the budget, for as long as it is there."""
 
 JOIN_BELOW = 16 * 1024  # runs of smaller chunks become one chunk when payloads are joined
 
@@ -42,7 +45,8 @@ class Payload(msgspec.Struct, frozen=True, eq=False, gc=False):
     `size` is their length in bytes, `spans` the number of spans in them.
     `origin` is None in a payload of several senders; `sources` names the requests a joined
     payload was made of, in order (empty: it is one request).
-    `lease` holds the payload's bytes in the budget (several in a joined payload).
+    `lease` holds the payload's bytes in the budget; in a joined payload it is a tuple, with
+    what holds each of `sources`.
     `wait_until` is the loop's time up to which the sender's answer may be held while there
     is no room for the payload; 0 says not to wait.
 
@@ -54,78 +58,56 @@ class Payload(msgspec.Struct, frozen=True, eq=False, gc=False):
     size: int
     origin: Origin | None = None
     sources: tuple[Source, ...] = ()
-    lease: Lease | tuple[Lease, ...] | None = None
+    lease: Leases = None
     wait_until: float = 0.0
 
-    def replaced(self, chunks: tuple[bytes, ...], spans: int) -> Payload:
+    def replaced(
+        self, chunks: tuple[bytes, ...], spans: int, lease: Lease | None = None
+    ) -> Payload:
         """The payload with other content, made from it by cutting or editing.
 
-        Its sources are forgotten: borders of requests are not known in what was cut.
+        `lease` holds the new content. Its sources are forgotten: borders of requests are
+        not known in what was cut.
         """
         size = sum(map(len, chunks))
         return Payload(
-            chunks,
-            spans,
-            size,
-            self.origin,
-            lease=_resized(self.lease, size),
-            wait_until=self.wait_until,
+            chunks, spans, size, self.origin, lease=lease, wait_until=self.wait_until
         )
 
-    def split(self, max_spans: int = 0, max_bytes: int = 0) -> list[Payload]:
-        """Pieces of at most `max_spans` spans and `max_bytes` bytes each (0: no limit).
-
-        A single span over `max_bytes` makes a piece of its own (see `_fastpath.split` for
-        resources too large to be repeated). The pieces share the lease and keep order; one
-        that is cut inside a request has no sources.
-        """
-        if (not max_spans or self.spans <= max_spans) and (
+    def fits(self, max_spans: int, max_bytes: int) -> bool:
+        """Whether it has at most `max_spans` spans and `max_bytes` bytes (0: no limit)."""
+        return (not max_spans or self.spans <= max_spans) and (
             not max_bytes or self.size <= max_bytes
-        ):
-            return [self]
-        pieces = []
-        for part in _grouped(self.requests(), max_spans, max_bytes):
-            if len(part) > 1:
-                pieces.append(Payload.join(part))
-                continue
-            request = part[0]
-            if (max_spans and request.spans > max_spans) or (
-                max_bytes and request.size > max_bytes
-            ):
-                pieces += [
-                    Payload(
-                        chunks,
-                        spans,
-                        size,
-                        request.origin,
-                        lease=self.lease,
-                        wait_until=self.wait_until,
-                    )
-                    for chunks, spans, size in _fastpath.split(
-                        request.chunks, max_spans, max_bytes
-                    )
-                ]
-            else:
-                pieces.append(request)
-        return pieces
+        )
 
-    def requests(self) -> list[Payload]:
+    def held(self, budget: Budget) -> int:
+        """The bytes of `budget` that its leases hold."""
+        lease = self.lease
+        if isinstance(lease, Lease):
+            return lease.size if lease.budget is budget else 0
+        found: dict[int, Lease] = {}
+        rest = list(lease or ())
+        while rest:
+            one = rest.pop()
+            if isinstance(one, tuple):
+                rest += one
+            elif one is not None and one.budget is budget:
+                found[id(one)] = one
+        return sum(one.size for one in found.values())
+
+    def requests(self) -> Iterator[Payload]:
         """The payload, cut at the borders of the requests that it was joined from."""
-        if len(self.sources) < 2:
-            return [self]
-        cutter = _Cutter(self.chunks)
-        return [
-            Payload(
-                cutter.cut(source.size),
-                source.spans,
-                source.size,
-                source.origin,
-                (source,),
-                self.lease,
-                self.wait_until,
-            )
-            for source in self.sources
-        ]
+        requests = Requests(self)
+        while requests.left:
+            yield requests.take(1)
+
+    @property
+    def any_lease(self) -> Lease | None:
+        """One of its leases; None where it has none."""
+        lease = self.lease
+        while isinstance(lease, tuple):
+            lease = next((one for one in lease if one), None)
+        return lease
 
     @staticmethod
     def join(payloads: Sequence[Payload]) -> Payload:
@@ -134,33 +116,101 @@ class Payload(msgspec.Struct, frozen=True, eq=False, gc=False):
             return payloads[0]
         origin = payloads[0].origin
         sources: list[Source] = []
-        leases: dict[int, Lease] = {}
+        leases: list[Leases] = []
         spans = size = 0
         for payload in payloads:
             spans += payload.spans
             size += payload.size
             if payload.origin is not origin and payload.origin != origin:
                 origin = None
-            sources += payload.sources or (
-                Source(payload.spans, payload.size, payload.origin),
-            )
-            lease = payload.lease
-            if isinstance(lease, tuple):
-                leases.update((id(one), one) for one in lease)
-            elif lease is not None:
-                leases[id(lease)] = lease
+            own = payload.sources or (Source(payload.spans, payload.size, payload.origin),)
+            sources += own
+            leases += payload.leases_of(own)
         chunks = tuple(_joined([c for p in payloads for c in p.chunks]))
-        return Payload(chunks, spans, size, origin, tuple(sources), tuple(leases.values()))
+        return Payload(chunks, spans, size, origin, tuple(sources), tuple(leases))
+
+    def leases_of(self, sources: tuple[Source, ...]) -> tuple[Leases, ...]:
+        """What holds each of its requests, which are `sources`."""
+        if isinstance(self.lease, tuple) and len(self.lease) == len(sources):
+            return self.lease
+        return (self.lease,) * len(sources)
 
 
-def _resized(
-    lease: Lease | tuple[Lease, ...] | None, size: int
-) -> Lease | tuple[Lease, ...] | None:
-    """A lease of `size` bytes in place of one that is about to go."""
-    if lease is None:
-        return None
-    first = lease[0] if isinstance(lease, tuple) else lease
-    return Lease(first.budget, size, first.peer)
+class Requests:
+    """Takes a payload apart at the borders of its requests, from the front.
+
+    What is taken holds its own requests' leases and no others. `left` requests are there
+    yet; all in all that costs as much as there are requests and chunks.
+    """
+
+    def __init__(self, payload: Payload) -> None:
+        self.payload = payload
+        self._sources = payload.sources or (
+            Source(payload.spans, payload.size, payload.origin),
+        )
+        self._leases = payload.leases_of(self._sources)
+        self._chunks = _Cutter(payload.chunks)
+        self.taken = 0
+
+    @property
+    def left(self) -> int:
+        return len(self._sources) - self.taken
+
+    def within(self, max_spans: int, max_bytes: int) -> int:
+        """How many of the next requests are within the limits together; at least one."""
+        sources, first = self._sources, self.taken
+        spans = size = 0
+        for index in range(first, len(sources)):
+            spans += sources[index].spans
+            size += sources[index].size
+            over = (max_spans and spans > max_spans) or (max_bytes and size > max_bytes)
+            if over:
+                return max(1, index - first)
+        return len(sources) - first
+
+    def copied(self, count: int) -> int:
+        """The bytes that taking the next `count` requests copies."""
+        first = self.taken
+        return self._chunks.copied(
+            sum(one.size for one in self._sources[first : first + count])
+        )
+
+    def take(self, count: int, copies: Lease | None = None) -> Payload:
+        """The next `count` requests as a payload; `copies` holds what has to be copied.
+
+        After a MemoryError nothing is taken.
+        """
+        payload, first, end = self.payload, self.taken, self.taken + count
+        if first == 0 and end == len(self._sources):
+            self.taken = end
+            return payload
+        sources = self._sources[first:end]
+        held = self._leases[first:end]
+        if copies is not None:
+            held = ((held[0], copies), *held[1:])
+        origin = sources[0].origin
+        if payload.origin is None and any(
+            one.origin is not origin and one.origin != origin for one in sources
+        ):
+            origin = None
+        size = sum(one.size for one in sources)
+        cutter = copy(self._chunks)
+        taken = Payload(
+            cutter.cut(size),
+            sum(one.spans for one in sources),
+            size,
+            origin,
+            sources,
+            held if count > 1 else held[0],
+            payload.wait_until,
+        )
+        self._chunks, self.taken = cutter, end
+        return taken
+
+    def skip(self, count: int) -> None:
+        """Leave the next `count` requests out."""
+        first, self.taken = self.taken, self.taken + count
+        self._chunks.skip(sum(one.size for one in self._sources[first : first + count]))
 
 
 def _joined(chunks: list[bytes]) -> Iterator[bytes]:
@@ -181,42 +231,43 @@ def _joined(chunks: list[bytes]) -> Iterator[bytes]:
         yield run[0] if len(run) == 1 else b"".join(run)
 
 
-def _grouped(
-    requests: list[Payload], max_spans: int, max_bytes: int
-) -> Iterator[list[Payload]]:
-    """Whole requests in groups within the limits; one over them is a group of its own."""
-    group: list[Payload] = []
-    spans = size = 0
-    for request in requests:
-        spans += request.spans
-        size += request.size
-        over = (max_spans and spans > max_spans) or (max_bytes and size > max_bytes)
-        if over and group:
-            yield group
-            group, spans, size = [], request.spans, request.size
-        group.append(request)
-    if group:
-        yield group
-
-
 class _Cutter:
     """Takes a tuple of chunks apart, by lengths, from the front."""
 
     def __init__(self, chunks: tuple[bytes, ...]) -> None:
-        self._chunks = iter(chunks)
-        self._chunk = b""
-        self._start = 0
+        self._chunks = chunks
+        self._next = 0
+        self._start = 0  # within the next chunk
 
     def cut(self, size: int) -> tuple[bytes, ...]:
-        parts = []
+        return tuple(
+            chunk if end - start == len(chunk) else chunk[start:end]
+            for chunk, start, end in self._step(size)
+        )
+
+    def skip(self, size: int) -> None:
+        for _ in self._step(size):
+            pass
+
+    def copied(self, size: int) -> int:
+        """The bytes of the next `size` that are parts of chunks."""
+        copied, start, which = 0, self._start, self._next
         while size:
-            left = len(self._chunk) - self._start
-            if not left:
-                self._chunk, self._start = next(self._chunks), 0
-                continue
-            take = min(left, size)
-            whole = take == len(self._chunk)
-            end = self._start + take
-            parts.append(self._chunk if whole else self._chunk[self._start : end])
-            self._start, size = end, size - take
-        return tuple(parts)
+            length = len(self._chunks[which])
+            take = min(length - start, size)
+            if take < length:
+                copied += take
+            size -= take
+            start, which = 0, which + 1
+        return copied
+
+    def _step(self, size: int) -> Iterator[tuple[bytes, int, int]]:
+        while size:
+            chunk, start = self._chunks[self._next], self._start
+            take = min(len(chunk) - start, size)
+            size -= take
+            self._start += take
+            if self._start == len(chunk):
+                self._next, self._start = self._next + 1, 0
+            if take:
+                yield chunk, start, start + take

@@ -34,7 +34,7 @@ def nested(depth: int) -> bytes:
 
 @pytest.mark.parametrize("chunks", [(), (b"",), (b"", b"")])
 def test_nothing_has_no_spans(chunks: tuple[bytes, ...]) -> None:
-    assert _fastpath.count(chunks) == (0, 0, 0)
+    assert _fastpath.count(chunks) == (0, 0, 0, 0)
     assert _fastpath.valid(chunks) == b""
     assert _fastpath.keep(chunks, b"") == (chunks, 0)
     assert _fastpath.group_by_trace(chunks) == []
@@ -65,7 +65,7 @@ def test_nothing_has_no_spans(chunks: tuple[bytes, ...]) -> None:
 )
 def test_ids_of_a_span(content: bytes, good: bool) -> None:
     chunks = (written(span(), content, span()),)
-    assert _fastpath.count(chunks) == (2 + good, not good, 0)
+    assert _fastpath.count(chunks) == (2 + good, not good, 0, 0)
     assert _fastpath.valid(chunks) == bytes((1, good, 1))
 
 
@@ -79,10 +79,10 @@ def test_ids_of_a_span(content: bytes, good: bool) -> None:
         (field(2, b"s" * 9), False),
     ],
 )
-def test_ids_of_a_link_are_checked_where_deep(link: bytes, good: bool) -> None:
+def test_ids_of_a_link_are_checked(link: bytes, good: bool) -> None:
     chunks = (written(span(more=field(13, link))),)
-    assert _fastpath.count(chunks) == (1, 0, 0)
-    assert _fastpath.count(chunks, deep=True) == (good, not good, 0)
+    assert _fastpath.count(chunks) == (good, not good, 0, 0)
+    assert _fastpath.count(chunks, True) == (good, not good, 0, 0)
 
 
 @pytest.mark.parametrize(
@@ -115,8 +115,8 @@ def test_ids_of_a_link_are_checked_where_deep(link: bytes, good: bool) -> None:
 def test_text_in_a_span_is_checked_where_deep(place: object, text: bytes) -> None:
     assert callable(place)
     chunks = (written(span(more=place(text)), span(more=place("é€😀".encode()))),)
-    assert _fastpath.count(chunks) == (2, 0, 0)
-    assert _fastpath.count(chunks, True) == (1, 0, 1)
+    assert _fastpath.count(chunks) == (2, 0, 0, 0)
+    assert _fastpath.count(chunks, True) == (1, 0, 1, 0)
     assert _fastpath.valid(chunks, True) == b"\0\1"
 
 
@@ -134,9 +134,9 @@ def test_text_in_a_span_is_checked_where_deep(place: object, text: bytes) -> Non
 def test_bad_text_above_the_spans_is_an_error(place: object) -> None:
     assert callable(place)
     good = place(b"text")
-    assert _fastpath.count((good,), True) == (1, 0, 0)
+    assert _fastpath.count((good,), True) == (1, 0, 0, 0)
     bad = place(b"te\xfft")
-    assert _fastpath.count((bad,)) == (1, 0, 0)
+    assert _fastpath.count((bad,)) == (1, 0, 0, 0)
     with pytest.raises(MalformedPayloadError, match="isn't UTF-8") as raised:
         _fastpath.count((good, bad), True)
     # The field in which the text stands: one byte of tag, one of length in front.
@@ -194,14 +194,19 @@ def test_malformed_bytes_say_what_and_where(bad: bytes, reason: str, offset: int
 def test_depth_is_that_of_protobuf() -> None:
     # Request, resource, scope, span, KeyValue and AnyValue are 5 messages deep.
     deepest = field(9, field(2, nested(47)))
-    assert _fastpath.count((written(span(more=deepest)),), True) == (1, 0, 0)
+    assert _fastpath.count((written(span(more=deepest)),), True) == (1, 0, 0, 0)
     assert parse([written(span(more=deepest))])
     deeper = written(span(more=field(9, field(2, nested(48)))))
-    assert _fastpath.count((deeper,)) == (1, 0, 0)
-    with pytest.raises(MalformedPayloadError, match="deeper than 100"):
-        _fastpath.count((deeper,), True)
-    with pytest.raises(MalformedPayloadError):
-        _fastpath.count((written(span(more=field(9, field(2, nested(3000))))),), True)
+    assert _fastpath.count((deeper,)) == (1, 0, 0, 0)
+    assert _fastpath.count((deeper,), True) == (0, 0, 0, 1)
+    beside = written(span(), span(more=field(9, field(2, nested(48)))), span())
+    cleaning = _fastpath.Cleaning((beside,), True)
+    while not cleaning.is_done:
+        cleaning.run()
+    assert cleaning.take() == ((written(span(), span()),), 2)
+    assert cleaning.first_lost == 1
+    deepest = written(span(more=field(9, field(2, nested(3000)))))
+    assert _fastpath.count((deepest,), True) == (0, 0, 0, 1)
 
 
 def test_a_field_does_not_go_on_in_the_next_chunk() -> None:
@@ -226,7 +231,7 @@ def test_chunks_are_a_tuple() -> None:
 @pytest.mark.parametrize("body", recorded())
 def test_recorded_requests_are_good_to_the_leaves(body: bytes) -> None:
     spans = len(ids((body,)))
-    assert _fastpath.count((body,), True) == (spans, 0, 0)
+    assert _fastpath.count((body,), True) == (spans, 0, 0, 0)
     assert _fastpath.valid((body,), True) == b"\1" * spans
 
 
@@ -310,14 +315,12 @@ def test_split_gives_a_large_span_a_piece_of_its_own() -> None:
     assert [size > 100 for _, _, size in pieces] == [False, True, False]
 
 
-def test_split_shares_chunks_that_are_whole() -> None:
+def test_split_leaves_alone_what_is_within_the_limits() -> None:
     chunks = tuple(request(2).SerializeToString() for _ in range(3))
     assert _fastpath.split(chunks, 6, 10_000) == [(chunks, 6, sum(map(len, chunks)))]
     assert _fastpath.split(chunks, 6, 10_000)[0][0] is chunks
-    (first, *_), (second, *_) = _fastpath.split(chunks, max_spans=4)
-    assert first[0] is chunks[0]
-    assert first[1] is chunks[1]
-    assert second[0] is chunks[2]
+    (((first,), *_), ((second,), *_)) = _fastpath.split(chunks, max_spans=4)
+    assert (first, second) == (b"".join(chunks[:2]), chunks[2])
 
 
 def test_split_stops_repeating_what_is_too_large() -> None:

@@ -11,6 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from k8strace import _fastpath
+from k8strace._fastpath import Cleaning
 from tests.support import wire
 from tests.support.clients import recorded
 from tests.support.oracle import (
@@ -18,7 +19,6 @@ from tests.support.oracle import (
     agrees,
     are_good,
     between_resources,
-    links_are_good,
     rows,
 )
 from tests.support.requests import parse
@@ -33,6 +33,8 @@ CHUNKS = st.one_of(
 ANY_BYTES = st.one_of(wire.requests(), wire.damaged(), st.binary(max_size=50))
 
 
+LOST = "lost"
+
 # Reading
 
 
@@ -41,10 +43,14 @@ def test_count_and_valid_agree_with_protobuf(body: bytes) -> None:
     spans = [span for _, _, span in rows(parse([body]))]
     good = [are_good(span) for span in spans]
     assert _fastpath.valid((body,)) == bytes(good)
-    assert _fastpath.count((body,)) == (sum(good), len(good) - sum(good), 0)
-    deep = [are_good(span) and links_are_good(span) for span in spans]
-    assert _fastpath.valid((body,), True) == bytes(deep)
-    assert _fastpath.count((body,), True) == (sum(deep), len(deep) - sum(deep), 0)
+    assert _fastpath.count((body,)) == (sum(good), len(good) - sum(good), 0, 0)
+    assert _fastpath.valid((body,), True) == bytes(good)
+    assert _fastpath.count((body,), True) == _fastpath.count((body,))
+    cleaning = Cleaning((body,))
+    while not cleaning.is_done:
+        cleaning.run()
+    assert cleaning.take() == _fastpath.keep((body,), bytes(good))
+    assert all(good) or cleaning.first_lost == good.index(False)
 
 
 @given(ANY_BYTES)
@@ -131,12 +137,21 @@ def test_keep_cuts_spans_and_nothing_else(chunks: Chunks, data: st.DataObject) -
         for resource_spans in message.resource_spans:
             for scope_spans in resource_spans.scope_spans:
                 left = [span for span in scope_spans.spans if next(answer)]
+                lost_all = not left and len(scope_spans.spans) > 0
                 del scope_spans.spans[:]
                 scope_spans.spans.extend(left)
-            left_scopes = [one for one in resource_spans.scope_spans if one.spans]
+                if lost_all:
+                    scope_spans.schema_url = LOST
+            scopes = resource_spans.scope_spans
+            left_scopes = [one for one in scopes if one.schema_url != LOST]
+            lost_all = len(left_scopes) < len(scopes) and not any(
+                one.spans for one in left_scopes
+            )
             del resource_spans.scope_spans[:]
             resource_spans.scope_spans.extend(left_scopes)
-        left_resources = [one for one in message.resource_spans if one.scope_spans]
+            if lost_all:
+                resource_spans.schema_url = LOST
+        left_resources = [one for one in message.resource_spans if one.schema_url != LOST]
         del message.resource_spans[:]
         message.resource_spans.extend(left_resources)
         expected.append(parse([chunk]) if all(chosen) else message)

@@ -85,6 +85,8 @@ TIERS = (
         "k8strace.files",
     },
     {"k8strace.payload", "k8strace.segments", "k8strace.drops", "k8strace.loop_lag"},
+    {"k8strace.passes"},
+    {"k8strace.pieces"},
     {"k8strace.store"},
     {
         "k8strace.component",

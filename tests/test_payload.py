@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from k8strace import _fastpath
 from k8strace.budget import Budget, Lease
-from k8strace.payload import JOIN_BELOW, Origin, Payload, Source
+from k8strace.payload import JOIN_BELOW, Origin, Payload, Requests, Source
 from tests.support.requests import parse, request, span_ids
 
 A, B = Origin("10.0.0.1:1"), Origin("10.0.0.2:2")
@@ -110,13 +109,12 @@ def test_leases_of_joined_payloads_are_held_once() -> None:
 def test_a_joined_payload_comes_apart_at_its_borders() -> None:
     parts = [payload(spans, origin) for spans, origin in ((1, A), (40, B), (2, A), (90, B))]
     joined = Payload.join(parts)
-    apart = joined.requests()
+    apart = list(joined.requests())
     assert [ids(one) for one in apart] == [ids(one) for one in parts]
     assert [one.origin for one in apart] == [A, B, A, B]
     for one in apart:
         check(one)
-        assert one.lease is joined.lease
-        assert one.requests() == [one]
+        assert list(one.requests()) == [one]
     assert Payload.join(apart).sources == joined.sources
 
 
@@ -127,61 +125,78 @@ def test_requests_of_no_bytes_keep_their_place() -> None:
     assert [one.chunks == () for one in joined.requests()] == [True, False, True]
 
 
-# split
-
-
-def test_what_is_within_the_limits_is_not_split() -> None:
-    one = payload(5)
-    for limits in ((0, 0), (5, 0), (0, one.size), (5, one.size)):
-        assert one.split(*limits) == [one]
-        assert one.split(*limits)[0] is one
-
-
-def test_pieces_keep_to_the_limits_and_share_the_lease() -> None:
+def test_requests_hold_their_own_leases() -> None:
     budget = Budget(MIB)
-    one = payload(10, lease=Lease(budget, 3000, "a"), wait_until=7.0)
-    pieces = one.split(max_spans=3)
-    assert [piece.spans for piece in pieces] == [3, 3, 3, 1]
-    assert ids(*pieces) == ids(one)
-    for piece in pieces:
-        check(piece)
-        assert (piece.origin, piece.sources, piece.wait_until) == (A, (), 7.0)
-    del one
-    del pieces[1:]
+    parts = [payload(2, lease=Lease(budget, 100 * number, "a")) for number in (1, 2, 3, 4)]
+    joined = Payload.join([Payload.join(parts[:2]), *parts[2:]])
+    requests = Requests(joined)
+    first, rest = requests.take(1), requests.take(3)
+    assert (first.held(budget), rest.held(budget)) == (100, 900)
+    del parts, joined, requests, rest
     gc.collect()
-    assert budget.used == 3000
-    del pieces, piece
-    gc.collect()
-    assert budget.used == 0
+    assert budget.used == 100
+    assert first.any_lease is not None
 
 
-def test_a_joined_payload_is_split_between_requests_where_it_can_be() -> None:
-    parts = [payload(2, A), payload(2, B), payload(2, A), payload(7, B), payload(1, A)]
-    joined = Payload.join(parts)
-    pieces = joined.split(max_spans=5)
-    assert [piece.spans for piece in pieces] == [4, 2, 5, 2, 1]
-    assert [len(piece.sources) for piece in pieces] == [2, 1, 0, 0, 1]
-    assert [piece.origin for piece in pieces] == [None, A, B, B, A]
-    assert ids(*pieces) == ids(joined)
-    for piece in pieces:
-        check(piece)
+def test_requests_are_taken_in_runs() -> None:
+    joined = Payload.join([payload(spans, A if spans < 3 else B) for spans in (1, 2, 3, 4)])
+    requests = Requests(joined)
+    assert requests.within(max_spans=3, max_bytes=0) == 2
+    first = requests.take(2)
+    check(first)
+    assert (first.spans, first.origin, len(first.sources)) == (3, A, 2)
+    requests.skip(1)
+    last = requests.take(requests.left)
+    check(last)
+    assert (last.spans, last.origin) == (4, B)
+    assert Requests(joined).take(4) is joined
+    assert Requests(joined).within(max_spans=0, max_bytes=1) == 1
 
 
-@given(
-    st.lists(st.integers(0, 9), min_size=1, max_size=6),
-    st.integers(0, 8),
-    st.sampled_from((0, 1, 200, 700, 3000)),
-)
-def test_splitting_loses_nothing(counts: list[int], max_spans: int, max_bytes: int) -> None:
-    parts = [payload(spans, (A, B)[index % 2]) for index, spans in enumerate(counts)]
-    joined = Payload.join(parts)
-    check(joined)
-    pieces = joined.split(max_spans, max_bytes)
-    assert ids(*pieces) == ids(joined)
-    for piece in pieces:
-        check(piece)
-        assert not max_spans or piece.spans <= max_spans
-        assert not max_bytes or piece.size <= max_bytes or piece.spans <= 1
+def test_what_taking_copies_is_known_before() -> None:
+    small, large = payload(1), payload(200, attributes=5)
+    joined = Payload.join([large, small, small, large])
+    requests = Requests(joined)
+    assert requests.copied(1) == 0
+    assert requests.copied(2) == small.size
+    requests.take(2)
+    assert requests.copied(1) == small.size
+    assert requests.copied(2) == small.size
+
+
+@pytest.mark.parametrize("chunks", [1, 8])
+def test_the_work_is_linear_in_the_number_of_requests(chunks: int) -> None:
+    """Calls of Python and what leases are looked at grow with the requests, not faster."""
+
+    def cost(number: int) -> int:
+        budget = Budget(64 * MIB)
+        parts = [
+            payload(1, (A, B)[index % 2], lease=Lease(budget, 1, str(index % 99)))
+            for index in range(number)
+        ]
+        calls = 0
+
+        def count(_frame: object, _event: str, _argument: object) -> None:
+            nonlocal calls
+            calls += 1
+
+        sys.setprofile(count)
+        try:
+            joined = Payload.join(parts)
+            requests = Requests(joined)
+            pieces = []
+            while requests.left:
+                pieces.append(requests.take(min(chunks, requests.left)))
+            again = Payload.join(pieces)
+        finally:
+            sys.setprofile(None)
+        held = sum(
+            len(one.lease) if isinstance(one.lease, tuple) else 1
+            for one in (*pieces, joined, again)
+        )
+        return calls + held
+
+    assert cost(800) < 4.5 * cost(200)
 
 
 # replaced
@@ -191,7 +206,7 @@ def test_a_replaced_payload_has_a_lease_of_its_own_size() -> None:
     budget = Budget(MIB)
     one = payload(10, lease=Lease(budget, 5000, "a"), wait_until=3.0)
     chunks, spans = _fastpath.keep(one.chunks, b"\1" + bytes(9))
-    new = one.replaced(chunks, spans)
+    new = one.replaced(chunks, spans, Lease(budget, sum(map(len, chunks)), "a"))
     check(new)
     assert (new.spans, new.origin, new.sources, new.wait_until) == (1, A, (), 3.0)
     assert budget.used == 5000 + new.size

@@ -23,9 +23,10 @@ from k8strace.errors import (
     passing_refusal,
 )
 from k8strace.exporters._outcome import Outcomes, Sent
-from k8strace.exporters._parcel import Parcel
+from k8strace.exporters._parcel import CutParcel, Parcel
 from k8strace.exporters._retry import Backoff, RetryConfig
 from k8strace.metrics import EXPORTER_BATCH_SEND_SIZE, RETRIES
+from k8strace.passes import Spare
 from k8strace.payload import Payload
 from k8strace.units import Duration
 
@@ -34,6 +35,10 @@ MAX_GROUPS = 64
 among a quarter of a million requests, and no round is a flood of small requests."""
 
 HURRIED_PAUSE = 0.5  # seconds between attempts at a stop, whatever the destination asks for
+
+
+Work = list[Parcel | CutParcel]
+"""What is left of a delivery; the last is what goes on."""
 
 
 class TooLargeError(RejectedError):
@@ -76,7 +81,7 @@ class Delivery:
         self._timeout = timeout
         self._retry = retry
         self._limits = limits
-        self._cuts = any(limits)
+        self._spare = Spare(context.budget)
         self._hurried = False
         self._retries_at_the_end = True
         self._pauses: set[asyncio.Future[None]] = set()
@@ -95,79 +100,91 @@ class Delivery:
         for pause in self._pauses:
             _wake(pause)
 
-    async def deliver(self, work: list[Parcel]) -> None:
+    async def deliver(self, work: Work) -> None:
         """Send all of `work`, from the last to the first; it is empty when all is settled.
 
         Only cancellation comes out, and leaves in `work` what isn't settled.
         """
         course = _Course(asyncio.get_running_loop().time())
         while work:
+            if isinstance(work[-1], CutParcel):
+                await self._go_on_cutting(work[-1], work, course)
+                continue
             smaller = await self._step(work[-1], course)
             del work[-1]
-            if smaller:
-                work += reversed(smaller)
+            if smaller is not None:
+                work.append(smaller)
 
-    def give_up(self, work: list[Parcel], error: RefusedError | RejectedError) -> None:
+    def give_up(self, work: Work, error: RefusedError | RejectedError) -> None:
         """Settle what a `deliver` that was cancelled left, as failed with `error`."""
         while work:
-            self._outcomes.fail(work.pop(), error)
+            last = work.pop()
+            for parcel in last.rest() if isinstance(last, CutParcel) else [last]:
+                self._outcomes.fail(parcel, error)
 
-    async def _step(self, parcel: Parcel, course: _Course) -> list[Parcel]:
-        """Send and settle `parcel`, or return the parcels that are to go in its place."""
+    async def _go_on_cutting(self, cut: CutParcel, work: Work, course: _Course) -> None:
+        """Put the next piece of `cut`, which is the last of `work`, behind it."""
         try:
-            sent = await self._persist(parcel, course)
-            if isinstance(sent, list):
-                return sent
+            piece = await cut.next()
+        except MalformedPayloadError as error:
+            work.pop()
+            self.give_up([cut], RejectedError(str(error), "decode_error"))
+        except MemoryError as error:
+            refusal = passing_refusal(self._destination, error)
+            delay = self._delay(cut.spans, refusal, course)
+            if delay is None:
+                work.pop()
+                self.give_up([cut], refusal)
+            else:
+                await self._pause(delay)
+        else:
+            if piece is None:
+                work.pop()
+            else:
+                work.append(piece)
+
+    async def _step(self, parcel: Parcel, course: _Course) -> CutParcel | None:
+        """Send and settle `parcel`, or return what is to go in its place."""
+        if not parcel.is_smallest and not parcel.payload.fits(*self._limits):
+            return CutParcel(parcel, self._spare, *self._limits)
+        payload = parcel.payload
+        try:
+            sent = await self._persist(payload, course)
         except RejectedError as error:
-            smaller = _smaller(parcel, error)
-            if not smaller:
+            smaller = self._smaller(parcel, error)
+            if smaller is None:
                 self._outcomes.fail(parcel, error)
             return smaller
         except RefusedError as error:
             self._outcomes.fail(parcel, error)
-        except MalformedPayloadError as error:
-            self._outcomes.fail(parcel, RejectedError(str(error), "decode_error"))
         else:
             self._outcomes.succeed(parcel, sent)
-        return []
-
-    async def _persist(self, parcel: Parcel, course: _Course) -> Sent | list[Parcel]:
-        """Attempt until it is taken or there is no sense in another attempt.
-
-        Returns the pieces of a parcel that is over this exporter's own limits.
-        """
-        payload = parcel.payload
-        try:
-            return await self._persist_with(parcel, payload, course)
         finally:
             self._done_with(payload)
+        return None
 
-    async def _persist_with(
-        self, parcel: Parcel, payload: Payload, course: _Course
-    ) -> Sent | list[Parcel]:
-        is_first = True
+    def _smaller(self, parcel: Parcel, error: RejectedError) -> CutParcel | None:
+        """What to send in place of a parcel that was refused for good; None: give it up."""
+        if isinstance(error, TooLargeError):
+            if parcel.is_smallest:
+                return None
+            half = max(1, parcel.payload.size // 2)
+            return CutParcel(parcel, self._spare, max_bytes=half)
+        if error.about_data and len(parcel.tickets) > 1:
+            each = -(-len(parcel.tickets) // MAX_GROUPS)
+            return CutParcel(parcel, self._spare, max_requests=each)
+        return None
+
+    async def _persist(self, payload: Payload, course: _Course) -> Sent:
+        """Attempt until it is taken or there is no sense in another attempt."""
+        self._sizes.observe(payload.spans)
         while True:
             try:
-                if self._cuts and len(pieces := self._cut(parcel)) > 1:
-                    return pieces
-                if is_first:
-                    self._sizes.observe(payload.spans)
-                    is_first = False
                 sent = await self._attempt(payload)
             except RefusedError as error:
-                now = asyncio.get_running_loop().time()
-                if course.backoff is None:
-                    course.backoff = Backoff(self._retry, course.start)
-                longest = HURRIED_PAUSE if self._hurried else inf
-                delay = course.backoff.delay(now, error.retry_after, longest)
-                if delay is None or (self._hurried and not self._retries_at_the_end):
+                delay = self._delay(payload.spans, error, course)
+                if delay is None:
                     raise
-                self._lines.write(
-                    ("retry", error.reason),
-                    logging.WARNING,
-                    "%s did not take %d spans, next attempt in %.3g s: %s",
-                    *(self._destination, payload.spans, delay, str(error)),
-                )
             else:
                 if course.backoff is not None:
                     course.backoff.reset()
@@ -175,11 +192,22 @@ class Delivery:
             await self._pause(delay)
             self._retries.add(1)
 
-    def _cut(self, parcel: Parcel) -> list[Parcel]:
-        try:
-            return parcel.cut(*self._limits)
-        except MemoryError as error:
-            raise passing_refusal(self._destination, error) from None
+    def _delay(self, spans: int, error: RefusedError, course: _Course) -> float | None:
+        """Seconds until the next attempt after `error`; None where there is to be none."""
+        now = asyncio.get_running_loop().time()
+        if course.backoff is None:
+            course.backoff = Backoff(self._retry, course.start)
+        longest = HURRIED_PAUSE if self._hurried else inf
+        delay = course.backoff.delay(now, error.retry_after, longest)
+        if delay is None or (self._hurried and not self._retries_at_the_end):
+            return None
+        self._lines.write(
+            ("retry", error.reason),
+            logging.WARNING,
+            "%s did not take %d spans, next attempt in %.3g s: %s",
+            *(self._destination, spans, delay, str(error)),
+        )
+        return delay
 
     async def _attempt(self, payload: Payload) -> Sent:
         self.in_flight += 1
@@ -246,22 +274,6 @@ class _Course:
     def __init__(self, start: float) -> None:
         self.start = start
         self.backoff: Backoff | None = None  # made by the first failure
-
-
-def _smaller(parcel: Parcel, error: RejectedError) -> list[Parcel]:
-    """The parcels to send in place of one that was refused for good; none: give it up."""
-    payload = parcel.payload
-    try:
-        if isinstance(error, TooLargeError):
-            if payload.spans < 2:
-                return []
-            pieces = parcel.cut(max_bytes=max(1, payload.size // 2))
-            return pieces if len(pieces) > 1 else []
-        if error.about_data and len(parcel.tickets) > 1:
-            return parcel.groups(MAX_GROUPS)
-    except MalformedPayloadError:
-        return []
-    return []
 
 
 def _wake(pause: asyncio.Future[None]) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from time import monotonic
 from typing import NamedTuple
 
 from k8strace.drops import Sender
 from k8strace.errors import Reason, RefusedError, RejectedError
+from k8strace.passes import Spare
 from k8strace.payload import Payload, Source
+from k8strace.pieces import Pieces
 from k8strace.segments import Place
 
 
@@ -86,10 +88,11 @@ class Ticket:
 class Parcel:
     """A payload on its way; `tickets` has one for each request that it was joined from.
 
-    `sources` are those of the payload, or the one that it is only a part of.
+    `sources` are those of the payload, or the one that it is only a part of. `is_smallest`
+    says that cutting it made no difference.
     """
 
-    __slots__ = ("payload", "sources", "tickets")
+    __slots__ = ("is_smallest", "payload", "sources", "tickets")
 
     def __init__(
         self,
@@ -100,6 +103,7 @@ class Parcel:
         self.payload = payload
         self.tickets = tickets
         self.sources = payload.sources if sources is None else sources
+        self.is_smallest = payload.spans <= 1
 
     @property
     def is_stored(self) -> bool:
@@ -128,53 +132,64 @@ class Parcel:
             shares[ticket] = shares.get(ticket, 0) + source.spans
         return shares
 
-    def cut(self, max_spans: int = 0, max_bytes: int = 0) -> list[Parcel]:
-        """Parcels within the limits (0: none), cut at the borders of requests if possible.
 
-        A single span that is over `max_bytes` makes a parcel of its own.
+class CutParcel:
+    """A parcel in whose place its pieces go, each made when the one before is settled.
+
+    Of each ticket that has spans in no piece yet this counts as one of its parts.
+    """
+
+    def __init__(
+        self,
+        parcel: Parcel,
+        spare: Spare,
+        max_spans: int = 0,
+        max_bytes: int = 0,
+        max_requests: int = 0,
+    ) -> None:
+        self.tickets = parcel.tickets
+        self._sources = parcel.sources
+        self._spans = parcel.payload.spans
+        self._by_requests = max_requests > 0
+        self._pieces = Pieces(parcel.payload, spare, max_spans, max_bytes, max_requests)
+
+    @property
+    def spans(self) -> int:
+        """Those that are in no piece yet."""
+        return self._pieces.left
+
+    async def next(self) -> Parcel | None:
+        """The next piece as a parcel; None, and all is handed on, where there is none.
+
+        Raises MalformedPayloadError; MemoryError, after which it can be asked again.
         """
-        payload = self.payload
-        if (not max_spans or payload.spans <= max_spans) and (
-            not max_bytes or payload.size <= max_bytes
-        ):
-            return [self]
-        if len(self.tickets) == 1:
-            parts = payload.split(max_spans, max_bytes)
-            return self._divided(
-                [Parcel(part, self.tickets, self.sources) for part in parts]
-            )
-        groups: list[list[Parcel]] = []
-        spans = size = 0
-        for request in self._requests():
-            spans += request.payload.spans
-            size += request.payload.size
-            over = (max_spans and spans > max_spans) or (max_bytes and size > max_bytes)
-            if over or not groups:
-                groups.append([])
-                spans, size = request.payload.spans, request.payload.size
-            groups[-1].append(request)
-        whole = self._divided([Parcel.join(group) for group in groups])
-        return [part for parcel in whole for part in parcel.cut(max_spans, max_bytes)]
+        pieces = self._pieces
+        piece = await pieces.next()
+        if piece is None:
+            return None
+        tickets, sources = self.tickets[pieces.first : pieces.end], self._sources
+        if len(self.tickets) > 1:
+            sources = sources[pieces.first : pieces.end]
+        following = self.tickets[pieces.end : pieces.end + 1]
+        if not pieces.is_whole or following == tickets[-1:]:
+            tickets[-1].parts += 1
+        parcel = Parcel(piece, tickets, sources)
+        if not self._by_requests:
+            parcel.is_smallest |= piece.spans == self._spans
+        return parcel
 
-    def groups(self, most: int) -> list[Parcel]:
-        """At most `most` parcels of about as many whole requests each."""
-        requests = list(self._requests())
-        each = -(-len(requests) // most)
-        return self._divided(
-            [
-                Parcel.join(requests[start : start + each])
-                for start in range(0, len(requests), each)
-            ]
-        )
-
-    def _requests(self) -> Iterator[Parcel]:
-        for ticket, request in zip(self.tickets, self.payload.requests(), strict=True):
-            yield Parcel(request, [ticket])
-
-    def _divided(self, parts: list[Parcel]) -> list[Parcel]:
-        for part in parts:
-            for ticket in part.owners():
-                ticket.parts += 1
-        for ticket in self.owners():
-            ticket.parts -= 1
-        return parts
+    def rest(self) -> list[Parcel]:
+        """Parcels of what is in no piece yet, to be settled, not sent."""
+        first = self._pieces.end - (not self._pieces.is_whole)
+        rest = []
+        for payload in self._pieces.rest():
+            count = max(1, len(payload.sources))
+            tickets = self.tickets[first : first + count]
+            sources = self._sources
+            if len(self.tickets) > 1:
+                sources = sources[first : first + count]
+            first += count
+            if self.tickets[first : first + 1] == tickets[-1:]:
+                tickets[-1].parts += 1
+            rest.append(Parcel(payload, tickets, sources))
+        return rest

@@ -14,7 +14,7 @@ from typing import ClassVar, TypeVar
 
 from k8strace.component import Blocked, Config, Context, Exporter, Promise
 from k8strace.errors import RefusedError, RejectedError
-from k8strace.exporters._delivery import Delivery, Limits, TooLargeError
+from k8strace.exporters._delivery import Delivery, Limits, TooLargeError, Work
 from k8strace.exporters._outcome import Outcomes, Sent
 from k8strace.exporters._parcel import Ticket
 from k8strace.exporters._queue import BatchConfig, Queue, QueueConfig
@@ -215,7 +215,7 @@ class SendingExporter(Exporter[C_co]):
 
     async def _send_directly(self, payload: Payload) -> None:
         ticket = Ticket(payload)
-        work = [ticket.parcel()]
+        work: Work = [ticket.parcel()]
         self._direct += 1
         try:
             await self._delivery.deliver(work)

@@ -7,8 +7,7 @@ import logging
 from time import monotonic
 
 from k8strace.errors import RefusedError, RejectedError, is_passing
-from k8strace.exporters._delivery import Delivery
-from k8strace.exporters._parcel import Parcel
+from k8strace.exporters._delivery import Delivery, Work
 from k8strace.exporters._queue import Queue
 
 TOO_LATE = "not sent before the end"
@@ -28,7 +27,7 @@ class Workers:
         self._delivery = delivery
         self._most = most
         self._log = log
-        self._tasks: dict[asyncio.Task[None], list[Parcel]] = {}
+        self._tasks: dict[asyncio.Task[None], Work] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._ended = asyncio.Event()
         self._is_open = False
@@ -48,7 +47,7 @@ class Workers:
             if parcel is None:
                 self._set_timer(loop)
                 return
-            work = [parcel]
+            work: Work = [parcel]
             task = loop.create_task(self._work(work))
             self._tasks[task] = work
             task.add_done_callback(self._on_end)
@@ -83,7 +82,7 @@ class Workers:
             times.append(self._queue.oldest)
         return monotonic() - min(times) if times else 0.0
 
-    async def _work(self, work: list[Parcel]) -> None:
+    async def _work(self, work: Work) -> None:
         while work:
             await self._delivery.deliver(work)
             if (parcel := self._queue.take()) is not None:

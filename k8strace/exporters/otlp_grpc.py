@@ -253,10 +253,7 @@ class OtlpGrpc(SendingExporter[Config]):
             metadata = await self._auth.metadata(metadata, payload.origin)
         packed = self._packed.get(id(payload))
         if packed is None:
-            lease = payload.lease
-            if isinstance(lease, tuple):
-                lease = lease[0] if lease else None
-            packed = Packed(lease)
+            packed = Packed(payload.any_lease)
             self._packed[id(payload)] = packed
         try:
             answer = await client.call(

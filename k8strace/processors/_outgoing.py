@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Iterable, Sequence
 from functools import partial
+from math import inf
 from typing import ClassVar
 
 import msgspec
@@ -29,7 +29,9 @@ from k8strace.errors import (
     passing_refusal,
 )
 from k8strace.metrics import BATCH_SEND_SIZE, BATCH_SEND_SIZE_BYTES
-from k8strace.payload import Payload
+from k8strace.passes import Spare
+from k8strace.payload import Payload, Requests
+from k8strace.pieces import Pieces
 
 SHORTEST_PAUSE = 0.001  # seconds: who refuses and says "at once" must not make us spin
 # How a coroutine ends whose task was cancelled; the second, before it had begun.
@@ -58,16 +60,20 @@ class Held:
 
 
 class Parcel:
-    """Payloads that go on together; where answers are held, `held` has each of them."""
+    """Payloads that go on together: `payloads`, or, where answers are held, `held`."""
 
     __slots__ = ("held", "payloads", "size", "spans", "started")
 
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
-        self.held: list[Held] = []
+        self.held: dict[Held, None] = {}
         self.spans = 0
         self.size = 0
         self.started = False
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.payloads or self.held)
 
 
 class Outgoing(ABC):
@@ -88,6 +94,7 @@ class Outgoing(ABC):
         self.downstream = downstream
         self.room = room
         self.max_spans = max_spans
+        self._spare = Spare(context.budget, lasts=True)
         self._send_size = context.metrics.histogram(BATCH_SEND_SIZE, context.label)
         self._send_bytes = context.metrics.histogram(BATCH_SEND_SIZE_BYTES, context.label)
 
@@ -110,22 +117,33 @@ class Outgoing(ABC):
     def shutting_down(self) -> RefusedError:
         return RefusedError(f"{self.label} is shutting down")
 
-    def _pieces(self, parcel: Parcel) -> list[Payload]:
+    def _pieces(self, parcel: Parcel) -> Pieces:
         """What `parcel` becomes, each within the limit; it lets its payloads go.
 
-        Raises RefusedError, and keeps them, where there is no memory for the pieces.
+        Raises RefusedError, and keeps them, where there is no memory for that.
+        """
+        payloads = parcel.payloads or [held.payload for held in parcel.held]
+        try:
+            pieces = Pieces(Payload.join(payloads), self._spare, self.max_spans)
+        except MemoryError as error:
+            raise self._no_memory(parcel.spans, error) from None
+        parcel.payloads = []
+        return pieces
+
+    async def _next(self, pieces: Pieces, until: float = inf) -> Payload | None:
+        """The next piece. Raises RejectedError where there is no sense in going on,
+        RefusedError where there is no room by the loop's time `until`, or no memory.
         """
         try:
-            pieces = Payload.join(parcel.payloads).split(self.max_spans)
+            return await pieces.next(until)
         except MalformedPayloadError as error:
             raise RejectedError(str(error), "decode_error") from error
         except MemoryError as error:
-            self.drops.lines.fault(
-                "cannot make a batch of %d spans now", parcel.spans, error=error
-            )
-            raise passing_refusal(self.label, error) from None
-        parcel.payloads = []
-        return pieces
+            raise self._no_memory(pieces.left, error) from None
+
+    def _no_memory(self, spans: int, error: MemoryError) -> RefusedError:
+        self.drops.lines.fault("cannot make a batch of %d spans now", spans, error=error)
+        return passing_refusal(self.label, error)
 
     def _count_partly_sent(
         self, piece: Payload, outcome: list[tuple[int, Failure | None]]
@@ -158,29 +176,35 @@ class Keeping(Outgoing):
     async def send(self, parcel: Parcel) -> None:
         """Hand `parcel` on until it is taken or rejected; cancelled, drop what is left."""
         spans, size = parcel.spans, parcel.size
-        pieces: deque[Payload] = deque()
+        pieces: Pieces | None = None
+        piece: Payload | None = None
         try:
-            pieces += await self._made(parcel)
-            pause = MIN_RETRY_AFTER
-            while pieces:
-                refusal = await self._offer(pieces[0])
-                if refusal is not None:
-                    wait = pause if refusal.retry_after is None else refusal.retry_after
-                    await self._pause(wait)
-                    pause = min(2 * pause, MAX_RETRY_AFTER)
+            while True:
+                try:
+                    pieces = pieces or self._pieces(parcel)
+                    piece = await self._next(pieces)
+                except RefusedError as error:
+                    pause = error.retry_after or MAX_RETRY_AFTER
+                    await self._pause(pause)
                     continue
-                piece = pieces.popleft()
-                given = min(piece.size, size) if pieces else size
+                if piece is None:
+                    return
+                await self._insist(piece)
+                given = min(piece.size, size) if pieces.left else size
                 self.unpark(piece.spans, given)
                 spans, size = spans - piece.spans, size - given
-                pause = MIN_RETRY_AFTER
+                piece = None
         except RejectedError as error:
             self.unpark(spans, size)
             self.drops.spans(spans, error.reason, str(error))
         except GIVEN_UP:
             self.unpark(spans, size)
-            self._drop_late(spans, pieces)
+            rest = parcel.payloads if pieces is None else pieces.rest()
+            self._drop_late(spans, rest if piece is None else [piece])
             raise
+        finally:
+            if pieces is not None:
+                pieces.close()
 
     def give_up(self, parcel: Parcel) -> None:
         self.unpark(parcel.spans, parcel.size)
@@ -191,14 +215,13 @@ class Keeping(Outgoing):
         for pause in self._pauses:
             wake(pause)
 
-    async def _made(self, parcel: Parcel) -> list[Payload]:
-        """The pieces of `parcel`, as soon as there is memory for them."""
-        while True:
-            try:
-                return self._pieces(parcel)
-            except RefusedError as error:
-                pause = error.retry_after or MAX_RETRY_AFTER
-            await self._pause(pause)
+    async def _insist(self, piece: Payload) -> None:
+        """Offer `piece` until nothing more is to be done for it."""
+        pause = MIN_RETRY_AFTER
+        while (refusal := await self._offer(piece)) is not None:
+            wait = pause if refusal.retry_after is None else refusal.retry_after
+            await self._pause(wait)
+            pause = min(2 * pause, MAX_RETRY_AFTER)
 
     async def _offer(self, piece: Payload) -> RefusedError | None:
         """Offer `piece` once; None when nothing more is to be done for it."""
@@ -253,35 +276,35 @@ class Answering(Outgoing):
         """Offer `parcel` once and settle it; after a refusal no piece of it is offered."""
         until = min(held.payload.wait_until for held in parcel.held)
         outcomes: list[tuple[int, Failure | None]] = []
-        pieces: list[Payload] = []
-        refusal: RefusedError | None = None
-        offered = 0
+        pieces: Pieces | None = None
+        piece: Payload | None = None
+        failure: Failure | None = None
         try:
             pieces = self._pieces(parcel)
-            for piece in pieces:
-                outcome: list[tuple[int, Failure | None]] = [(piece.spans, refusal)]
-                if refusal is None:
-                    try:
-                        offer = msgspec.structs.replace(piece, wait_until=until)
-                        await self.downstream(offer)
-                    except RefusedError as error:
-                        refusal = RefusedError(str(error), error.retry_after)
-                        outcome = [(piece.spans, refusal)]
-                    except RejectedError as error:
-                        outcome = by_request(piece, error)
-                        self._count_partly_sent(piece, outcome)
-                    else:
-                        self._count_sent(piece)
-                outcomes += outcome
-                offered += 1
+            while failure is None:
+                piece = await self._next(pieces, until)
+                if piece is None:
+                    break
+                try:
+                    await self.downstream(msgspec.structs.replace(piece, wait_until=until))
+                except RejectedError as error:
+                    outcome = by_request(piece, error)
+                    self._count_partly_sent(piece, outcome)
+                    outcomes += outcome
+                else:
+                    self._count_sent(piece)
+                    outcomes.append((piece.spans, None))
+                piece = None
         except (RefusedError, RejectedError) as error:
-            outcomes = [(parcel.spans, same(error))]
-        except GIVEN_UP:
-            rest = pieces[offered:]
-            refusal = self.shutting_down()
-            self._settle(parcel, [*outcomes, *((one.spans, refusal) for one in rest)])
-            raise
-        self._settle(parcel, outcomes)
+            failure = same(error)
+        finally:
+            left = parcel.spans
+            if pieces is not None:
+                left = pieces.left + (0 if piece is None else piece.spans)
+                pieces.close()
+            if left and failure is None:  # it was cancelled
+                failure = self.shutting_down()
+            self._settle(parcel, [*outcomes, (left, failure)])
 
     def give_up(self, parcel: Parcel) -> None:
         self._settle(parcel, [(parcel.spans, self.shutting_down())])
@@ -302,8 +325,7 @@ class Answering(Outgoing):
             held.abandoned = True
             self.ledger.received += spans
         else:
-            index = parcel.held.index(held)
-            del parcel.held[index], parcel.payloads[index]
+            del parcel.held[held]
             parcel.spans -= spans
             parcel.size -= held.payload.size
             self.unpark(spans, held.payload.size)
@@ -365,10 +387,11 @@ def by_request(piece: Payload, error: RejectedError) -> list[tuple[int, Failure 
 def culprit_of(piece: Payload, culprits: tuple[object, ...]) -> Sender:
     """Whose the spans are that a rejection of `piece` is about; none named: all of it."""
     wanted = {id(one) for one in culprits}
-    if wanted:
-        for source, request in zip(piece.sources, piece.requests(), strict=False):
-            if id(source) in wanted:
-                return sender_of(request)
+    for index, source in enumerate(piece.sources if wanted else ()):
+        if id(source) in wanted:
+            requests = Requests(piece)
+            requests.skip(index)
+            return sender_of(requests.take(1))
     return sender_of(piece)
 
 

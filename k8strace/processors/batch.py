@@ -256,13 +256,14 @@ class Batch(component.Processor[Config]):
             parcel = None
         if parcel is None:
             parcel = group.open = Parcel()
-        parcel.payloads.append(payload)
+        if held is None:
+            parcel.payloads.append(payload)
+        else:
+            held.parcel = parcel
+            parcel.held[held] = None
         parcel.spans += payload.spans
         parcel.size += payload.size
         self.ledger.park(payload.spans)
-        if held is not None:
-            held.parcel = parcel
-            parcel.held.append(held)
         if self._at_once or parcel.spans >= self.config.send_batch_size:
             self._close(group, self._by_size)
             self._forget_if_idle(group)
@@ -282,20 +283,20 @@ class Batch(component.Processor[Config]):
             group.timer.cancel()
             group.timer = None
         parcel, group.open = group.open, None
-        if parcel is not None and parcel.payloads:
+        if parcel is not None and not parcel.is_empty:
             trigger.add(1)
             group.ready.append(parcel)
             self._pump(group)
 
     def _close_if_empty(self, group: _Group) -> None:
         """After a payload was taken out of the open batch."""
-        if group.open is not None and not group.open.payloads:
+        if group.open is not None and group.open.is_empty:
             self._expire(group)
 
     def _pump(self, group: _Group) -> None:
         while group.ready and group.sending < self._outgoing.at_once and not self._over:
             parcel = group.ready.popleft()
-            if not parcel.payloads:
+            if parcel.is_empty:
                 continue
             parcel.started = True
             step = begin(self._outgoing.send(parcel))

@@ -8,7 +8,6 @@ behind a component that parks it protects nothing. As a middleware of a receiver
 from __future__ import annotations
 
 from k8strace import component
-from k8strace.budget import Budget, Lease
 from k8strace.component import Blocked, Context, Outlet
 from k8strace.memory_guard import LimiterConfig, MemoryGuard
 from k8strace.metrics import MEMORY_LIMITER_ACCEPTED_SPANS, MEMORY_LIMITER_REFUSED_SPANS
@@ -44,7 +43,7 @@ class MemoryLimiter(component.Processor[Config]):
 
     async def consume(self, payload: Payload) -> None:
         room = self._room
-        amount = _held_bytes(payload, self.context.budget)
+        amount = payload.held(self.context.budget)
         while room.blocks(amount):
             if not await room.wait(amount, payload.wait_until):
                 self._refused.add(payload.spans)
@@ -53,15 +52,7 @@ class MemoryLimiter(component.Processor[Config]):
         self._accepted.add(payload.spans)
 
     def blocked_by(self, payload: Payload) -> Blocked | None:
-        amount = _held_bytes(payload, self.context.budget)
+        amount = payload.held(self.context.budget)
         if self._room.blocks(amount):
             return Blocked(self._room, amount)
         return self.downstream.blocked_by(payload)
-
-
-def _held_bytes(payload: Payload, budget: Budget) -> int:
-    """What `payload` itself holds of `budget`."""
-    lease = payload.lease
-    if isinstance(lease, Lease):
-        return lease.size if lease.budget is budget else 0
-    return sum(one.size for one in lease or () if one.budget is budget)

@@ -14,7 +14,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
-from k8strace import _fastpath, component
+from k8strace import _fastpath, component, passes
+from k8strace._fastpath import Sampling
 from k8strace.component import NO_EFFECT, Context, Outlet
 from k8strace.drops import sender_of
 from k8strace.metrics import SAMPLER_COUNT_TRACES_SAMPLED
@@ -98,11 +99,14 @@ class ProbabilisticSampler(component.Processor[Config]):
             )
 
     async def consume(self, payload: Payload) -> None:
-        sampled = _fastpath.sample(payload.chunks, *self._arguments)
+        sampling = Sampling(payload.chunks, *self._arguments)
+        lease = await passes.complete(sampling, payload.any_lease, payload.wait_until)
+        sampled = sampling.take()
         if sampled.kept:
             kept = payload
             if sampled.chunks is not payload.chunks:
-                kept = payload.replaced(sampled.chunks, sampled.kept)
+                kept = payload.replaced(sampled.chunks, sampled.kept, lease)
+            del lease
             await self.downstream(kept)
         self._count(sampled, payload)
 

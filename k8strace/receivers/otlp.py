@@ -22,7 +22,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from k8strace import _fastpath, component
+from k8strace import component, passes
+from k8strace._fastpath import Cleaning, Count
 from k8strace.auth import ServerAuth, ServerAuthenticator, server_authenticator
 from k8strace.component import NO_EFFECT, Context, Endpoint, Outlet, Receiver
 from k8strace.drops import Sender, sender_of, services
@@ -298,14 +299,7 @@ class OTLP(Receiver[Config]):
         """Take a request; the answer is an ExportTraceServiceResponse."""
         chunks: tuple[bytes, ...] = (call.message,)
         try:
-            spans, bad_ids, bad_text = _fastpath.count(chunks, self._deep)
-            bad = bad_ids + bad_text
-            size = len(call.message)
-            verdicts = b""
-            if bad:
-                verdicts = _fastpath.valid(chunks, self._deep)
-                chunks, _ = _fastpath.keep(chunks, verdicts)
-                size = sum(map(len, chunks))
+            found = await passes.count(chunks, deep=self._deep)
         except MalformedPayloadError as error:
             self._reject("decode_error", call.origin.peer, str(error))
             raise
@@ -313,28 +307,37 @@ class OTLP(Receiver[Config]):
             refusal = passing_refusal(self.context.label, error)
             self._reject("memory", call.origin.peer, str(refusal))
             raise refusal from None
+        spans, bad = found.spans, found.bad_ids + found.bad_text + found.too_deep
         self.ledger.receive(spans + bad)
-        if bad and call.lease is not None:
-            call.lease.shrink_to(size)
-        if spans:
-            payload = Payload(
-                chunks, spans, size, call.origin, (), call.lease, call.wait_until
-            )
-            try:
+        payload = Payload(
+            chunks, spans, len(call.message), call.origin, (), call.lease, call.wait_until
+        )
+        first_bad = 0
+        try:
+            if bad:
+                payload, first_bad = await self._cleaned(payload)
+            if spans:
                 await self.downstream(payload)
-            except (Exception, asyncio.CancelledError) as error:
-                if is_passing(error):
-                    refusal = passing_refusal(self.context.label, error)
-                    self._count_failure(counts, spans + bad, refusal, payload)
-                    raise refusal from None
-                self._count_failure(counts, spans + bad, error, payload)
-                if isinstance(error, PASSED_ON):
-                    raise
-                raise RejectedError("internal error", "internal_error") from error
-            counts.accepted.add(spans)
+        except (Exception, asyncio.CancelledError) as error:
+            if is_passing(error):
+                refusal = passing_refusal(self.context.label, error)
+                self._count_failure(counts, spans + bad, refusal, payload)
+                raise refusal from None
+            self._count_failure(counts, spans + bad, error, payload)
+            if isinstance(error, PASSED_ON):
+                raise
+            raise RejectedError("internal error", "internal_error") from error
+        counts.accepted.add(spans)
         if not bad:
             return b""
-        return self._partial_success(counts, call, verdicts, bad_ids, bad_text)
+        return self._partial_success(counts, call, found, first_bad)
+
+    async def _cleaned(self, payload: Payload) -> tuple[Payload, int]:
+        """`payload` without its bad spans, and the number of the first of them."""
+        cleaning = Cleaning(payload.chunks, self._deep)
+        lease = await passes.complete(cleaning, payload.any_lease, payload.wait_until)
+        chunks, spans = cleaning.take()
+        return payload.replaced(chunks, spans, lease), cleaning.first_lost
 
     def _count_failure(
         self, counts: _Counts, spans: int, error: BaseException, payload: Payload
@@ -362,20 +365,21 @@ class OTLP(Receiver[Config]):
         self.drops.tell("rejected", spans, reason, text, lambda: sender_of(payload))
 
     def _partial_success(
-        self, counts: _Counts, call: Call, verdicts: bytes, bad_ids: int, bad_text: int
+        self, counts: _Counts, call: Call, found: Count, first_bad: int
     ) -> bytes:
-        bad = bad_ids + bad_text
-        counts.refused.add(bad)
         invalid: tuple[tuple[int, Reason, str], ...] = (
-            (bad_ids, "invalid_id", "with an invalid trace or span id"),
-            (bad_text, "invalid_text", "with text that is not UTF-8"),
+            (found.bad_ids, "invalid_id", "with an invalid trace or span id"),
+            (found.bad_text, "invalid_text", "with text that is not UTF-8"),
+            (found.too_deep, "too_deep", "nested too deeply"),
         )
-        total = len(verdicts)
-        found = [f"{number} {what}" for number, _, what in invalid if number]
+        bad = sum(number for number, _, _ in invalid)
+        counts.refused.add(bad)
+        total = found.spans + bad
+        reasons = [f"{number} {what}" for number, _, what in invalid if number]
 
         def sender() -> Sender:
             names = services((call.message,))
-            return Sender(call.origin.peer, names[verdicts.index(0)] if names else "")
+            return Sender(call.origin.peer, names[first_bad] if names else "")
 
         for number, reason, what in invalid:
             text = f"of {total} in a request, {number} {what}"
@@ -383,7 +387,7 @@ class OTLP(Receiver[Config]):
         answer = ExportTraceServiceResponse()
         answer.partial_success.rejected_spans = bad
         answer.partial_success.error_message = (
-            f"{bad} of {total} spans dropped: {', '.join(found)}"
+            f"{bad} of {total} spans dropped: {', '.join(reasons)}"
         )
         return answer.SerializeToString()
 

@@ -12,6 +12,7 @@ from k8strace.errors import PartlyRejectedError, RefusedError, RejectedError
 from k8strace.exporters._delivery import MAX_GROUPS
 from k8strace.exporters._sending import Sent, TooLargeError
 from k8strace.payload import Payload
+from k8strace.pieces import Pieces
 from tests.support.requests import parse, span_ids
 from tests.support.sending import (
     BRIEF_RETRY,
@@ -128,16 +129,16 @@ async def test_a_fault_of_the_machine_is_tried_again(
 
 
 async def test_no_memory_for_pieces_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    split, failures = Payload.split, 2
+    following, failures = Pieces.next, 2
 
-    def short(one: Payload, *limits: int) -> list[Payload]:
+    async def short(pieces: Pieces) -> Payload | None:
         nonlocal failures
         if failures:
             failures -= 1
             raise MemoryError
-        return split(one, *limits)
+        return await following(pieces)
 
-    monkeypatch.setattr(Payload, "split", short)
+    monkeypatch.setattr(Pieces, "next", short)
     async with running_as(Small) as rig:
         await rig.send(40)
         await rig.settled()

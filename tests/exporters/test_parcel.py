@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from k8strace.budget import Budget
 from k8strace.errors import RefusedError
-from k8strace.exporters._parcel import Parcel, Ticket
+from k8strace.exporters._parcel import CutParcel, Parcel, Ticket
+from k8strace.passes import Spare
 from k8strace.payload import Payload
 from tests.support.pipeline import payload
 from tests.support.requests import parse, span_ids
+
+MIB = 1024 * 1024
 
 
 def ids(parcel: Parcel) -> list[bytes]:
@@ -43,67 +49,88 @@ def test_shares_follow_the_requests() -> None:
     assert parcel.shares() == {one: 1, two: 2, three: 3}
 
 
-def test_within_the_limits_nothing_is_cut() -> None:
+async def pieces(
+    parcel: Parcel, max_spans: int = 0, max_bytes: int = 0, max_requests: int = 0
+) -> list[Parcel]:
+    cut = CutParcel(parcel, Spare(Budget(MIB)), max_spans, max_bytes, max_requests)
+    parts = []
+    while (part := await cut.next()) is not None:
+        parts.append(part)
+    assert cut.rest() == []
+    return parts
+
+
+async def test_within_the_limits_nothing_is_cut() -> None:
     parcel, _ = joined(2, 3)
-    assert parcel.cut() == [parcel]
-    assert parcel.cut(5, parcel.payload.size) == [parcel]
+    (part,) = await pieces(parcel, 5, parcel.payload.size)
+    assert part.payload is parcel.payload
+    assert part.is_smallest
 
 
-def test_whole_requests_are_kept_together() -> None:
+async def test_whole_requests_are_kept_together() -> None:
     parcel, (one, two, three) = joined(2, 3, 4)
-    parts = parcel.cut(max_spans=5)
+    parts = await pieces(parcel, max_spans=5)
     assert [part.shares() for part in parts] == [{one: 2, two: 3}, {three: 4}]
     assert [ticket.parts for ticket in (one, two, three)] == [1, 1, 1]
+    assert not any(part.is_smallest for part in parts)
 
 
-def test_a_request_over_the_limit_is_cut() -> None:
+async def test_a_request_over_the_limit_is_cut() -> None:
     parcel, (one, two) = joined(2, 7)
-    parts = parcel.cut(max_spans=3)
+    parts = await pieces(parcel, max_spans=3)
     assert [part.shares() for part in parts] == [{one: 2}, {two: 3}, {two: 3}, {two: 1}]
     assert (one.parts, two.parts) == (1, 3)
 
 
-def test_a_span_over_the_limit_is_alone() -> None:
+async def test_a_span_over_the_limit_is_alone() -> None:
     parcel, (ticket,) = joined(3)
-    parts = parcel.cut(max_bytes=1)
+    parts = await pieces(parcel, max_bytes=1)
     assert [part.payload.spans for part in parts] == [1, 1, 1]
     assert ticket.parts == 3
+    assert all(part.is_smallest for part in parts)
 
 
 @given(
     st.lists(st.integers(1, 6), min_size=1, max_size=12),
     st.integers(0, 8),
     st.integers(0, 1500),
+    st.integers(0, 5),
+    st.integers(0, 30),
 )
 def test_a_cut_keeps_spans_order_and_owners(
-    spans: list[int], max_spans: int, max_bytes: int
+    spans: list[int], max_spans: int, max_bytes: int, max_requests: int, most: int
 ) -> None:
-    parcel, tickets = joined(*spans)
+    """Also where only `most` pieces are asked for, and the rest is given up."""
+    tickets = [Ticket(payload(count)) for count in spans]
+    tickets.append(Ticket(Payload.join([payload(3), payload(4)])))
+    spans = [*spans, 7]
+    parcel = Parcel.join([ticket.parcel() for ticket in tickets])
     whole = ids(parcel)
-    parts = parcel.cut(max_spans, max_bytes)
-    assert [one for part in parts for one in ids(part)] == whole
+
+    async def cut() -> tuple[list[Parcel], list[Parcel]]:
+        spare = Spare(Budget(MIB))
+        cut = CutParcel(parcel, spare, max_spans, max_bytes, max_requests)
+        parts: list[Parcel] = []
+        while len(parts) < most and (part := await cut.next()) is not None:
+            parts.append(part)
+        return parts, cut.rest()
+
+    parts, rest = asyncio.run(cut())
+    found = [one for part in parts for one in ids(part)]
+    assert found == whole[: len(found)]
+    assert len(parts) == most or not rest
     shares = dict.fromkeys(tickets, 0)
-    for part in parts:
+    for part in (*parts, *rest):
         assert sum(part.shares().values()) == part.payload.spans
         for ticket, share in part.shares().items():
             shares[ticket] += share
+    for part in parts:
         assert not max_spans or part.payload.spans <= max_spans
         assert not max_bytes or part.payload.size <= max_bytes or part.payload.spans == 1
+        assert not max_requests or len(part.tickets) <= max_requests
     assert list(shares.values()) == spans
     for ticket in tickets:
-        assert ticket.parts == sum(ticket in part.shares() for part in parts)
-
-
-@given(st.lists(st.integers(1, 3), min_size=2, max_size=40), st.integers(1, 10))
-def test_groups_are_whole_requests(spans: list[int], most: int) -> None:
-    parcel, tickets = joined(*spans)
-    whole = ids(parcel)
-    groups = parcel.groups(most)
-    assert 1 <= len(groups) <= most
-    assert [one for group in groups for one in ids(group)] == whole
-    assert [ticket for group in groups for ticket in group.tickets] == tickets
-    lengths = [len(group.tickets) for group in groups]
-    assert max(lengths) == lengths[0]
+        assert ticket.parts == sum(ticket in part.shares() for part in (*parts, *rest))
 
 
 def test_an_error_is_raised_once() -> None:

@@ -1,0 +1,133 @@
+"""Passes over a request's bytes: within the budget, and never for long at a time.
+
+A `Work` (`_fastpath`) of up to half a MiB is done at once, a longer one by C threads. Its
+output is held in the budget before it is made; where there is no room for that, who wants
+it waits as long as its sender does, and is refused then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+
+from k8strace import _fastpath, threads
+from k8strace._fastpath import Count, Counting, Filtering, Work
+from k8strace.budget import Budget, Lease
+from k8strace.errors import RefusedError
+from k8strace.payload import Payload
+
+ASK_AGAIN = 0.1  # seconds between two looks at whether the limit may be passed
+
+
+async def step(work: Work) -> None:
+    """Take `work` a step further. Raises MalformedPayloadError."""
+    if work.is_large:
+        await threads.run(work)
+        work.settle()
+    else:
+        work.run()
+
+
+async def count(chunks: tuple[bytes, ...], *, deep: bool) -> Count:
+    """What `_fastpath.count` says of `chunks`, however long they are."""
+    if sum(map(len, chunks)) <= _fastpath.AT_ONCE:
+        return _fastpath.count(chunks, deep)
+    counting = Counting(chunks, deep)
+    while not counting.is_done:
+        await step(counting)
+    return counting.take()
+
+
+async def complete(work: Filtering, of: Lease | None, until: float) -> Lease | None:
+    """Do all of `work`; gives what holds its output, None where there is none.
+
+    The output is charged to the peer and the budget of the lease `of` what is worked on.
+    Raises RefusedError where there is no room for it up to the loop's time `until`.
+    """
+    lease: Lease | None = None
+    need = 0
+    while not work.is_done:
+        await step(work)
+        if work.need == need:
+            if not work.is_done and not work.is_large:
+                await asyncio.sleep(0)
+            continue
+        need = work.need
+        if of is not None and not work.is_done:
+            lease = await _reserve(of, lease, need, until)
+    if lease is not None:
+        lease.shrink_to(work.size)
+    return lease
+
+
+async def _reserve(of: Lease, lease: Lease | None, need: int, until: float) -> Lease:
+    """A lease of `need` bytes, which `lease` is if it is there."""
+    budget = of.budget
+    more = need if lease is None else need - lease.size
+    if lease is not None and (more <= 0 or lease.try_grow(more)):
+        return lease
+    # Who holds some already doesn't wait for more: others may do the same.
+    found = None if lease is not None else budget.lease(need, of.peer)
+    if found is None and lease is None:
+        found = await budget.admit(need, of.peer, until)
+    if found is None:
+        raise budget.refusal(more, of.peer)
+    return found
+
+
+class Spare:
+    """Room for what is made of payloads that were taken already, and must go on.
+
+    It waits until the budget has that room; but one at a time may take it past the limit.
+    Otherwise what fills the budget might wait for ever for a little more of it.
+
+    `lasts` says that a loan may be held by others when it has ended here: then it goes past
+    the limit only where nobody is past it.
+    """
+
+    def __init__(self, budget: Budget, *, lasts: bool = False) -> None:
+        self._budget = budget
+        self._lasts = lasts
+        self._is_taken = False
+
+    async def lend(self, size: int, of: Payload, until: float = inf) -> Loan:
+        """Have `size` bytes for a part of the payload `of`, by the loop's time `until`.
+
+        Raises RefusedError when the time is over.
+        """
+        lease = of.any_lease
+        if lease is None or not size:
+            return Loan(None, None)
+        budget, loop = self._budget, asyncio.get_running_loop()
+        while not budget.fits(size):
+            if not self._is_taken and (not self._lasts or budget.used <= budget.limit):
+                self._is_taken = True
+                return Loan(Lease(budget, size, lease.peer), self)
+            now = loop.time()
+            if now >= until:
+                raise RefusedError("the memory budget is used up", budget.retry_after(size))
+            wake = min(until, now + ASK_AGAIN)
+            if size <= budget.limit:
+                await budget.wait(size, wake)
+            else:
+                await asyncio.sleep(wake - now)
+        return Loan(Lease(budget, size, lease.peer), None)
+
+    def give_back(self) -> None:
+        self._is_taken = False
+
+
+class Loan:
+    """A lease of a `Spare`'s; `end` says that it is not needed there any more."""
+
+    __slots__ = ("_spare", "lease")
+
+    def __init__(self, lease: Lease | None, spare: Spare | None) -> None:
+        self.lease = lease
+        self._spare = spare
+
+    def end(self) -> None:
+        self.lease = None
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            spare.give_back()

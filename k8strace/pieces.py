@@ -1,0 +1,126 @@
+"""Pieces of a payload, within limits, each made when its turn has come.
+
+Whole requests stay together as far as they fit; one that is over a limit by itself is cut.
+What a piece has to copy is in the budget before it is made, so that a payload which is
+large, or whose resources are and are repeated in each piece, takes no more than it and one
+piece of it.
+"""
+
+from __future__ import annotations
+
+from math import inf
+
+from k8strace._fastpath import Cutting
+from k8strace.budget import Lease
+from k8strace.passes import Loan, Spare, step
+from k8strace.payload import JOIN_BELOW, Payload, Requests
+
+COPIED = 4 * JOIN_BELOW  # bytes that are copied without asking for room
+
+
+class Pieces:
+    """Cuts `payload` from the front into pieces of at most as many spans, bytes, requests.
+
+    0 is no limit. A single span over `max_bytes` makes a piece of its own; see
+    `_fastpath.split` for resources that are too large to be repeated so often.
+
+    After `next`, the piece has requests `first` to `end` of the payload; `is_whole` says
+    that the last of them ends with it, too. `left` spans are in no piece yet.
+    """
+
+    def __init__(
+        self,
+        payload: Payload,
+        spare: Spare,
+        max_spans: int = 0,
+        max_bytes: int = 0,
+        max_requests: int = 0,
+    ) -> None:
+        self._limits = max_spans, max_bytes
+        self._max_requests = max_requests
+        self._spare = spare
+        self._requests = Requests(payload)
+        self._request: Payload | None = None  # what is being cut
+        self._cutting: Cutting | None = None
+        self._heads: Lease | None = None  # what the cutting keeps from piece to piece
+        self._loan = Loan(None, None)
+        self.first = self.end = 0
+        self.is_whole = True
+        self.left = payload.spans
+
+    async def next(self, until: float = inf) -> Payload | None:
+        """The next piece, None where there is none. The one before must be done with.
+
+        Raises MalformedPayloadError; RefusedError when there is no room by the loop's time
+        `until`, after which it can be asked again.
+        """
+        self.close()
+        if self._request is None:
+            if not self._requests.left:
+                return None
+            piece = await self._take(until)
+            if piece.fits(*self._limits) or piece.spans <= 1:
+                self.left -= piece.spans
+                return piece
+            self._request = piece
+            self._cutting = Cutting(piece.chunks, *self._limits)
+        piece = await self._cut(until)
+        self.left -= piece.spans
+        return piece
+
+    def rest(self) -> list[Payload]:
+        """What is in no piece yet, as nobody will ask for it any more."""
+        self.close()
+        rest = []
+        request, count = self._request, self._requests.left
+        behind = self._requests.take(count) if count else None
+        if request is not None:
+            spans = self.left - (behind.spans if behind else 0)
+            rest.append(Payload(request.chunks, spans, request.size, request.origin))
+        if behind is not None:
+            rest.append(behind)
+        self._request = self._cutting = self._heads = None
+        self.left = 0
+        return rest
+
+    def close(self) -> None:
+        """Say that the last piece is done with."""
+        self._loan.end()
+
+    async def _take(self, until: float) -> Payload:
+        requests = self._requests
+        count = requests.within(*self._limits)
+        if self._max_requests:
+            count = min(count, self._max_requests)
+        copied = requests.copied(count)
+        if copied > COPIED:
+            self._loan = await self._spare.lend(copied, requests.payload, until)
+        self.first, self.end = requests.taken, requests.taken + count
+        self.is_whole = True
+        return requests.take(count, self._loan.lease)
+
+    async def _cut(self, until: float) -> Payload:
+        request, cutting = self._request, self._cutting
+        assert request is not None
+        assert cutting is not None
+        if not cutting.has_found:
+            await step(cutting)
+        self._heads = None  # they are part of what is needed
+        loan = self._loan = await self._spare.lend(cutting.need, request, until)
+        await step(cutting)
+        chunk = cutting.take()
+        if loan.lease is not None:
+            heads = cutting.need - cutting.size
+            loan.lease.shrink_to(len(chunk))
+            self._heads = Lease(loan.lease.budget, heads, loan.lease.peer)
+        self.is_whole = cutting.is_done
+        if cutting.is_done:
+            self._request = self._cutting = self._heads = None
+        return Payload(
+            (chunk,),
+            cutting.spans,
+            len(chunk),
+            request.origin,
+            lease=loan.lease,
+            wait_until=request.wait_until,
+        )
