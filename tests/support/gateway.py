@@ -7,8 +7,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -134,18 +134,6 @@ class GatewayProcess:
             while not condition(samples := await self.metrics()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
             return samples
-
-    @asynccontextmanager
-    async def keeps_its_loop_free(self) -> AsyncIterator[None]:
-        """Hold the event loops to 20 ms of their own time, meanwhile."""
-        before = await self.metrics()
-        yield
-        after = await self.metrics()
-        assert after.late_beats() == before.late_beats(), [
-            sample
-            for sample in after.samples
-            if sample.name == "k8strace_loop_own_lag_seconds_bucket"
-        ]
 
     async def at_rest(self, timeout: float = 30.0) -> Samples:
         """Scrape until nothing is under way, at most `timeout` s; the accounting holds.
