@@ -14,6 +14,7 @@ from pathlib import Path
 
 SHORTEST_PAUSE = 0.001  # seconds between two looks at whether something fits
 LONGEST_PAUSE = 0.1
+MOST_AT_ONCE = 256 * 1024  # bytes between two times that others go on
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
 _NOTHING = memoryview(b"")
@@ -63,6 +64,7 @@ class Output:
     async def _finish(self) -> None:
         """Write what is left, waiting for as long as it takes."""
         pause = SHORTEST_PAUSE
+        at_once = 0
         while self._rest:
             try:
                 written = self._write_some()
@@ -70,6 +72,10 @@ class Output:
                 self._rest = _NOTHING
                 raise
             self._rest = self._rest[written:]
+            at_once += written
+            if at_once >= MOST_AT_ONCE:  # who reads is as fast as we are: others go on, too
+                at_once = 0
+                await asyncio.sleep(0)
             if written:
                 pause = SHORTEST_PAUSE
             else:
@@ -79,7 +85,7 @@ class Output:
     def _write_some(self) -> int:
         """Write as much as surely fits; returns the number of bytes."""
         if self._poll is None:
-            return os.write(self._descriptor, self._rest)
+            return os.write(self._descriptor, self._rest[:MOST_AT_ONCE])
         if not self._poll.poll(0):
             return 0
         try:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import stat
 import time
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -20,6 +22,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 from k8strace.component import Context, Promise
 from k8strace.errors import RefusedError, RejectedError
+from k8strace.exporters._appender import Appender, opened
 from k8strace.exporters._debug_text import detailed, normal, resource_spans
 from k8strace.exporters._output import Output, open_to_append
 from k8strace.exporters._sending import (
@@ -115,23 +118,34 @@ class Debug(SendingExporter[Config]):
 
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
-        self._outputs: dict[str, Output] = {}
+        self._outputs: dict[str, Output | Appender] = {}
         self._tick_end = 0.0
         self._seen = 0
 
     async def open(self) -> None:
         paths = self.config.output_paths
         for path in ("stdout",) if paths is UNSET else paths:
-            standard = _STANDARD.get(path)
-            descriptor = open_to_append(path) if standard is None else os.dup(standard)
-            self._outputs[path] = Output(descriptor)
+            if (standard := _STANDARD.get(path)) is not None:
+                self._outputs[path] = Output(os.dup(standard))
+                continue
+            where = Path(path)
+            descriptor = await opened(open_to_append, where)
+            is_regular = stat.S_ISREG(os.fstat(descriptor).st_mode)
+            self._outputs[path] = (
+                Appender(where, descriptor, None, self.log)
+                if is_regular
+                else Output(descriptor)
+            )
 
     async def send(self, payload: Payload) -> Sent:
         if self._is_due() and self._is_wanted():
             text = self._text(payload).encode(errors="replace")
             for path, output in self._outputs.items():
                 try:
-                    await output.write(text)
+                    if isinstance(output, Appender):
+                        await output.write(lambda: text, payload)
+                    else:
+                        await output.write(text)
                 except OSError as error:
                     raise RefusedError(
                         f"cannot write to {path}: {error.strerror}"
@@ -140,7 +154,11 @@ class Debug(SendingExporter[Config]):
 
     async def close(self) -> None:
         while self._outputs:
-            self._outputs.popitem()[1].close()
+            _, output = self._outputs.popitem()
+            if isinstance(output, Appender):
+                await output.close()
+            else:
+                output.close()
 
     def _is_wanted(self) -> bool:
         """Whether the gateway's log, where it is the output, shows level info."""

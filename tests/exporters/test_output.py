@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from k8strace.exporters._output import Output, open_to_append
+from k8strace.exporters._output import MOST_AT_ONCE, Output, open_to_append
 from tests.support.pipeline import cancel
 
 MANY = 1024 * 1024  # bytes; more than any pipe holds
@@ -123,3 +123,21 @@ async def test_a_pipe_without_reader_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=str(path)) as caught:
         open_to_append(path)
     assert caught.value.errno == errno.ENXIO
+
+
+async def test_others_go_on_while_a_large_record_is_written() -> None:
+    """Also where nothing has to be waited for: the null device takes all at once."""
+    output = Output(open_to_append("/dev/null"))
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.ensure_future(others())
+    await output.write(bytes(10 * MOST_AT_ONCE))
+    task.cancel()
+    output.close()
+    assert turns >= 10
