@@ -266,10 +266,11 @@ class Channel(asyncio.BufferedProtocol):
         if silent < wait:
             wait -= silent
         elif is_wanted:
-            self._session.ping()
-            self._flush()
+            # First the timer: where pinging fails, silence is still noticed.
             wait = keepalive.timeout or PING_TIMEOUT
             self._pinging = self._loop.call_later(wait, self._give_up, self._loop.time())
+            self._session.ping()
+            self._flush()
             return
         self._pinging = self._loop.call_later(wait, self._ping)
 
