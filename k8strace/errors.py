@@ -127,7 +127,11 @@ def is_passing(error: BaseException) -> bool:
 
 
 def passing_refusal(label: str, error: BaseException) -> RefusedError:
-    """The refusal of a request for a fault that passes, in the component `label`."""
+    """The refusal of a request for a fault that passes, in the component `label`.
+
+    The fault loses its traceback, whose frames hold the payload.
+    """
+    error.__traceback__ = None
     why = "out of memory" if isinstance(error, MemoryError) else str(error)
     return RefusedError(f"{label} cannot take it now: {why}", FAULT_RETRY_AFTER)
 

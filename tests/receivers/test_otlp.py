@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gzip
 import logging
 from collections.abc import Callable
@@ -24,6 +25,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from k8strace import _fastpath
 from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
 from k8strace.grpc import Call
 from k8strace.grpc.status import retry_delay
@@ -128,6 +130,31 @@ async def test_a_malformed_request_is_refused_with_the_place() -> None:
         assert receiving.ledger.received == 0
         await client.send(body)
         assert receiving.counted("grpc") == (3, 0, 0)
+
+
+async def test_without_memory_the_sender_is_told_to_come_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def short(*_: object) -> None:
+        raise MemoryError
+
+    body = request(3).SerializeToString()
+    async with grpc_only() as (receiving, client):
+        with monkeypatch.context() as patch:
+            patch.setattr(_fastpath, "count", short)
+            caught = await failure(client, body)
+        assert caught.code() is CODE.UNAVAILABLE
+        assert "out of memory" in caught.details()
+        assert receiving.rejected("memory") == 1
+        assert receiving.ledger.received == 0
+        for fault in (MemoryError(), OSError(errno.ENOSPC, "No space left on device")):
+            receiving.sink.failures = [fault]
+            caught = await failure(client, body)
+            assert caught.code() is CODE.UNAVAILABLE
+            fault.__traceback__ = None
+        assert receiving.counted("grpc") == (0, 6, 0)
+        await client.send(body)
+        assert receiving.counted("grpc") == (3, 6, 0)
 
 
 async def test_the_limit_is_counted() -> None:

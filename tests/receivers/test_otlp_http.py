@@ -283,6 +283,8 @@ async def test_the_limit_is_on_the_decompressed_size() -> None:
         (RefusedError("full", 1.5), 503, Code.UNAVAILABLE, "2"),
         (RefusedError("full"), 503, Code.UNAVAILABLE, "1"),
         (RejectedError("bad"), 400, Code.INVALID_ARGUMENT, None),
+        (MemoryError(), 503, Code.UNAVAILABLE, "1"),
+        (OSError(28, "No space left on device"), 503, Code.UNAVAILABLE, "1"),
         (ZeroDivisionError("bug"), 500, Code.INTERNAL, None),
     ],
 )
