@@ -142,6 +142,7 @@ class Delivery:
                 work.pop()
             else:
                 work.append(piece)
+                await asyncio.sleep(0)  # sending many may be Python's work, and no waiting
 
     async def _step(self, parcel: Parcel, course: _Course) -> CutParcel | None:
         """Send and settle `parcel`, or return what is to go in its place."""

@@ -125,6 +125,11 @@ class SendingExporter(Exporter[C_co]):
         return 0
 
     @property
+    def max_request_spans(self) -> int:
+        """The number of spans above which a request is split; 0 is no limit."""
+        return 0
+
+    @property
     def promise(self) -> Promise:
         if self._queue is None or self.config.sending_queue.wait_for_result:
             return self.keeps
@@ -245,10 +250,10 @@ class SendingExporter(Exporter[C_co]):
 
     def _limits(self) -> Limits:
         batching = self.config.sending_queue.batch
-        spans, size = 0, self.max_request_bytes
+        spans, size = self.max_request_spans, self.max_request_bytes
         if self.config.sending_queue.enabled and batching is not None and batching.max_size:
             if batching.sizer == "items":
-                spans = batching.max_size
+                spans = min(spans or batching.max_size, batching.max_size)
             else:
                 size = min(size or batching.max_size, batching.max_size)
         return Limits(spans, size)

@@ -16,14 +16,12 @@ from typing import Annotated
 import msgspec
 from google.protobuf.message import DecodeError
 from msgspec import UNSET, Meta, UnsetType
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-)
 
 from k8strace.component import Context, Promise
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters._appender import Appender, opened
 from k8strace.exporters._debug_text import detailed, normal, resource_spans
+from k8strace.exporters._decoding import MAX_BYTES, MAX_SPANS, decoded
 from k8strace.exporters._output import Output, open_to_append
 from k8strace.exporters._sending import (
     QueueConfig,
@@ -122,6 +120,14 @@ class Debug(SendingExporter[Config]):
         self._tick_end = 0.0
         self._seen = 0
 
+    @property
+    def max_request_spans(self) -> int:
+        return 0 if self.config.level == "basic" else MAX_SPANS
+
+    @property
+    def max_request_bytes(self) -> int:
+        return 0 if self.config.level == "basic" else MAX_BYTES
+
     async def open(self) -> None:
         paths = self.config.output_paths
         for path in ("stdout",) if paths is UNSET else paths:
@@ -182,7 +188,7 @@ class Debug(SendingExporter[Config]):
             counts = {"resource spans": resource_spans(payload.chunks)}
             body = ""
             if self.config.level != "basic":
-                request = ExportTraceServiceRequest.FromString(b"".join(payload.chunks))
+                request = decoded(payload, self.context.budget)
                 body = (normal if self.config.level == "normal" else detailed)(request)
         except DecodeError as error:
             raise RejectedError(

@@ -1,6 +1,7 @@
 """file: writes spans to a file, as lines of OTLP's JSON or as protobuf.
 
 Each payload is a record: a line, or a message behind its length in 4 bytes (big-endian).
+As JSON one of more than 500 spans, or 256 KiB, is several.
 A record is handed to the operating system before its payload counts as sent, so the end
 of the process loses none; `flush_interval` is how often it goes on to the disk. A record
 that could not be written whole is taken back. A pipe or a device gets what it takes.
@@ -16,17 +17,14 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from google.protobuf.message import DecodeError
 from msgspec import UNSET, UnsetType
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-)
 
 from k8strace.background import keep_running
 from k8strace.component import Context, Worker
-from k8strace.errors import RefusedError, RejectedError
+from k8strace.errors import RefusedError
 from k8strace.exporters import _otlp_json
 from k8strace.exporters._appender import Appender, opened, prune
+from k8strace.exporters._decoding import MAX_BYTES, MAX_SPANS, decoded
 from k8strace.exporters._output import Output, open_to_append
 from k8strace.exporters._rotation import Rotation
 from k8strace.exporters._sending import (
@@ -121,6 +119,14 @@ class File(SendingExporter[Config]):
     def destination(self) -> str:
         return str(self._path)
 
+    @property
+    def max_request_spans(self) -> int:
+        return MAX_SPANS if self.config.format == "json" else 0
+
+    @property
+    def max_request_bytes(self) -> int:
+        return MAX_BYTES if self.config.format == "json" else 0
+
     async def open(self) -> None:
         config = self.config
         file = await opened(self._open, self._path)
@@ -182,13 +188,7 @@ class File(SendingExporter[Config]):
         if self.config.format == "proto":
             length = payload.size.to_bytes(_LENGTH, "big")
             return b"".join((length, *payload.chunks))
-        try:
-            request = ExportTraceServiceRequest.FromString(b"".join(payload.chunks))
-        except DecodeError as error:
-            raise RejectedError(
-                f"spans that cannot be decoded: {error}", "decode_error"
-            ) from error
-        return _otlp_json.encode(request) + b"\n"
+        return _otlp_json.encode(decoded(payload, self.context.budget)) + b"\n"
 
     def _mend(self, appended: int) -> None:
         """Cut off a record that an earlier process did not finish."""

@@ -125,6 +125,16 @@ async def test_json_has_a_line_for_each_payload(tmp_path: Path) -> None:
     assert exporter.ledger.sent == 7
 
 
+async def test_a_large_request_is_several_lines(tmp_path: Path) -> None:
+    path = tmp_path / "spans.json"
+    one = payload(1200)
+    async with running(path) as (exporter, edge):
+        await edge(one)
+    assert path.read_text().count("\n") == 3
+    assert json_ids(path.read_text()) == ids(one)
+    assert exporter.ledger.sent == 1200
+
+
 async def test_proto_has_the_bytes_as_they_came(tmp_path: Path) -> None:
     path = tmp_path / "spans.bin"
     sent = [payload(3), Payload.join([large(20_000), large(20_000)]), payload(1)]
