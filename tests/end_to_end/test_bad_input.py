@@ -120,9 +120,13 @@ async def test_deep_nesting_is_bounded_where_it_is_looked_at(start: Start) -> No
             backend.endpoint, "--set", "receivers.otlp.validate=deep"
         ) as gateway:
             async with Client(await gateway.address("grpc")) as client:
+                # The span is cut out, and costs those of nobody else.
                 body = nested(20_000)
-                assert await status_of(client, body) is grpc.StatusCode.INVALID_ARGUMENT
-                assert await status_of(client, GOOD) is grpc.StatusCode.OK
+                assert await status_of(client, body) is grpc.StatusCode.OK
+                assert await status_of(client, GOOD + body) is grpc.StatusCode.OK
+            samples = await gateway.at_rest()
+            assert samples.sum("k8strace_spans_dropped_total", reason="too_deep") == 2
+        assert backend.spans == 10
 
 
 async def test_a_client_that_goes_away_mid_request_leaves_nothing(
