@@ -5,22 +5,21 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.faults.results import load, table
+from tests.faults.results import load, memory_table, table
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / ".venv" / "faults" / "results.json"
 PAGE = ROOT / "docs" / "reliability.md"
-BEGIN = "<!-- faults -->"
-END = "<!-- /faults -->"
 
 
-def with_table(page: str, text: str) -> str:
+def with_table(page: str, text: str, mark: str = "faults") -> str:
     """The page with `text` between its marks. Raises ValueError where there are none."""
-    before, found, rest = page.partition(BEGIN)
-    _, found_end, after = rest.partition(END)
+    begin, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    before, found, rest = page.partition(begin)
+    _, found_end, after = rest.partition(end)
     if not (found and found_end):
-        raise ValueError(f"{BEGIN} … {END} is not in the page")
-    return f"{before}{BEGIN}\n{text}{END}{after}"
+        raise ValueError(f"{begin} … {end} is not in the page")
+    return f"{before}{begin}\n{text}{end}{after}"
 
 
 def main() -> int:
@@ -29,7 +28,9 @@ def main() -> int:
         sys.stderr.write("nothing was tested: make faults\n")
         return 2
     page = PAGE.read_text(encoding="utf-8")
-    PAGE.write_text(with_table(page, table(results.values())), encoding="utf-8")
+    page = with_table(page, table(results.values()))
+    page = with_table(page, memory_table(results.values()), "memory")
+    PAGE.write_text(page, encoding="utf-8")
     return 0
 
 

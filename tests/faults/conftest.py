@@ -11,7 +11,7 @@ from typing import TypeVar
 import pytest
 
 from tests.end_to_end.conftest import start
-from tests.faults.results import Result, load, store, table
+from tests.faults.results import Peak, Result, load, memory_table, store, table
 from tests.support.workers import Load
 
 T = TypeVar("T")
@@ -28,6 +28,7 @@ class Fault:
         self.mode = mode
         self.is_long = is_long
         self.result: Result | None = None
+        self.peak: Peak | None = None
 
     def of(self, short: T, long: T) -> T:
         """What the form that is run takes."""
@@ -77,8 +78,9 @@ def fault(request: pytest.FixtureRequest) -> Iterator[Fault]:
     one = Fault(name.replace("_", " "), parameters.rstrip("]"), is_long=path is not None)
     yield one
     passed = request.node.stash.get(PASSED, False)
-    if path is not None and one.result is not None and passed:
-        store(path, key, one.result)
+    result = one.result or one.peak
+    if path is not None and result is not None and passed:
+        store(path, key, result)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -101,7 +103,7 @@ def pytest_terminal_summary(
 ) -> None:
     path: Path | None = config.getoption("--faults", default=None)
     if path is not None and (results := load(path)):
-        text = table(results.values())
+        text = table(results.values()) + "\n" + memory_table(results.values())
         path.with_suffix(".md").write_text(text)
         terminalreporter.section("faults")
         terminalreporter.write(text)
