@@ -35,7 +35,7 @@ cdef class Session:
     cdef int count_flood(self) except -1
     cdef list take_events(self)
 
-    cdef int begin_frame(self, int kind, int32_t stream) except -1
+    cdef int begin_frame(self, int kind, int32_t stream, size_t size) except -1
     cdef int begin_headers(self, int32_t stream) except -1
     cdef int take_header(
         self,

@@ -9,7 +9,15 @@ from k8strace.errors import K8sTraceError
 __pyx_capi__: dict[str, Any]
 
 class ProtocolError(K8sTraceError):
-    """What a peer sent is no HTTP/2, or too much of it: its connection is over."""
+    """What a peer sent is no HTTP/2, or too much of it: its connection is over.
+
+    `reason` is one of `grpc.REJECT_REASONS` where it is to be counted.
+    """
+
+    reason: str | None
+
+class HeadersTooLargeError(ProtocolError):
+    """A block of headers that is many times larger than it may be."""
 
 @disjoint_base
 class Session:

@@ -40,7 +40,11 @@ cdef str UNESCAPED = "".join(chr(code) for code in range(0x20, 0x7F) if code != 
 
 
 class ProtocolError(K8sTraceError):
-    pass
+    reason = None
+
+
+class HeadersTooLargeError(ProtocolError):
+    reason = "msg_too_large"
 
 
 cdef class Session:
@@ -169,7 +173,7 @@ cdef class Session:
             raise error
         return 0
 
-    cdef int begin_frame(self, int kind, int32_t stream) except -1:
+    cdef int begin_frame(self, int kind, int32_t stream, size_t size) except -1:
         return 0
 
     cdef int begin_headers(self, int32_t stream) except -1:
@@ -222,7 +226,7 @@ cdef int on_begin_frame(
     h2.session *session, const h2.frame_hd *head, void *owner
 ) noexcept:
     try:
-        return (<Session>owner).begin_frame(head.type, head.stream_id)
+        return (<Session>owner).begin_frame(head.type, head.stream_id, head.length)
     except BaseException as error:
         return keep_error(owner, error)
 
@@ -354,5 +358,7 @@ cdef void prepare() except *:
     h2.set_send_data(_callbacks, on_send_data)
     # What a stream may send is said when its message is admitted, not as it comes.
     h2.option_set_no_auto_window_update(_options, 1)
+    # Streams that are over are forgotten, and with them their priorities.
+    h2.option_set_no_closed_streams(_options, 1)
 
 prepare()

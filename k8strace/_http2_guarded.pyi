@@ -22,7 +22,7 @@ class GuardedSession(ServerSession):
     def __init__(
         self,
         paths: Iterable[bytes],
-        admit: Callable[[int], Any],
+        admit: Callable[[int, int], Any],
         now: float,
         *,
         header: bytes,

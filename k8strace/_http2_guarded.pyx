@@ -4,7 +4,7 @@ cimport cython
 from libc.stdint cimport uint8_t
 
 from k8strace._frames cimport (
-    HEADER_OVERHEAD, UNAUTHENTICATED, Buffer, append, equals, release,
+    HEADER_OVERHEAD, UNAUTHENTICATED, Buffer, equals, release,
 )
 from k8strace._http2_server cimport ASKED, OPENING, PREFIX, Request, ServerSession
 
@@ -58,7 +58,10 @@ cdef class GuardedSession(ServerSession):
                 and request.head.size <= self.max_headers
                 and request.credential is None
             ):
-                request.credential = value[:size]
+                if self.keep_bytes(request, size):
+                    request.credential = value[:size]
+                else:
+                    request.has_too_much = True
             return 0
         return ServerSession.take_header(self, owner, name, name_size, value, size)
 
@@ -79,6 +82,4 @@ cdef class GuardedSession(ServerSession):
     cdef int take_data(self, void *owner, const uint8_t *data, Py_ssize_t size) except -1:
         if owner == NULL or (<Request>owner).stage != ASKED:
             return ServerSession.take_data(self, owner, data, size)
-        if not append(&(<Request>owner).held, data, size):
-            raise MemoryError
-        return 0
+        return self.hold_early(<Request>owner, data, size)

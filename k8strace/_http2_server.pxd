@@ -20,7 +20,8 @@ cdef enum:
     KNOWN_PATH = 512  # bytes; those of handlers are shorter, and of others no more is kept
     PAIR_OVERHEAD = 192  # bytes that keeping a piece of metadata costs besides its own
     MAX_KEPT = 1024 * 1024  # of metadata, by a connection's requests that aren't answered
-    MAX_KEPT_IN_ALL = 32 * 1024 * 1024  # by those of all connections
+    STREAM_COST = 1024  # bytes that an open stream costs, its answer's headers among them
+    STREAMS = 8  # are paid for at a time; as many are in what a connection costs
 
 
 cdef class Request:
@@ -37,7 +38,7 @@ cdef class Request:
     cdef bytes message
     cdef object lease
     cdef list pairs
-    cdef Py_ssize_t kept  # what they count
+    cdef readonly Py_ssize_t kept  # what they, and what is held, count
     cdef bint has_too_much
     cdef double since  # when it began, was announced, or was admitted
     cdef Py_ssize_t received  # of the prefix, then of the message
@@ -54,6 +55,13 @@ cdef class Request:
 cdef class ServerSession(Session):
     cdef dict streams
     cdef object admit
+    cdef object afford
+    cdef object give
+    cdef Py_ssize_t paid  # streams
+    cdef size_t unread  # bytes of a frame of headers that nghttp2 may ignore
+    cdef Py_ssize_t stray  # bytes of headers of a stream that was refused
+    cdef int oversized  # blocks of headers
+    cdef readonly Py_ssize_t body_bytes
     cdef frozenset paths
     cdef bytes last_path
     cdef Py_ssize_t max_message
@@ -75,10 +83,17 @@ cdef class ServerSession(Session):
     cdef int sending(self, Py_ssize_t size) except -1
     cdef int reject(self, Request request, str reason, int code, str text) except -1
     cdef int reject_http(self, Request request) except -1
+    cdef bint keep_bytes(self, Request request, Py_ssize_t size) except -1
     cdef int keep_pair(self, Request request, bytes name, bytes value) except -1
-    cdef int drop_pairs(self, Request request) except -1
+    cdef int drop_kept(self, Request request) except -1
+    cdef int hold_early(
+        self, Request request, const uint8_t *data, Py_ssize_t size
+    ) except -1
+    cdef bint pays(self) except -1
+    cdef int refuse_stream(self, int32_t stream) except -1
+    cdef int check_headers(self, size_t size) except -1
     cdef int opened(self, Request request) except -1
-    cdef int announced(self, Request request) except -1
+    cdef int announced(self, Request request, Py_ssize_t here) except -1
     cdef int begin_body(self, Request request) except -1
     cdef int end(self, Request request) except -1
     cdef int gone(self, Request request) except -1

@@ -45,6 +45,10 @@ class Request:
     """The driver's, as it likes."""
 
     @property
+    def kept(self) -> int:
+        """The bytes that it was afforded, of metadata above all."""
+
+    @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """Headers that aren't the protocol's, and are no `-bin` ones."""
 
@@ -55,9 +59,11 @@ class Request:
 class ServerSession(Session):
     """One connection of a client.
 
-    `admit` is called with a message's size when its prefix is here, and returns the lease
-    for it, or None: then the body is not read, beyond STREAM_WINDOW, until `admitted`.
-    It must not call the session. `metadata` keeps it. Pings that come faster than
+    `admit` is called with a message's size, and how much of it is to come, when its prefix
+    is here, and returns the lease for it, or None: then the body is not read, beyond
+    STREAM_WINDOW, until `admitted`. `afford` is asked for the bytes that streams, metadata
+    and what comes early cost, and `give` gets them back: without room streams are refused.
+    None of them may call the session. `metadata` keeps it. Pings that come faster than
     `ping_interval` (seconds; 0: no limit), or without streams where `permits_pings` is
     false, end the session. Methods raise ProtocolError, or what
     `admit` raised; after that only `close` is of use.
@@ -66,7 +72,7 @@ class ServerSession(Session):
     def __init__(
         self,
         paths: Iterable[bytes],
-        admit: Callable[[int], Any],
+        admit: Callable[[int, int], Any],
         now: float,
         *,
         max_message: int,
@@ -75,7 +81,20 @@ class ServerSession(Session):
         metadata: bool = False,
         ping_interval: float = 0,
         permits_pings: bool = True,
+        afford: Callable[[int], bool] | None = None,
+        give: Callable[[int], object] | None = None,
     ) -> None: ...
+    @property
+    def upkeep(self) -> int:
+        """The bytes that it was afforded."""
+
+    @property
+    def body_bytes(self) -> int:
+        """Bytes of messages that went to their place as they came."""
+
+    def tidy(self) -> None:
+        """Give back what was paid for streams that are over."""
+
     def receive(
         self, data: bytes | bytearray, size: int, now: float
     ) -> list[tuple[int, Request]]:

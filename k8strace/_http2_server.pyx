@@ -17,11 +17,12 @@ from k8strace._http2 cimport Session, binary, callbacks, check, escaped, options
 cdef enum:
     SINK = 64 * 1024
     GAPS = 64  # ranges of skipped stream ids that are remembered
+    EXCESS = 4  # times the limit: where a block of headers ends its connection
+    OVERSIZED = 4  # blocks of headers over the limit, after which a connection ends
+    IGNORED = 256  # bytes of headers that nobody asked for, which count as a frame
     PING_STRIKES = 2  # as gRPC's servers
     WINDOW = 256 * 1024
     CONNECTION_WINDOW = 16 * 1024 * 1024
-
-cdef Py_ssize_t _kept = 0  # of metadata, by all connections
 
 cdef double FORGIVEN = 16  # frames; gRPC's clients send several pings with each request
 cdef double BYTES_FORGIVEN = 4096  # of an answer, for each frame
@@ -29,6 +30,8 @@ cdef double PING_INTERVAL_AT_REST = 2 * 3600  # seconds, as gRPC's servers
 
 STREAM_WINDOW = <int>WINDOW
 WHOLE, WAITS, REJECTED, CANCELLED = range(4)
+
+from k8strace._http2 import HeadersTooLargeError
 
 cdef bytes NOT_GRPC = b"gRPC only: POST with content-type application/grpc\n"
 
@@ -39,8 +42,6 @@ cdef class Request:
         self.head.timeout = -1
 
     def __dealloc__(self):
-        global _kept
-        _kept -= self.kept
         release(&self.held)
 
     @property
@@ -66,10 +67,14 @@ cdef class ServerSession(Session):
         bint metadata=False,
         double ping_interval=0,
         bint permits_pings=True,
+        afford=None,
+        give=None,
     ):
         cdef h2.settings_entry[3] settings
         self.paths = frozenset(paths)
         self.admit = admit
+        self.afford = afford
+        self.give = give
         self.now = now
         self.max_message = min(max_message, <Py_ssize_t>MAX_LENGTH)
         self.max_headers = max_headers
@@ -169,8 +174,21 @@ cdef class ServerSession(Session):
         for request in list(self.streams.values()):
             self.gone(request)
         self.streams.clear()
-        self.admit = None
+        if self.paid:
+            self.give(self.paid * STREAM_COST)
+            self.paid = 0
+        self.admit = self.afford = None
         return self.take_events()
+
+    def tidy(self):
+        cdef Py_ssize_t needed = len(self.streams) // STREAMS * STREAMS
+        if self.paid > needed:
+            self.give((self.paid - needed) * STREAM_COST)
+            self.paid = needed
+
+    @property
+    def upkeep(self):
+        return self.paid * STREAM_COST + self.kept
 
     cdef int send_answer(
         self, Request request, bytes body, const char *status, const char *content_type
@@ -200,7 +218,7 @@ cdef class ServerSession(Session):
     cdef int settle(self, Request request) except -1:
         request.stage = ANSWERED
         request.message = request.lease = None
-        self.drop_pairs(request)
+        self.drop_kept(request)
         release(&request.held)
         return self.sending(0)
 
@@ -213,6 +231,7 @@ cdef class ServerSession(Session):
     cdef int reject(self, Request request, str reason, int code, str text) except -1:
         request.reason = reason
         request.text = text
+        request.path = None
         self.fail(request, code, text)
         self.events.append((REJECTED, request))
         return 0
@@ -230,8 +249,17 @@ cdef class ServerSession(Session):
         self.events.append((REJECTED, request))
         return 0
 
-    cdef int begin_frame(self, int kind, int32_t stream) except -1:
-        """A new stream's id is above all before it; libnghttp2 ignores one that isn't."""
+    cdef int begin_frame(self, int kind, int32_t stream, size_t size) except -1:
+        """A new stream's id is above all before it; libnghttp2 ignores one that isn't.
+
+        It reads the headers of those, and of streams above their number, and says nothing.
+        """
+        if self.unread:
+            self.allowance -= self.unread // IGNORED
+            self.unread = 0
+            self.count_flood()
+        if kind == h2.HEADERS or kind == h2.CONTINUATION:
+            self.unread = size
         if kind != h2.HEADERS or stream & 1 == 0:
             return 0
         if stream > self.last_id:
@@ -247,8 +275,11 @@ cdef class ServerSession(Session):
 
     cdef int begin_headers(self, int32_t stream) except -1:
         cdef Request request
+        self.unread = 0
         if stream in self.streams:
             return 0
+        if len(self.streams) >= self.paid + STREAMS and not self.pays():
+            return self.refuse_stream(stream)
         request = Request()
         request.stream = stream
         request.since = self.now
@@ -261,11 +292,15 @@ cdef class ServerSession(Session):
         const uint8_t *value, size_t size,
     ) except -1:
         cdef Request request
+        self.unread = 0
         if owner == NULL:
-            return 0
+            self.stray += name_size + size + HEADER_OVERHEAD
+            return self.check_headers(self.stray)
         request = <Request>owner
         request.head.size += name_size + size + HEADER_OVERHEAD
-        if request.stage != OPENING or request.head.size > self.max_headers:
+        if request.head.size > self.max_headers:
+            return self.check_headers(request.head.size)
+        if request.stage != OPENING:
             return 0
         if equals(name, name_size, b":path"):
             # Most requests of a connection have the same.
@@ -280,26 +315,71 @@ cdef class ServerSession(Session):
             self.keep_pair(request, name[:name_size], value[:size])
         return 0
 
+    cdef int check_headers(self, size_t size) except -1:
+        """End the connection for a block that is many times too large: each of its bytes
+        may stand for kilobytes, which all have to be read."""
+        if size > <size_t>(EXCESS * self.max_headers):
+            raise HeadersTooLargeError(
+                f"a request's headers are larger than {EXCESS * self.max_headers} bytes"
+            )
+        return 0
+
+    cdef bint pays(self) except -1:
+        """Whether there is room for some streams more."""
+        if self.afford is not None:
+            if not self.afford(STREAMS * STREAM_COST):
+                return False
+            self.paid += STREAMS
+        return True
+
+    cdef int refuse_stream(self, int32_t stream) except -1:
+        cdef Request request = Request()
+        request.stream = stream
+        request.stage = ANSWERED
+        request.reason = "memory"
+        request.text = "there is no room for the stream"
+        self.stray = 0
+        self.reset(stream, h2.REFUSED_STREAM)
+        self.events.append((REJECTED, request))
+        return self.count_flood()
+
+    cdef bint keep_bytes(self, Request request, Py_ssize_t size) except -1:
+        """Whether there is room for bytes that are kept with a request."""
+        if self.kept + size > MAX_KEPT:
+            return False
+        if self.afford is not None and not self.afford(size):
+            return False
+        self.kept += size
+        request.kept += size
+        return True
+
     cdef int keep_pair(self, Request request, bytes name, bytes value) except -1:
-        global _kept
-        cdef Py_ssize_t size = len(name) + len(value) + PAIR_OVERHEAD
-        if self.kept + size > MAX_KEPT or _kept + size > MAX_KEPT_IN_ALL:
+        if not self.keep_bytes(request, len(name) + len(value) + PAIR_OVERHEAD):
             request.has_too_much = True
             return 0
-        self.kept += size
-        _kept += size
-        request.kept += size
         if request.pairs is None:
             request.pairs = []
         request.pairs.append((name.decode("latin-1"), value.decode("latin-1")))
         return 0
 
-    cdef int drop_pairs(self, Request request) except -1:
-        global _kept
-        self.kept -= request.kept
-        _kept -= request.kept
-        request.kept = 0
+    cdef int drop_kept(self, Request request) except -1:
+        if request.kept:
+            self.kept -= request.kept
+            if self.give is not None:
+                self.give(request.kept)
+            request.kept = 0
         request.pairs = None
+        return 0
+
+    cdef int hold_early(
+        self, Request request, const uint8_t *data, Py_ssize_t size
+    ) except -1:
+        """Hold what came before it may; the buffer grows to twice as much at the most."""
+        if not self.keep_bytes(request, 2 * size):
+            text = "there is no room for what comes before the message is admitted"
+            return self.reject(request, "memory", UNAVAILABLE, text)
+        if not append(&request.held, data, size):
+            raise MemoryError
         return 0
 
     cdef int opened(self, Request request) except -1:
@@ -308,7 +388,9 @@ cdef class ServerSession(Session):
         request.stage = PREFIX
         if head.size > self.max_headers:
             text = f"headers are larger than {self.max_headers} bytes"
-            return self.reject(request, "msg_too_large", RESOURCE_EXHAUSTED, text)
+            self.reject(request, "msg_too_large", RESOURCE_EXHAUSTED, text)
+            self.oversized += 1
+            return self.terminate(h2.ENHANCE_YOUR_CALM) if self.oversized > OVERSIZED else 0
         if not (head.is_post and head.is_grpc):
             request.stage = SINKING
             return 0
@@ -345,7 +427,7 @@ cdef class ServerSession(Session):
                 return 0
             data += part
             size -= part
-            self.announced(request)
+            self.announced(request, size)
         if request.stage != BODY and request.stage != WAITING:
             return 0
         if size > request.size - request.received:
@@ -353,12 +435,13 @@ cdef class ServerSession(Session):
             return self.reject(request, "decode_error", INTERNAL, text)
         if request.stage == BODY:
             memcpy(PyBytes_AS_STRING(request.message) + request.received, data, size)
-        elif not append(&request.held, data, size):
-            raise MemoryError
+            self.body_bytes += size
+        else:
+            self.hold_early(request, data, size)
         request.received += size
         return 0
 
-    cdef int announced(self, Request request) except -1:
+    cdef int announced(self, Request request, Py_ssize_t here) except -1:
         """The prefix is complete: the message's size is known."""
         cdef uint8_t flags = request.prefix[0]
         request.size = length_of(request.prefix)
@@ -371,7 +454,7 @@ cdef class ServerSession(Session):
             text = f"message is larger than {self.max_message} bytes"
             return self.reject(request, "msg_too_large", RESOURCE_EXHAUSTED, text)
         request.encoding = request.head.encoding if flags else 0
-        request.lease = self.admit(request.size)
+        request.lease = self.admit(request.size, max(request.size - here, 0))
         if request.lease is None:
             request.stage = WAITING
             self.events.append((WAITS, request))
@@ -413,7 +496,7 @@ cdef class ServerSession(Session):
             request.text = "the call ended before its message"
         request.stage = ANSWERED
         request.message = request.lease = None
-        self.drop_pairs(request)
+        self.drop_kept(request)
         self.events.append((CANCELLED, request))
         return 0
 

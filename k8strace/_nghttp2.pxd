@@ -12,6 +12,7 @@ cdef extern from "nghttp2/nghttp2.h":
         PING "NGHTTP2_PING"
         GOAWAY "NGHTTP2_GOAWAY"
         WINDOW_UPDATE "NGHTTP2_WINDOW_UPDATE"
+        CONTINUATION "NGHTTP2_CONTINUATION"
 
         FLAG_NONE "NGHTTP2_FLAG_NONE"
         FLAG_END_STREAM "NGHTTP2_FLAG_END_STREAM"
@@ -136,6 +137,9 @@ cdef extern from "nghttp2/nghttp2.h":
 
     int option_new "nghttp2_option_new"(option **)
     void option_set_no_auto_window_update "nghttp2_option_set_no_auto_window_update"(
+        option *, int
+    )
+    void option_set_no_closed_streams "nghttp2_option_set_no_closed_streams"(
         option *, int
     )
 

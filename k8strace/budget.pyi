@@ -4,13 +4,14 @@ A `Room` holds a limited amount of something (bytes, spans, requests). Who wants
 room or waits for it, in order of arrival. `Budget` is the process's room for payload
 bytes; it hands out a `Lease`, which a payload carries and which gives its bytes back when
 the last payload that shares it is gone. So bytes are counted as long as something holds
-them, and given back exactly once, on every way out.
+them, and given back exactly once, on every way out. What connections hold besides messages
+is counted by the budget's `Upkeep`.
 """
 
 from asyncio import Future
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import final
+from typing import Self, final
 
 from typing_extensions import disjoint_base
 
@@ -22,22 +23,35 @@ RATE_WINDOW: float
 """Seconds over which the rate of giving back is measured."""
 PEER_SHARE: int
 """One peer may always hold this part (1/8) of the budget."""
+UPKEEP_SHARE: int
+"""Connections may hold this part (1/4) of the budget besides messages."""
+UPKEEP_FLOOR: int
+"""This part (1/16) of the budget's size is beside it, for connections alone."""
+LEAST_UPKEEP: int
+"""Bytes; connections have as many beside any budget."""
 ASK_AGAIN: float
 """Seconds after which memory is asked again."""
-GUARDED_FROM: int
 PACED_ABOVE: int
 LONGEST_PACE: float
 """Seconds; reached at twice the bytes above which senders are paced."""
 
 @disjoint_base
 class Room:
-    """A bounded amount; `limit` and `used` are in whatever unit its owner counts."""
+    """A bounded amount; `limit` and `used` are in whatever unit its owner counts.
+
+    Who waits is not overtaken for ever: half of all that comes free is saved for the first
+    in line until it fits. The rest is for those behind it, and for who comes anew.
+    """
 
     limit: int
     used: int
     @property
     def _promised(self) -> int:
         """To those who were woken and have not run yet."""
+
+    @property
+    def _saved(self) -> int:
+        """Of what came free, for the first that waits."""
 
     @property
     def _waiters(self) -> OrderedDict[Future[bool], int]: ...
@@ -72,13 +86,28 @@ class Budget(Room):
     """The room for payload bytes, of which no peer holds more than its fair share.
 
     `backlog` are those that sending queues have and their destinations have not taken yet;
-    what is parked for another reason is none.
+    payloads that wait for another reason are not in it. `per_lease` bytes are charged for
+    each lease, besides its size.
     """
 
     backlog: int
-    guard: Callable[[int], bool] | None
-    """Asked, too, for `GUARDED_FROM` bytes and more: whether memory has room for them."""
+    shared: int
+    """How much of the limit peers share, 0 for all: somebody closes the way above it."""
+    guard: Callable[[int], int] | None
+    """Asked for an amount, says how many bytes more can be resident, be it less. Asked
+    again when as many were granted."""
 
+    @property
+    def per_lease(self) -> int: ...
+    @property
+    def upkeep(self) -> Upkeep: ...
+    @property
+    def coming(self) -> Coming: ...
+    @property
+    def budget(self) -> Budget:
+        """Itself, as those who stand in front of it have it."""
+
+    def __init__(self, limit: int, *, per_lease: int = 0) -> None: ...
     def follow(self, freed: Callable[[int], None]) -> None:
         """Call `freed` with the amount whenever bytes were given back."""
 
@@ -109,13 +138,52 @@ class Budget(Room):
         """
 
     def share(self, peer: str) -> int:
-        """The bytes that `peer` may hold: its fair share, at least an eighth of all."""
+        """The bytes that `peer` may hold: its fair share, at least an eighth of all.
+
+        A peer that is alone leaves an eighth free. One that holds nothing while nobody
+        else does may hold a message that is larger than what is shared.
+        """
 
     def held(self, peer: str) -> int: ...
 
 @final
+class Coming(Budget):
+    """What was announced, is leased and has not come: half of the budget at most.
+
+    Of that no peer has more than a half, so that others notice nothing of one that
+    announces and is silent.
+    """
+
+    def __init__(self, whole: Budget) -> None: ...
+    def amount(self, size: int) -> int:
+        """What a message of `size` bytes counts; the largest has to fit, too."""
+
+@final
+class Upkeep:
+    """Bytes that connections hold besides messages: sessions, streams, headers, tasks.
+
+    `1 / UPKEEP_SHARE` of the budget at most. `1 / UPKEEP_FLOOR` (`LEAST_UPKEEP` of a small
+    one) is beside the budget, so that some connections fit even where messages take all of
+    it; what is above is charged to it.
+    """
+
+    @property
+    def used(self) -> int: ...
+    @property
+    def limit(self) -> int: ...
+    def __new__(cls, budget: Budget) -> Self: ...
+    def take(self, amount: int) -> bool:
+        """Take `amount` bytes, if there is room for them; say whether there was."""
+
+    def give(self, amount: int) -> None: ...
+
+@final
 class Lease:
-    """Bytes of a budget, given back when the last reference goes."""
+    """Bytes of a budget, given back when the last reference goes.
+
+    `size` are a message's, `beside` what is held with it: the objects that carry it, its
+    metadata.
+    """
 
     @property
     def budget(self) -> Budget: ...
@@ -123,12 +191,26 @@ class Lease:
     def peer(self) -> str: ...
     @property
     def size(self) -> int: ...
-    def __init__(self, budget: Budget, size: int, peer: str) -> None: ...
+    @property
+    def beside(self) -> int: ...
+    @property
+    def held(self) -> int:
+        """All that it holds: `size` and `beside`."""
+
+    def __init__(self, budget: Budget, size: int, peer: str, beside: int = -1) -> None:
+        """Take the bytes, even past the limit; `beside` is the budget's `per_lease` unless
+        it is given."""
     def grow(self, amount: int) -> None:
         """Add `amount` bytes, even past the limit."""
 
     def try_grow(self, amount: int) -> bool:
         """Add `amount` bytes if budget and the peer's share have them."""
+
+    def attach(self, amount: int) -> bool:
+        """Hold `amount` bytes besides the message, if budget and share have them."""
+
+    def resized(self, size: int) -> Lease:
+        """A lease of another size for the same peer, with as much beside."""
 
     def shrink_to(self, size: int) -> None:
         """Give back what is above `size`; it never grows."""

@@ -36,9 +36,18 @@ from k8strace.drops import Drops
 from k8strace.edges import Edge, FanOut
 from k8strace.errors import ConfigError, OptionError
 from k8strace.memory import default_budget
-from k8strace.metrics import BUDGET_LIMIT, BUDGET_USED, SPANS_RESENT, Ledger, Metrics
+from k8strace.metrics import (
+    BUDGET_LIMIT,
+    BUDGET_UPKEEP,
+    BUDGET_USED,
+    SPANS_RESENT,
+    Ledger,
+    Metrics,
+)
 
 log = logging.getLogger("k8strace")
+
+OBJECTS = 768  # bytes that a payload's objects cost while it waits, whatever its size
 
 
 class Graph:
@@ -57,7 +66,8 @@ class Graph:
         self.config = config
         self.metrics = metrics
         self.worker = worker or Worker(workers=config.service.workers)
-        self.budget = Budget(default_budget() // self.worker.workers)
+        memory = default_budget() // self.worker.workers
+        self.budget = Budget(memory, per_lease=OBJECTS)
         self.extensions: dict[ComponentID, Extension[Any]] = {}
         self.exporters: dict[ComponentID, Exporter[Any]] = {}
         self.processors: dict[ComponentID, list[Processor[Any]]] = {}
@@ -69,6 +79,7 @@ class Graph:
         self.show(overview or self.overview(metrics))
         metrics.gauge(BUDGET_USED, lambda: self.budget.used)
         metrics.gauge(BUDGET_LIMIT, lambda: self.budget.limit)
+        metrics.gauge(BUDGET_UPKEEP, lambda: self.budget.upkeep.used)
 
     def _build(self) -> None:
         service = self.config.service

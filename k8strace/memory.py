@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import re
@@ -10,13 +9,20 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path, PurePosixPath
 
+from k8strace import threads
+from k8strace._heap import Trim, keep
+
 _ROOT = Path("/")
-FOR_CONNECTIONS = 8 * 1024 * 1024  # bytes
+FOR_WORK = 8 * 1024 * 1024  # bytes; buffers, modules that are loaded late, scrapes
+SLACK_SHARE = 6  # of what the limit leaves
 KEPT_FREE = 64 * 1024 * 1024  # bytes
 COLLECT_AFTER = 5_000  # objects that came and have not gone
 LOOKED_THROUGH = 20_000  # objects that a collection goes through at most: some milliseconds
 _NEVER = 1_000_000_000
+KEPT_SHARE = 8  # of what the limit leaves
+LEAST_KEPT = 4 * 1024 * 1024  # bytes
 _ESCAPE = re.compile(r"\\([0-7]{3})")
+_PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def memory_limit(root: Path = _ROOT) -> int:
@@ -35,43 +41,50 @@ def default_budget(root: Path = _ROOT) -> int:
 
 def resident_memory(root: Path = _ROOT) -> int:
     """Bytes of this process that are in memory (RSS)."""
-    pages = int((root / "proc/self/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE")
+    file = os.open(f"{root}/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        pages = int(os.read(file, 256).split(None, 2)[1])
+    finally:
+        os.close(file)
+    return pages * _PAGE
 
 
 @cache
 def own_memory() -> int:
     """Bytes that the process needs without any span: what it had when this was asked first,
-    and `FOR_CONNECTIONS`.
+    and `FOR_WORK`.
 
     That is when the first graph is built; later, spans and what they left are in there.
     """
-    return resident_memory() + FOR_CONNECTIONS
+    return resident_memory() + FOR_WORK
 
 
-def trim() -> bool:
-    """Give free memory of the C heap back to the system; False where that can't be done.
+def slack(free: int) -> int:
+    """The part of `free` bytes, a limit's, that payloads don't get.
 
-    It runs without the GIL, and may take some milliseconds for each GiB.
+    It is for the pieces that the heap loses between what is held, for what a step holds
+    until it ends, and for the connections that fit beside any budget.
     """
-    if _malloc_trim is None:
-        return False
-    return bool(_malloc_trim(0))
+    return free // SLACK_SHARE
 
 
-def keep_free() -> bool:
-    """Have the C heap keep what is freed, up to `KEPT_FREE` bytes, for what comes next.
+async def trim() -> None:
+    """Give free memory of the C heap back to the system, on a C thread.
+
+    It takes some milliseconds for each GiB; who needs the heap meanwhile waits for it.
+    """
+    await threads.run(Trim())
+
+
+def keep_free(free: int | None = None) -> bool:
+    """Have the C heap keep what is freed for what comes next, in one arena for all threads.
 
     Batches come and go by the megabyte; the system clears each page that it hands out
-    again, which costs more than all else that is done with them. False where that can't
-    be done.
+    again, which costs more than all else that is done with them. `KEPT_FREE` bytes are
+    kept, or a part of the `free` ones that a limit leaves. False where that can't be done.
     """
-    if _mallopt is None:
-        return False
-    return bool(
-        _mallopt(_M_MMAP_THRESHOLD, KEPT_FREE // 2)
-        and _mallopt(_M_TRIM_THRESHOLD, KEPT_FREE)
-    )
+    most = KEPT_FREE if free is None else free // KEPT_SHARE
+    return keep(min(max(most, LEAST_KEPT), KEPT_FREE))
 
 
 def set_aside() -> None:
@@ -103,20 +116,6 @@ def collect_some() -> None:
         gc.freeze()
     elif collections:
         gc.collect(2)
-
-
-def _c_function(name: str, *arguments: type) -> ctypes._NamedFuncPointer | None:
-    """A function of the C heap, which returns whether it could; None without glibc."""
-    function: ctypes._NamedFuncPointer | None = getattr(ctypes.CDLL(None), name, None)
-    if function is not None:
-        function.argtypes = arguments
-        function.restype = ctypes.c_int
-    return function
-
-
-_malloc_trim = _c_function("malloc_trim", ctypes.c_size_t)
-_mallopt = _c_function("mallopt", ctypes.c_int, ctypes.c_int)
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as malloc.h has them
 
 
 def _machine_memory(root: Path) -> int:

@@ -3,15 +3,18 @@
 Two guards. The bytes that the process's budget counts (parked, in flight and reserved) are
 exact, so the soft limit acts on them at once: above it answers are held, then refused. The
 hard limit is the budget's own, which no byte passes. Both are limits of the whole process:
-what it holds without any span is taken off them. Resident memory is the second guard, for
-what the budget doesn't see: read every `check_interval`, above the hard limit it closes the
-way until it is below the soft one.
+what it holds without any span, what connections are sure of, and some slack for the heap
+are taken off them. Resident memory is the second guard, for what the budget doesn't see:
+the budget grants no more bytes than memory has left below the hard limit, as it was when
+it was read last. It is read again when these are used up, and every `check_interval`; above
+the hard limit that closes the way until it is below the soft one.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated
 
 from msgspec import Meta
@@ -20,11 +23,19 @@ from k8strace.background import keep_running
 from k8strace.budget import MAX_RETRY_AFTER, Budget, Room
 from k8strace.component import NO_EFFECT, Config, Context
 from k8strace.errors import RefusedError
-from k8strace.memory import memory_limit, own_memory, resident_memory, trim
+from k8strace.memory import (
+    keep_free,
+    memory_limit,
+    own_memory,
+    resident_memory,
+    slack,
+    trim,
+)
 from k8strace.units import MIB, Duration
 
 SPIKE_SHARE = 5  # the spike limit where none is given: a fifth of the limit
 LEAST_ROOM = MIB
+TRIM_INTERVAL = 1.0  # seconds between trims, at least
 _UINT32 = Meta(ge=0, le=2**32 - 1)
 
 
@@ -117,18 +128,20 @@ class MemoryGuard:
         workers = context.worker.workers
         self.soft, self.hard = (limit // workers for limit in config.limits())
         self._own = own_memory()
+        self._slack = slack(max(self.hard - self._own, 0))
         if problem := config.lack_of_room(workers):
             raise ValueError(problem)
         self.room = SoftRoom(
             self.soft - self._own, self._budget, holds_what_waits=holds_what_waits
         )
+        self._is_short = asyncio.Event()
         self._monitor: asyncio.Task[None] | None = None
         self._trimmed = float("-inf")
 
     @property
     def hard_limit(self) -> int:
         """Bytes of payloads that the process may hold."""
-        return self.hard - self._own
+        return self.hard - self._own - self._slack
 
     def start(self) -> None:
         budget, room = self._budget, self.room
@@ -136,7 +149,9 @@ class MemoryGuard:
         part = budget.limit * self.soft // self.hard
         room.limit = min(self.soft - self._own, part)
         budget.follow(room.give)
-        budget.guard = self.has_memory
+        budget.guard = self.headroom
+        budget.shared = room.limit
+        keep_free(self.hard - self._own)
         self._monitor = keep_running(self._watch, "watching the memory", self._log)
         self._log.info(
             "limit %d MiB, soft limit %d MiB, of payload bytes %d MiB",
@@ -147,25 +162,26 @@ class MemoryGuard:
 
     async def stop(self) -> None:
         self._budget.unfollow(self.room.give)
-        if self._budget.guard == self.has_memory:
+        if self._budget.guard == self.headroom:
             self._budget.guard = None
+            self._budget.shared = 0
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
             monitor.cancel()
             await asyncio.wait([monitor])
 
-    def has_memory(self, amount: int) -> bool:
-        """Whether `amount` bytes more can be resident, if need be after a trim.
+    def headroom(self, amount: int) -> int:
+        """The bytes that may become resident besides those that are to come already.
 
+        Where these are less than `amount`, what is free is given back to the system.
         The budget can't see what the heap has in pieces between what is held: messages
         that grow while they are decompressed leave more than themselves behind.
         """
-        if resident_memory() + amount <= self.hard:
-            return True
-        if not self._may_trim(hard=True):
-            return False
-        trim()
-        return resident_memory() + amount <= self.hard
+        resident = resident_memory()
+        left = self.hard - self._slack // 3 - resident - self._budget.coming.used
+        if left < amount:
+            self._is_short.set()
+        return left
 
     def refusal(self, amount: int) -> RefusedError:
         """What to answer where the room has nothing for `amount` bytes."""
@@ -173,19 +189,28 @@ class MemoryGuard:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(self._config.check_interval)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._config.check_interval):
+                    await self._is_short.wait()
             try:
+                if self._is_short.is_set():
+                    await self._make_room()
                 await self.check()
             except OSError as error:
                 self._log.warning("cannot read the resident memory: %s", error)
+
+    async def _make_room(self) -> None:
+        """Give back what is free, for who was not granted what it asked for."""
+        await asyncio.sleep(max(self._until_trim(hard=True), 0.0))
+        self._is_short.clear()
+        await self._trim()
 
     async def check(self) -> None:
         """Read the resident memory, give back what is free, open or close the way."""
         room = self.room
         resident = resident_memory()
-        if resident >= self.soft and self._may_trim(hard=resident >= self.hard):
-            # In a thread: it doesn't need the GIL, and the loop need not wait for it.
-            await asyncio.to_thread(trim)
+        if resident >= self.soft and self._until_trim(hard=resident >= self.hard) <= 0:
+            await self._trim()
             resident = resident_memory()
         if not room.closed and resident >= self.hard:
             room.closed = True
@@ -204,17 +229,19 @@ class MemoryGuard:
                 resident // MIB,
             )
 
-    def _may_trim(self, *, hard: bool) -> bool:
-        now = asyncio.get_running_loop().time()
+    async def _trim(self) -> None:
+        self._trimmed = asyncio.get_running_loop().time()
+        await trim()
+
+    def _until_trim(self, *, hard: bool) -> float:
+        """Seconds until memory may be trimmed again; none are left at 0 and less."""
         interval = (
             self._config.min_gc_interval_when_hard_limited
             if hard
             else self._config.min_gc_interval_when_soft_limited
         )
-        if now - self._trimmed < interval:
-            return False
-        self._trimmed = now
-        return True
+        now = asyncio.get_running_loop().time()
+        return self._trimmed + max(interval, TRIM_INTERVAL) - now
 
 
 class SoftRoom(Room):
@@ -240,7 +267,7 @@ class SoftRoom(Room):
         """
         if self.closed:
             return True
-        others = self._budget.used - self._waiting + self._promised
+        others = self._budget.used - self._waiting + self._promised + self._saved
         if self._holds:
             others -= amount
         return others + min(amount, self.limit) > self.limit

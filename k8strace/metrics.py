@@ -249,6 +249,9 @@ STORE_RECOVERED_SPANS = Series(
 RETRIES = Series("k8strace_exporter_retries", "Sends that were tried again.", ("exporter",))
 BUDGET_USED = Series("k8strace_budget_used_bytes", "Payload bytes held in memory.")
 BUDGET_LIMIT = Series("k8strace_budget_limit_bytes", "The limit of payload bytes.")
+BUDGET_UPKEEP = Series(
+    "k8strace_budget_upkeep_bytes", "Bytes that connections hold besides messages."
+)
 LOOP_LAG = Series(
     "k8strace_loop_lag_seconds",
     "Seconds by which the event loop came late to what was due, fifty times a second.",

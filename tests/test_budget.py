@@ -12,18 +12,20 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from k8strace import budget as module
 from k8strace.budget import (
-    GUARDED_FROM,
+    LEAST_UPKEEP,
     LONGEST_PACE,
     MAX_RETRY_AFTER,
     MIN_RETRY_AFTER,
     PACED_ABOVE,
     PEER_SHARE,
     RATE_WINDOW,
+    UPKEEP_FLOOR,
+    UPKEEP_SHARE,
     Budget,
     Lease,
     Room,
 )
-from tests.support.pipeline import until
+from tests.support.pipeline import MIB, until
 
 
 def now() -> float:
@@ -149,19 +151,158 @@ async def test_a_waiter_that_is_cancelled_leaves_the_line(woken: bool) -> None:
     assert room.used == 1
 
 
-async def test_a_large_one_at_the_head_is_not_overtaken_by_waiters() -> None:
-    room, order = Room(4), list[str]()
-    room.force(4)
-    large = asyncio.create_task(taker(room, "large", 4, order))
+async def test_half_of_what_comes_free_is_saved_for_the_first() -> None:
+    room, order = Room(8), list[str]()
+    room.force(8)
+    large = asyncio.create_task(taker(room, "large", 6, order))
     await until(lambda: room.waiting == 1)
     small = asyncio.create_task(taker(room, "small", 1, order))
     await until(lambda: room.waiting == 2)
-    room.give(3)
-    room.give(1)
-    await large
-    assert order == ["large"]
     room.give(4)
     await small
+    assert room.used == 5
+    assert room.fits(1)
+    assert not room.fits(2), "two are saved for the large one"
+    room.give(3)
+    await large
+    assert order == ["small", "large"]
+    assert room.used == 8
+
+
+async def test_what_is_saved_is_free_again_when_nobody_waits() -> None:
+    room = Room(8)
+    room.force(8)
+    task = asyncio.create_task(room.wait(6, soon()))
+    await until(lambda: room.waiting == 1)
+    room.give(4)
+    assert room.fits(2)
+    assert not room.fits(3)
+    task.cancel()
+    await asyncio.wait([task])
+    await until(lambda: room.fits(4))
+
+
+async def test_who_waits_for_much_is_not_overtaken_for_ever() -> None:
+    """Senders of little take what comes free as soon as it does."""
+    budget, let_in = Budget(64), list[Lease | None]()
+    held = [Lease(budget, 1, f"peer {number % 8}") for number in range(64)]
+    task = asyncio.create_task(budget.admit(7, "large", soon()))
+    await until(lambda: budget.waiting == 1)
+    rounds = 0
+    while not task.done():
+        rounds += 1
+        peer = held.pop(0).peer
+        let_in.append(budget.lease(1, peer))
+        held += [one for one in let_in[-1:] if one is not None]
+        await asyncio.sleep(0)
+        assert rounds < 100
+    assert await task is not None
+    assert any(let_in), "they go on meanwhile"
+
+
+async def test_many_that_wait_are_all_let_in() -> None:
+    room = Room(100)
+    room.force(100)
+    tasks = [asyncio.create_task(room.wait(1, soon())) for _ in range(100)]
+    await until(lambda: room.waiting == 100)
+    room.give(100)
+    assert await asyncio.gather(*tasks) == [True] * 100
+
+
+async def test_who_waits_for_its_own_share_is_not_overtaken_by_itself() -> None:
+    budget = Budget(80)
+    other = budget.lease(1, "b")
+    held = [budget.lease(1, "a") for _ in range(40)]
+    task = asyncio.create_task(budget.admit(4, "a", soon()))
+    await asyncio.sleep(0)
+    for _ in range(8):
+        held.pop(0)
+        lease = budget.lease(1, "a")
+        if lease is not None:
+            held.append(lease)
+        await asyncio.sleep(0)
+    assert await task is not None
+    del other
+
+
+# What connections hold
+
+
+def test_some_connections_fit_beside_any_budget() -> None:
+    budget = Budget(1600 * MIB)
+    full = Lease(budget, 1600 * MIB, "a")
+    upkeep = budget.upkeep
+    assert upkeep.take(1600 * MIB // UPKEEP_FLOOR)
+    assert budget.used == 1600 * MIB
+    assert not upkeep.take(1)
+    full.shrink_to(1500 * MIB)
+    assert upkeep.take(100 * MIB)
+    assert (upkeep.used, budget.used) == (200 * MIB, 1600 * MIB)
+    upkeep.give(150 * MIB)
+    assert (upkeep.used, budget.used) == (50 * MIB, 1500 * MIB)
+    upkeep.give(50 * MIB)
+    assert upkeep.used == 0
+
+
+def test_a_handful_of_connections_fits_beside_a_tiny_budget() -> None:
+    budget = Budget(1)
+    assert budget.upkeep.take(LEAST_UPKEEP)
+    assert budget.used == 0
+    assert not budget.upkeep.take(1)
+
+
+def test_connections_take_a_part_of_the_budget_at_most() -> None:
+    budget = Budget(1600 * MIB)
+    assert budget.upkeep.limit == 1600 * MIB // UPKEEP_SHARE
+    assert budget.upkeep.take(400 * MIB)
+    assert not budget.upkeep.take(1)
+    assert budget.used == 300 * MIB
+
+
+def test_connections_need_memory_too() -> None:
+    budget, memory = Budget(1600 * MIB), Memory(0)
+    budget.guard = memory
+    held = Lease(budget, 300 * MIB, "a")
+    assert budget.upkeep.take(100 * MIB)
+    assert not budget.upkeep.take(1)
+    memory.left = 10
+    assert budget.upkeep.take(10)
+    del held
+
+
+def test_what_is_announced_has_half_and_a_peer_half_of_that() -> None:
+    budget = Budget(800)
+    coming = budget.coming
+    first = coming.lease(coming.amount(1000), "a")
+    assert first is not None
+    assert (first.size, coming.used, budget.used) == (200, 200, 0)
+    assert coming.lease(1, "a") is None
+    second = coming.lease(200, "b")
+    assert second is not None
+    assert coming.lease(1, "c") is None
+    budget.limit = 400
+    assert coming.lease(1, "c") is None
+    del first, second
+    assert coming.lease(100, "c") is not None
+    assert coming.lease(101, "c") is None
+
+
+def test_what_is_held_beside_a_message_is_in_its_lease() -> None:
+    budget = Budget(1000, per_lease=100)
+    lease = budget.lease(50, "a")
+    assert lease is not None
+    assert (lease.size, lease.beside, lease.held, budget.used) == (50, 100, 150, 150)
+    assert lease.attach(40)
+    assert not lease.attach(1000)
+    other = lease.resized(10)
+    assert (other.size, other.beside, other.peer) == (10, 140, "a")
+    lease.shrink_to(0)
+    assert lease.held == 140
+    del lease
+    assert budget.used == other.held == 150
+    assert budget.lease(900 - 150, "a") is None
+    del other
+    assert budget.used == 0
 
 
 @pytest.fixture
@@ -201,9 +342,9 @@ def test_a_lease_grows_and_shrinks() -> None:
     budget = Budget(100)
     lease = budget.lease(10, "a")
     assert lease is not None
-    assert lease.try_grow(90)
+    assert lease.try_grow(78)
     assert not lease.try_grow(1)
-    lease.grow(5)
+    lease.grow(17)
     assert budget.used == 105
     lease.shrink_to(200)
     assert lease.size == 105
@@ -217,9 +358,14 @@ def test_a_lease_grows_and_shrinks() -> None:
 
 def test_no_peer_holds_more_than_its_share() -> None:
     budget = Budget(800)
-    first = budget.lease(800, "a")
+    assert budget.share("a") == 700
+    first = budget.lease(700, "a")
     assert first is not None
     assert budget.lease(1, "a") is None
+    assert "holds its share" in str(budget.refusal(1, "a"))
+    other = budget.lease(100, "b")
+    assert other is not None, "who is alone leaves an eighth"
+    del other
     first.shrink_to(400)
     assert budget.share("b") == 400
     assert budget.lease(401, "b") is None
@@ -233,9 +379,21 @@ def test_no_peer_holds_more_than_its_share() -> None:
     assert budget.share("late") == 800 // PEER_SHARE
 
 
+def test_who_is_alone_leaves_an_eighth_of_what_is_shared() -> None:
+    budget = Budget(1000)
+    budget.shared = 800
+    assert budget.lease(875, "a") is not None, "nobody holds anything"
+    first = budget.lease(100, "a")
+    assert first is not None
+    assert budget.share("a") == 700
+    assert first.try_grow(600)
+    assert not first.try_grow(1)
+    assert budget.lease(100, "b") is not None
+
+
 async def test_admission_waits_for_the_budget() -> None:
     budget = Budget(100)
-    first = budget.lease(100, "a")
+    first = Lease(budget, 100, "a")
     task = asyncio.create_task(budget.admit(30, "b", soon()))
     await until(lambda: budget.waiting == 1)
     del first
@@ -269,55 +427,85 @@ async def test_admission_waits_for_the_peers_own_share_only() -> None:
 
 def test_a_full_budget_says_so() -> None:
     budget = Budget(10)
-    lease = budget.lease(10, "a")
-    assert lease is not None
+    budget.force(10)
     refusal = budget.refusal(1, "b")
     assert "used up" in str(refusal)
     assert refusal.retry_after == MAX_RETRY_AFTER
 
 
 class Memory:
-    """A guard that lets nothing in until it `has_room`."""
+    """A guard that says how much is `left`."""
 
-    def __init__(self) -> None:
-        self.asked: list[int] = []
-        self.has_room = False
+    def __init__(self, left: int = 0) -> None:
+        self.asked = 0
+        self.left = left
 
-    def __call__(self, amount: int) -> bool:
-        self.asked.append(amount)
-        return self.has_room
+    def __call__(self, amount: int) -> int:
+        assert amount > 0
+        self.asked += 1
+        return self.left
 
 
-def test_memory_is_asked_for_what_is_large() -> None:
-    budget, memory = Budget(10 * GUARDED_FROM), Memory()
+def test_memory_is_read_again_when_what_it_had_left_is_granted() -> None:
+    budget, memory = Budget(1000), Memory(300)
     budget.guard = memory
-    lease = budget.lease(GUARDED_FROM - 1, "a")
-    assert lease is not None
-    assert lease.try_grow(1)
-    assert not memory.asked
-    assert not lease.try_grow(GUARDED_FROM)
-    assert budget.lease(GUARDED_FROM + 1, "b") is None
-    refusal = budget.refusal(GUARDED_FROM + 1, "b")
+    leases = [budget.lease(150, "a")]
+    assert memory.asked == 1
+    leases.append(budget.lease(150, "b"))
+    assert memory.asked == 1
+    assert leases[0] is not None
+    memory.left = 10
+    assert not leases[0].try_grow(11)
+    assert memory.asked == 2
+    assert budget.lease(11, "c") is None
+    refusal = budget.refusal(11, "c")
     assert str(refusal) == "too much memory is in use"
     assert 0 < (refusal.retry_after or 0) <= MAX_RETRY_AFTER
-    assert budget.lease(20 * GUARDED_FROM, "b") is None
-    assert memory.asked == [GUARDED_FROM, GUARDED_FROM + 1]
-    memory.has_room = True
-    assert lease.try_grow(GUARDED_FROM)
-    assert budget.used == 2 * GUARDED_FROM
+    assert leases[0].try_grow(10)
+    assert budget.used == 310
+
+
+def test_what_is_freed_may_still_be_resident() -> None:
+    budget, memory = Budget(1000), Memory(500)
+    budget.guard = memory
+    lease = budget.lease(400, "a")
+    assert lease is not None
+    del lease
+    memory.left = 100
+    assert budget.lease(200, "a") is None
+    assert memory.asked == 2
+
+
+def test_what_is_forced_counts_in_what_memory_had_left() -> None:
+    budget, memory = Budget(1000), Memory(500)
+    budget.guard = memory
+    lease = budget.lease(1, "a")
+    assert lease is not None
+    lease.grow(300)
+    memory.left = 200
+    assert budget.lease(201, "b") is None
+    assert memory.asked == 2
+
+
+def test_an_eighth_may_be_held_whatever_memory_has_left() -> None:
+    budget = Budget(800)
+    budget.guard = Memory(-50)
+    lease = budget.lease(100, "a")
+    assert lease is not None
+    assert budget.lease(1, "b") is None
 
 
 async def test_admission_waits_for_memory() -> None:
-    budget, memory = Budget(10 * GUARDED_FROM), Memory()
+    budget, memory = Budget(1000), Memory()
     budget.guard = memory
-    assert await budget.admit(GUARDED_FROM, "a", now()) is None
-    waiting = asyncio.create_task(budget.admit(GUARDED_FROM, "a", soon()))
-    await until(lambda: len(memory.asked) == 3)
+    assert await budget.admit(200, "a", now()) is None
+    waiting = asyncio.create_task(budget.admit(200, "a", soon()))
+    await until(lambda: memory.asked == 3)
     assert budget.used == 0
-    memory.has_room = True
+    memory.left = 200
     lease = await waiting
     assert lease is not None
-    assert budget.used == lease.size == GUARDED_FROM
+    assert budget.used == lease.size == 200
 
 
 def test_senders_are_paced_by_the_backlog() -> None:
@@ -344,8 +532,7 @@ def test_a_small_budget_paces_from_a_quarter_on() -> None:
 def test_followers_are_told_what_came_free() -> None:
     budget, freed = Budget(10), list[int]()
     budget.follow(freed.append)
-    lease = budget.lease(10, "a")
-    assert lease is not None
+    lease = Lease(budget, 10, "a")
     lease.shrink_to(4)
     del lease
     assert freed == [6, 4]

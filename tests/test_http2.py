@@ -31,7 +31,7 @@ from tests.support.http2 import (
 def server() -> ServerSession:
     session = ServerSession(
         [PATH.encode()],
-        lambda _: object(),
+        lambda *_: object(),
         0.0,
         max_message=1000,
         max_streams=10,
@@ -49,7 +49,7 @@ def receive(session: ServerSession, data: bytes, now: float = 0.0) -> list[bytes
 
 def test_it_is_up_when_the_peers_settings_are_here() -> None:
     session: Session = ServerSession(
-        [], lambda _: None, 0.0, max_message=1, max_streams=1, max_headers=1
+        [], lambda *_: None, 0.0, max_message=1, max_streams=1, max_headers=1
     )
     assert not session.is_up
     assert session.has_output
@@ -131,7 +131,7 @@ def test_sizes_that_are_not_the_datas(size: int) -> None:
 
 def test_what_is_no_http2() -> None:
     session = ServerSession(
-        [], lambda _: None, 0.0, max_message=1, max_streams=1, max_headers=1
+        [], lambda *_: None, 0.0, max_message=1, max_streams=1, max_headers=1
     )
     data = b"GET / HTTP/1.1\r\n\r\n"
     with pytest.raises(ProtocolError, match="magic"):

@@ -87,7 +87,7 @@ def test_with_a_server(messages: list[list[bytes]], step: int) -> None:
     requests: list[Any] = []
     server = ServerSession(
         [PATH.encode()],
-        lambda size: size,
+        lambda size, _: size,
         0.0,
         max_message=1 << 20,
         max_streams=100,

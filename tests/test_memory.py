@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from k8strace import memory
+from k8strace._heap import IS_GLIBC
 from tests.support.sanitizers import unsanitized
 
 GIB = 1024**3
@@ -165,21 +166,16 @@ def test_resident_memory_is_in_bytes(machine: Machine) -> None:
     assert memory.resident_memory(machine.root) == 300 * os.sysconf("SC_PAGE_SIZE")
 
 
-@pytest.mark.skipif(memory._malloc_trim is None, reason="not glibc")
+@pytest.mark.skipif(not IS_GLIBC, reason="not glibc")
 @unsanitized("their malloc has nothing to trim")
-def test_trim_gives_free_memory_back() -> None:
+async def test_trim_gives_free_memory_back() -> None:
     blocks = [bytes([number % 256]) * 60_000 for number in range(1000)]
     last = blocks[-1]  # keeps the C heap from shrinking by itself
     blocks.clear()
     before = memory.resident_memory()
-    memory.trim()
+    await memory.trim()
     assert before - memory.resident_memory() > 30_000_000
     assert len(last) == 60_000
-
-
-def test_trim_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_malloc_trim", None)
-    assert memory.trim() is False
 
 
 @pytest.fixture
@@ -208,7 +204,7 @@ def test_what_is_set_aside_is_collected_when_it_is_not_needed_any_more() -> None
     assert gone() is None
 
 
-@pytest.mark.skipif(memory._mallopt is None, reason="not glibc")
+@pytest.mark.skipif(not IS_GLIBC, reason="not glibc")
 @unsanitized("their malloc keeps what is freed for itself")
 def test_freed_memory_is_kept_for_what_comes_next() -> None:
     code = """
@@ -230,9 +226,16 @@ print(faults() - before)
     assert int(out.stdout) < 100  # of 3,200 pages
 
 
-def test_freed_memory_is_left_alone_without_glibc(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_mallopt", None)
-    assert not memory.keep_free()
+def test_how_much_is_kept_follows_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = list[int]()
+    monkeypatch.setattr(memory, "keep", kept.append)
+    for free in (None, 80 * 1024 * 1024, 0, GIB):
+        memory.keep_free(free)
+    assert kept == [memory.KEPT_FREE, 10 * 1024 * 1024, memory.LEAST_KEPT, memory.KEPT_FREE]
+
+
+def test_slack_is_a_part_of_what_a_limit_leaves() -> None:
+    assert memory.slack(600) == 100
 
 
 def test_what_the_process_needs_itself_is_asked_once(
@@ -242,9 +245,9 @@ def test_what_the_process_needs_itself_is_asked_once(
     monkeypatch.setattr(memory, "resident_memory", lambda: resident)
     memory.own_memory.cache_clear()
     try:
-        assert memory.own_memory() == GIB + memory.FOR_CONNECTIONS
+        assert memory.own_memory() == GIB + memory.FOR_WORK
         resident = 3 * GIB
-        assert memory.own_memory() == GIB + memory.FOR_CONNECTIONS
+        assert memory.own_memory() == GIB + memory.FOR_WORK
     finally:
         memory.own_memory.cache_clear()
 

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from k8strace import memory_guard
-from k8strace.budget import Budget
+from k8strace.budget import Budget, Lease
 from k8strace.component import Worker
 from k8strace.config import decode
 from k8strace.errors import ConfigError
@@ -167,19 +167,35 @@ async def test_resident_memory_closes_the_room_until_it_is_low_again(
     assert "taking spans" in caplog.text
 
 
-async def test_what_is_large_is_held_against_resident_memory(memory: Memory) -> None:
+async def test_no_more_is_granted_than_memory_has_left(memory: Memory) -> None:
     budget = Budget(64 * MIB)
     one = guard(budget=budget)
     one.start()
+    memory.resident = 7 * MIB
+    held = Lease(budget, 9 * MIB, "b")
+    assert budget.lease(2 * MIB, "a") is not None
+    assert budget.lease(2 * MIB, "a") is not None, "memory is read again"
     memory.resident = 9 * MIB
-    assert budget.lease(MIB, "a") is not None
-    assert memory.trims == 0
-    assert budget.lease(MIB + 1, "a") is None
-    assert memory.trims == 1
+    assert budget.lease(2 * MIB, "a") is None
+    memory.resident, coming = 5 * MIB, Lease(budget.coming, 4 * MIB, "c")
+    assert budget.lease(2 * MIB, "a") is None, "what is to come is not resident yet"
+    del coming
+    assert memory.trims == 0, "not on the way of a request"
     memory.after_trim = 2 * MIB
-    assert budget.lease(MIB + 1, "a") is not None
+    await until(lambda: memory.trims == 1)
+    assert budget.lease(2 * MIB, "a") is not None
     await one.stop()
     assert budget.guard is None
+    del held
+
+
+async def test_the_slack_is_no_bodys(memory: Memory, monkeypatch: Any) -> None:
+    monkeypatch.setattr(memory_guard, "slack", lambda free: free // 6)
+    memory.own = 4 * MIB
+    one = guard()
+    assert one.hard_limit == 5 * MIB
+    memory.resident = 4 * MIB
+    assert one.headroom(1) == 6 * MIB - MIB // 3
 
 
 async def test_of_several_the_last_that_stops_leaves_no_guard(memory: Memory) -> None:
@@ -201,7 +217,12 @@ async def test_free_memory_is_given_back_before_spans_are_refused(memory: Memory
     assert not one.room.blocks(1)
 
 
-async def test_how_often_memory_is_trimmed(memory: Memory) -> None:
+async def test_how_often_memory_is_trimmed(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = asyncio.get_running_loop()
+    clock = [loop.time()]
+    monkeypatch.setattr(loop, "time", lambda: clock[0])
     one = guard()
     memory.resident = 7 * MIB
     await one.check()
@@ -212,11 +233,17 @@ async def test_how_often_memory_is_trimmed(memory: Memory) -> None:
     assert memory.trims == 1, "above the soft limit: every 10 s"
     memory.resident = 11 * MIB
     await one.check()
+    assert memory.trims == 1, "and never more than once a second"
+    clock[0] += memory_guard.TRIM_INTERVAL
     await one.check()
-    assert memory.trims == 3, "above the hard limit: at each check"
+    await one.check()
+    assert memory.trims == 2, "above the hard limit: each second"
 
 
-async def test_memory_is_checked_again_and_again(memory: Memory) -> None:
+async def test_memory_is_checked_again_and_again(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_guard, "TRIM_INTERVAL", 0.0)
     one = guard(check_interval=Duration(0.001))
     one.start()
     memory.resident = 20 * MIB

@@ -6,7 +6,7 @@ The processor of the same name, with the same options, as a middleware of server
 
 from __future__ import annotations
 
-from k8strace.budget import Lease
+from k8strace.budget import Budget, Lease
 from k8strace.component import Context
 from k8strace.errors import RefusedError
 from k8strace.grpc import Admission
@@ -47,6 +47,10 @@ class Door:
         self._guard = guard
         self._room: SoftRoom = guard.room
         self._inner = inner
+
+    @property
+    def budget(self) -> Budget:
+        return self._inner.budget
 
     @property
     def limit(self) -> int:

@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import msgspec
 
 from k8strace import auth
-from k8strace.budget import Lease
+from k8strace.budget import Budget, Lease
 from k8strace.errors import RefusedError
 from k8strace.payload import Origin
 from k8strace.tls.options import ClientTLS, ServerTLS
@@ -134,6 +134,10 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Admission(Protocol):
     """Who lets a message in before it is read: a `k8strace.budget.Budget`, or who is asked
     in front of it."""
+
+    @property
+    def budget(self) -> Budget:
+        """The process's."""
 
     @property
     def limit(self) -> int:

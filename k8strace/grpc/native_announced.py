@@ -1,33 +1,38 @@
-"""Room for messages that were announced and have not come."""
+"""Room for messages that were announced and have not come whole.
+
+What is announced is leased from the budget, and while it comes from a part of it, too: so
+what is silent after it was announced never holds more than that part.
+"""
 
 from __future__ import annotations
 
-from k8strace.budget import Budget, Lease
+from k8strace.budget import Lease
 from k8strace.grpc import Admission
-
-LARGE = 64 * 1024  # bytes; smaller messages don't count as announced
 
 Leases = Lease | tuple[Lease, Lease]
 
 
-class Announced(Budget):
-    """The room for messages that are to come, of which no peer ever has more than half."""
+def reserve(admission: Admission, size: int, missing: int, peer: str) -> Leases | None:
+    """Room for a message of which `missing` bytes are to come; None where there is none."""
+    lease = admission.lease(size, peer)
+    if lease is None or not missing:
+        return lease
+    announced = admission.budget.coming
+    coming = announced.lease(announced.amount(size), peer)
+    return None if coming is None else (lease, coming)
 
-    __slots__ = ()
 
-    def share(self, peer: str) -> int:  # noqa: ARG002
-        return self.limit // 2
-
-    def amount(self, size: int) -> int:
-        """What a message counts; the largest has to fit, too."""
-        return min(size, self.limit // 2)
-
-    def reserve(self, admission: Admission, size: int, peer: str) -> Leases | None:
-        """Room for a message by `admission`, and where it is large, for its coming."""
-        if size <= LARGE:
-            return admission.lease(size, peer)
-        coming = self.lease(self.amount(size), peer)
-        if coming is None:
+async def admit(admission: Admission, size: int, peer: str, until: float) -> Leases | None:
+    """Room for a message, as soon as there is some; None where there is none by `until`."""
+    announced = admission.budget.coming
+    amount = announced.amount(size)
+    while await announced.opens(amount, peer, until):
+        # Nothing is held while it is waited for the other one.
+        lease = await admission.admit(size, peer, until)
+        if lease is None:
             return None
-        lease = admission.lease(size, peer)
-        return None if lease is None else (lease, coming)
+        coming = announced.lease(amount, peer)
+        if coming is not None:
+            return lease, coming
+        del lease
+    return None

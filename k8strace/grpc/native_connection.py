@@ -6,6 +6,9 @@
   client is not let send more than a window, until there is room or it is refused.
 - What was announced and has not come never holds more than half of the budget, and of
   that no client's more than a half: others notice nothing of who announces and is silent.
+- All else that a client makes us hold (its connection, streams, headers, what comes early,
+  tasks) is in the budget's upkeep. Where that is used up, connections that never brought a
+  request go first, the oldest before the others, then the one that holds most.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ from k8strace.grpc.endpoints import (
     speaks_http1,
     speaks_http2,
 )
-from k8strace.grpc.native_announced import LARGE, Announced, Leases
+from k8strace.grpc.native_announced import Leases, admit, reserve
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
 from k8strace.payload import Origin
 from k8strace.tls.peers import NO_HTTP2, PLAINTEXT_PORT, speaks_tls, subject_of
@@ -45,9 +48,17 @@ from k8strace.tls.peers import NO_HTTP2, PLAINTEXT_PORT, speaks_tls, subject_of
 log = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024  # bytes; one buffer serves all connections, one after the other
-MAX_STREAMS = 256  # of a connection at a time; nghttp2 remembers as many closed ones
+FIRST_READ = 64 * 1024  # bytes; of who sends anything but messages no more at once
+MAX_STREAMS = 256  # of a connection at a time
 MAX_HEADERS = 16 * 1024  # bytes; gRPC's own servers take as much
-MAX_WAITING = 256  # messages that wait for room, each with a window's bytes
+MAX_WAITING = 256  # messages that wait for room
+# Bytes that a connection costs besides its streams: its session, transport and socket's
+# buffers; and with TLS.
+CONNECTION_COST = 40 * 1024
+TLS_COST = 128 * 1024
+TASK_COST = 4 * 1024  # bytes of a request that waits, its coroutines among them
+HEAVY = 3 * CONNECTION_COST  # what a connection holds that is closed to make room
+IDLE_AFTER = 1.0  # seconds without a request, after which a connection may be closed
 MIN_PING_INTERVAL = 300.0  # seconds; from here on defaults are those of gRPC's servers
 PING_AFTER = 7200.0
 PING_TIMEOUT = 20.0
@@ -72,15 +83,43 @@ class Shared:
         self.settings = settings
         self.handlers = handlers
         self.admission = admission
-        self.announced = Announced(admission.limit // 2)
+        self.upkeep = admission.budget.upkeep
         self.on_reject = on_reject
         self.buffer = bytearray(READ_SIZE)
         self.view = memoryview(self.buffer)  # asyncio's TLS takes slices to write into
         self.connections: set[Connection] = set()
+        self.unserved: dict[Connection, None] = {}  # that never brought a request
         self.tasks: set[asyncio.Task[Any]] = set()
         self.waiting = 0
         self.is_draining = False
         self.changed = asyncio.Event()
+
+    def take(self, amount: int, by: Connection | None = None) -> bool:
+        """Have `amount` bytes of upkeep for a connection, if need be at others' cost."""
+        while not self.upkeep.take(amount):
+            if not self.evict(by):
+                return False
+        return True
+
+    def evict(self, by: Connection | None = None) -> bool:
+        """Close a connection for what it holds, which isn't `by`; False: there is none.
+
+        Nobody has to go for one that has not brought a request yet, unless it is new.
+        """
+        if by in self.unserved:
+            return False
+        victim = next(iter(self.unserved), None)
+        others = [one for one in self.connections if one is not by]
+        if victim is None and others:
+            heaviest = max(others, key=Connection.held.__get__)
+            victim = heaviest if heaviest.held > HEAVY else None
+        if victim is None:
+            idle = [one for one in others if one.is_idle]
+            victim = min(idle, key=Connection.active.__get__, default=None)
+        if victim is None:
+            return False
+        victim.evict()
+        return True
 
 
 class Running:
@@ -102,12 +141,15 @@ class Connection(asyncio.BufferedProtocol):
         self._loop = loop
         self._admission = shared.admission
         self._buffer = shared.buffer
-        self._view = shared.view
+        self._read = shared.view[:FIRST_READ]
+        self._view = self._read
         self._transport: asyncio.Transport = cast("asyncio.Transport", None)
         self._session: ServerSession | None = None
         self._peer = self._host = ""
         self._origin = Origin("")
         self._subject: str | None = None
+        self._cost = 0
+        self._is_served = False
         self._is_paused = False
         self._ends_at: float | None = None
         self._drained_at: float | None = None
@@ -115,6 +157,7 @@ class Connection(asyncio.BufferedProtocol):
         self._pinged_at: float | None = None
         self._closed_at: float | None = None
         self._pongs = 0
+        self._body_bytes = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         shared = self._shared
@@ -136,9 +179,18 @@ class Connection(asyncio.BufferedProtocol):
             "metadata": settings.include_metadata,
             "ping_interval": keepalive.min_time or MIN_PING_INTERVAL,
             "permits_pings": keepalive.permit_without_stream,
+            "afford": self._afford,
+            "give": shared.upkeep.give,
         }
+        cost = CONNECTION_COST if settings.tls is None else TLS_COST
+        if not shared.take(cost):
+            shared.on_reject("memory", self._peer, "there is no room for the connection")
+            self._transport.abort()
+            return
+        self._cost = cost
         self._session = self._begin(now, options)
         shared.connections.add(self)
+        shared.unserved[self] = None
         if not speaks_http2(transport):
             shared.on_reject("tls", self._peer, NO_HTTP2)
             self._transport.abort()
@@ -151,12 +203,53 @@ class Connection(asyncio.BufferedProtocol):
         return ServerSession(self._shared.handlers, self._lease, now, **options)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._end_session()
+
+    def _end_session(self) -> None:
+        """Give back all that was held; requests end as where the client is gone."""
         session, self._session = self._session, None
         shared = self._shared
         shared.connections.discard(self)
+        shared.unserved.pop(self, None)
         shared.changed.set()
         if session is not None:
             self._handle(session, session.close())
+        shared.upkeep.give(self._cost)
+        self._cost = 0
+
+    @property
+    def peer(self) -> str:
+        return self._peer
+
+    @property
+    def held(self) -> int:
+        """Bytes of upkeep."""
+        session = self._session
+        return self._cost + (session.upkeep if session is not None else 0)
+
+    @property
+    def active(self) -> float:
+        """When a request came last."""
+        return self._active
+
+    @property
+    def is_idle(self) -> bool:
+        session = self._session
+        idle_since = self._loop.time() - IDLE_AFTER
+        return session is not None and not session.requests and self._active < idle_since
+
+    def evict(self) -> None:
+        """Make room for others."""
+        text = (
+            "the connection was closed: there is no room for more, and it was the oldest "
+        )
+        text += "without a request, held most, or was idle for longest"
+        self._shared.on_reject("memory", self._peer, text)
+        self._end_session()
+        self._transport.abort()
+
+    def _afford(self, amount: int) -> bool:
+        return self._shared.take(amount, self)
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return self._view
@@ -180,10 +273,15 @@ class Connection(asyncio.BufferedProtocol):
             self._active = now
             self._handle(session, events)
             pause = self._admission.pace()
+        is_full = nbytes == len(self._view)
+        self._view = self._read
+        if is_full and session.body_bytes - self._body_bytes > nbytes // 2:
+            self._view = self._shared.view
+        self._body_bytes = session.body_bytes
         if self._goaway_at is not None and session.pongs > self._pongs:
             self._goaway(session)
         self._flush()
-        if (pause or nbytes == READ_SIZE) and not self._is_paused:
+        if (pause or is_full) and not self._is_paused:
             # After a full read there is more: the loop would read on for long, and let all
             # others wait, and what we send.
             self._transport.pause_reading()
@@ -246,6 +344,7 @@ class Connection(asyncio.BufferedProtocol):
             text = f"the message came too late, or slower than {rate} bytes a second"
             self._shared.on_reject("slow", self._peer, text)
             session.fail(request, Code.DEADLINE_EXCEEDED, text)
+        session.tidy()
         keepalive = self._shared.settings.keepalive
         if session.requests:
             self._active = now
@@ -286,8 +385,8 @@ class Connection(asyncio.BufferedProtocol):
         self._goaway_at = None
         session.goaway()
 
-    def _lease(self, size: int) -> Leases | None:
-        return self._shared.announced.reserve(self._admission, size, self._host)
+    def _lease(self, size: int, missing: int) -> Leases | None:
+        return reserve(self._admission, size, missing, self._host)
 
     def _handle(self, session: ServerSession, events: list[tuple[int, Request]]) -> None:
         for kind, request in events:
@@ -297,6 +396,8 @@ class Connection(asyncio.BufferedProtocol):
                 self._wait(session, request)
             elif kind == REJECTED:
                 self._reject(request)
+                if request.task is not None:
+                    request.task.task.cancel()
             elif kind == CANCELLED:
                 running: Running | None = request.task
                 if running is not None:
@@ -320,11 +421,17 @@ class Connection(asyncio.BufferedProtocol):
             return
         lease = leases[0] if isinstance(leases, tuple) else leases
         del leases
+        if not self._is_served:
+            self._is_served = True
+            self._shared.unserved.pop(self, None)
         deadline = request.deadline
         wait_until = hold_until(self._heard, deadline)
         metadata = request.metadata
         origin = self._origin
         if metadata:
+            if lease is not None and not lease.attach(request.kept):
+                self._refuse(session, request)
+                return
             origin = Origin(self._peer, origin.subject, metadata, origin.groups)
         call = Call(message, origin, lease, deadline, wait_until)
         is_packed = request.encoding or message.startswith(MAGIC)
@@ -342,7 +449,7 @@ class Connection(asyncio.BufferedProtocol):
         if isinstance(step, Done):
             session.respond(request, step.value)
         else:
-            self._suspend(request, step)
+            self._suspend(session, request, step)
 
     async def _unpack(self, request: Request, handler: Handler, call: Call) -> bytes:
         """Decompress a call's message and serve it."""
@@ -364,7 +471,11 @@ class Connection(asyncio.BufferedProtocol):
         del message, call
         return await running
 
-    def _suspend(self, request: Request, rest: Rest[bytes]) -> None:
+    def _suspend(self, session: ServerSession, request: Request, rest: Rest[bytes]) -> None:
+        if not self._afford(TASK_COST):
+            rest.close()
+            self._refuse(session, request)
+            return
         running = self._start(request, rest.run())
         running.task.add_done_callback(partial(self._finish, request, running))
         if request.deadline is not None:
@@ -373,11 +484,16 @@ class Connection(asyncio.BufferedProtocol):
             )
 
     def _start(self, request: Request, coro: Coroutine[Any, Any, Any]) -> Running:
+        """A task, for which there is room."""
         task = self._loop.create_task(coro)
         self._shared.tasks.add(task)
-        task.add_done_callback(self._shared.tasks.discard)
+        task.add_done_callback(self._ended)
         request.task = running = Running(task)
         return running
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._shared.tasks.discard(task)
+        self._shared.upkeep.give(TASK_COST)
 
     def _expire(self, request: Request, running: Running) -> None:
         running.task.cancel()
@@ -407,7 +523,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _wait(self, session: ServerSession, request: Request) -> None:
         shared = self._shared
-        if shared.waiting >= MAX_WAITING:
+        if shared.waiting >= MAX_WAITING or not self._afford(TASK_COST):
             self._refuse(session, request)
             return
         shared.waiting += 1
@@ -421,24 +537,16 @@ class Connection(asyncio.BufferedProtocol):
 
     async def _admit(self, request: Request) -> None:
         until = hold_until(self._loop.time(), request.deadline)
-        coming = None
-        announced = self._shared.announced
-        if request.size > LARGE:
-            amount = announced.amount(request.size)
-            coming = await announced.admit(amount, self._host, until)
-        lease = None
-        if coming is not None or request.size <= LARGE:
-            lease = await self._admission.admit(request.size, self._host, until)
+        leases = await admit(self._admission, request.size, self._host, until)
         request.task = None
         session = self._session
         if session is None:
             return
-        if lease is None:
+        if leases is None:
             self._refuse(session, request)
         else:
-            leases: Leases = lease if coming is None else (lease, coming)
             events = session.admitted(request, leases, self._loop.time())
-            del lease, leases, coming
+            del leases
             self._handle(session, events)
         self._flush()
 
@@ -481,6 +589,8 @@ class Connection(asyncio.BufferedProtocol):
     def _broken(self, error: BaseException) -> None:
         if isinstance(error, ProtocolError):
             log.debug("%s: %s", self._peer, error)
+            if error.reason is not None:
+                self._shared.on_reject(error.reason, self._peer, str(error))
         else:
             log.error("the connection of %s failed", self._peer, exc_info=error)
         self._transport.abort()

@@ -15,7 +15,7 @@ from k8strace._http2_guarded import ASKS, GuardedSession
 from k8strace._http2_server import Request, ServerSession
 from k8strace.auth import NOBODY, Gate, Verdict
 from k8strace.errors import RefusedError, UnauthenticatedError
-from k8strace.grpc.native_connection import Connection, Shared, fail
+from k8strace.grpc.native_connection import TASK_COST, Connection, Shared, fail
 from k8strace.payload import Origin
 
 
@@ -56,6 +56,9 @@ class GuardedConnection(Connection):
         for event in events:
             kind, request = event
             if kind == ASKS:
+                if not self._afford(TASK_COST):
+                    self._refuse(session, request)
+                    continue
                 running = self._start(request, self._ask(request))
                 running.task.add_done_callback(self._asked)
             else:

@@ -14,6 +14,7 @@ import socket
 from collections.abc import Callable
 
 from k8strace.background import spawn
+from k8strace.budget import Upkeep
 from k8strace.grpc import Reject
 from k8strace.grpc.endpoints import peer_of_socket
 from k8strace.tls.contexts import Contexts
@@ -27,6 +28,7 @@ RESERVE = 128  # file descriptors that are left to the rest of the process, or a
 PAUSE = 1.0  # seconds until accepting is tried again where even that was of no use
 LOG_EVERY = 60.0
 HANDSHAKE_TIMEOUT = 20.0  # seconds, for TLS
+HANDSHAKE_COST = 192 * 1024  # bytes: the loop's and OpenSSL's buffers, as far as they fill
 SHUTDOWN_TIMEOUT = 2.0  # seconds in which a client has to say that TLS ends, too
 
 Make = Callable[[], asyncio.BaseProtocol]
@@ -37,7 +39,8 @@ class Listener:
 
     `has_room` is asked for each; `connecting` are those that `make` isn't asked for yet.
     `on_reject` is told of those whose TLS handshake failed. `reserve` are the file
-    descriptors that are left to others.
+    descriptors that are left to others. A TLS handshake takes its bytes from `upkeep`;
+    where there are none the oldest one is broken off, or `evict` is asked for room.
     """
 
     def __init__(
@@ -48,6 +51,9 @@ class Listener:
         has_room: Callable[[], bool],
         on_reject: Reject,
         reserve: int = RESERVE,
+        *,
+        upkeep: Upkeep | None = None,
+        evict: Callable[[], bool] | None = None,
     ) -> None:
         self._sock = sock
         self._make = make
@@ -55,8 +61,11 @@ class Listener:
         self._has_room = has_room
         self._on_reject = on_reject
         self._reserve = reserve
+        self._upkeep = upkeep if tls is not None else None
+        self._evict = evict
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[None], socket.socket] = {}  # the oldest first
         self._paused: asyncio.TimerHandle | None = None
         self._refused = 0
         self._logged_at = float("-inf")
@@ -107,9 +116,35 @@ class Listener:
             elif not self._has_room():
                 sock.close()
                 self._refuse("there are too many")
+            elif not self._affords_handshake():
+                sock.close()
+                self._refuse("there is no memory for more TLS handshakes")
             else:
                 sock.setblocking(False)
-                spawn(self._connect(sock), "taking a connection", log, self._tasks)
+                task = spawn(self._connect(sock), "taking a connection", log, self._tasks)
+                if self._upkeep is not None:
+                    self._handshakes[task] = sock
+                    task.add_done_callback(self._shaken)
+
+    def _affords_handshake(self) -> bool:
+        upkeep = self._upkeep
+        if upkeep is None:
+            return True
+        while not upkeep.take(HANDSHAKE_COST):
+            oldest = next(iter(self._handshakes), None)
+            if oldest is not None:
+                # Its place is the new one's, from now on.
+                peer = _peer_of(self._handshakes.pop(oldest))
+                self._on_reject("memory", peer, "the TLS handshake made room for others")
+                oldest.cancel()
+                return True
+            if self._evict is None or not self._evict():
+                return False
+        return True
+
+    def _shaken(self, task: asyncio.Task[None]) -> None:
+        if self._handshakes.pop(task, None) is not None and self._upkeep is not None:
+            self._upkeep.give(HANDSHAKE_COST)
 
     async def _connect(self, sock: socket.socket) -> None:
         tls = self._tls

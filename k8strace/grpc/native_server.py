@@ -29,7 +29,7 @@ from k8strace.tls.contexts import Contexts
 
 log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 8192  # at about 17 KiB each
+MAX_CONNECTIONS = 8192
 TICK = 0.5  # seconds after which connections are looked after, at the most
 CANCEL_TIMEOUT = 1.0  # seconds for handlers that clean up
 HEALTH = "/grpc.health.v1.Health/Check"
@@ -66,7 +66,13 @@ class Server:
             make = partial(GuardedConnection, self.shared, loop, gate, {HEALTH.encode()})
         reject = self.shared.on_reject
         for sock in socks:
-            self._listeners.append(Listener(sock, make, self._tls, self._has_room, reject))
+            self._listeners.append(
+                Listener(
+                    *(sock, make, self._tls, self._has_room, reject),
+                    upkeep=self.shared.upkeep,
+                    evict=self.shared.evict,
+                )
+            )
         try:
             for listener in self._listeners:
                 listener.start()
@@ -122,7 +128,8 @@ class Server:
 
     def _has_room(self) -> bool:
         connecting = sum(listener.connecting for listener in self._listeners)
-        return len(self.shared.connections) + connecting < MAX_CONNECTIONS
+        has_room = len(self.shared.connections) + connecting < MAX_CONNECTIONS
+        return has_room or self.shared.evict()
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()

@@ -11,7 +11,7 @@ import grpc
 import pytest
 import zstandard
 
-from k8strace.budget import Budget
+from k8strace.budget import Budget, Lease
 from k8strace.grpc import Call, ClientSettings, native
 from k8strace.grpc.status import Code, StatusError
 from tests.support.backend import PATH
@@ -96,7 +96,7 @@ async def test_large_messages_that_are_wrong(engine: ModuleType) -> None:
             rig.rejects.clear()
             assert await send(one, body) == b"taken"
             await rig.at_rest()
-        lease = budget.lease(20 * MIB, "another")
+        lease = Lease(budget, 20 * MIB, "another")
         caught = await failure(one, gzip.compress(bytes(8 * MIB)))
         assert caught.code() is CODE.UNAVAILABLE
         assert rig.reasons == ["memory"]

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 import pytest
 
-from k8strace.budget import Budget
+from k8strace.budget import Budget, Lease
 from k8strace.grpc import Call
 from tests.support.backend import PATH
 from tests.support.engine import Rig, channel, delay_of, failure, send
@@ -101,7 +101,7 @@ async def test_other_encodings_are_not_implemented(engine: ModuleType) -> None:
 async def test_a_full_budget_holds_the_answer_and_then_refuses(engine: ModuleType) -> None:
     budget = Budget(1000)
     async with Rig(engine, budget=budget) as rig, channel(rig) as one:
-        lease = budget.lease(950, "another")
+        lease = Lease(budget, 950, "another")
         caught = await failure(one, b"\x0a" * 100, timeout=1.5)
         assert caught.code() is CODE.UNAVAILABLE
         assert "memory" in caught.details()
@@ -121,7 +121,7 @@ async def test_a_caller_that_goes_away_while_it_is_held(engine: ModuleType) -> N
     budget = Budget(1000)
     async with Rig(engine, budget=budget) as rig, channel(rig) as one:
         for size in (1000, 950):
-            lease = budget.lease(size, "another")
+            lease = Lease(budget, size, "another")
             method: Any = one.unary_unary(PATH)
             call = method(b"\x0a" * 100)
             while not budget.waiting:  # noqa: ASYNC110  (core brings the message)
@@ -138,7 +138,7 @@ async def test_a_caller_that_goes_away_while_it_is_held(engine: ModuleType) -> N
 async def test_nothing_is_read_while_the_budget_is_used_up(engine: ModuleType) -> None:
     budget = Budget(1000)
     async with Rig(engine, budget=budget) as rig, channel(rig) as one:
-        lease = budget.lease(1000, "another")
+        lease = Lease(budget, 1000, "another")
         caught = await failure(one, b"\x0a", timeout=1.0)
         assert caught.code() is CODE.UNAVAILABLE
         assert rig.reasons == ["memory"]

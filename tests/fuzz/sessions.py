@@ -62,8 +62,8 @@ def server_session(data: bytes) -> None:
     waiting: list[Request] = []
     asking: list[Request] = []
 
-    def admit(size: int) -> Lease | None:
-        assert 0 <= size <= MAX_MESSAGE
+    def admit(size: int, missing: int) -> Lease | None:
+        assert 0 <= missing <= size <= MAX_MESSAGE
         return Lease(size, held) if choices & ROOM else None
 
     options: dict[str, Any] = {

@@ -2,38 +2,56 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from k8strace.budget import Budget
-from k8strace.grpc.native_announced import LARGE, Announced
+from k8strace.grpc.native_announced import admit, reserve
 
 
-def test_small_messages_are_not_announced() -> None:
-    budget = Budget(10 * LARGE)
-    announced = Announced(budget.limit // 2)
-    lease = announced.reserve(budget, LARGE, "a")
-    assert (budget.used, announced.used) == (LARGE, 0)
+def test_what_is_here_already_is_not_announced() -> None:
+    budget = Budget(1000)
+    lease = reserve(budget, 100, 0, "a")
+    assert (budget.used, budget.coming.used) == (100, 0)
     del lease
     assert budget.used == 0
 
 
 def test_a_peer_announces_half_of_it_at_the_most() -> None:
-    budget = Budget(100 * LARGE)
-    announced = Announced(budget.limit // 2)
-    held = [announced.reserve(budget, 10 * LARGE, "a") for _ in range(3)]
+    budget = Budget(1000)
+    held = [reserve(budget, 100, 1, "a") for _ in range(3)]
     assert [one is None for one in held] == [False, False, True]
-    assert announced.reserve(budget, 10 * LARGE, "b") is not None
-    assert (budget.used, announced.used) == (20 * LARGE, 20 * LARGE)
+    assert reserve(budget, 100, 1, "b") is not None
+    assert (budget.used, budget.coming.used) == (200, 200)
     held.clear()
-    assert (budget.used, announced.used) == (0, 0)
+    assert (budget.used, budget.coming.used) == (0, 0)
+
+
+def test_small_messages_are_announced_as_large_ones_are() -> None:
+    budget = Budget(1000)
+    held = [reserve(budget, 1, 1, f"peer {number % 8}") for number in range(1000)]
+    assert budget.used == budget.coming.used == 500
+    held.clear()
 
 
 def test_the_largest_message_fits() -> None:
-    budget = Budget(100 * LARGE)
-    announced = Announced(budget.limit // 2)
-    lease = announced.reserve(budget, 80 * LARGE, "a")
-    assert (budget.used, announced.used) == (80 * LARGE, 25 * LARGE)
+    budget = Budget(1000)
+    lease = reserve(budget, 800, 800, "a")
+    assert (budget.used, budget.coming.used) == (800, 250)
     del lease
-    assert budget.lease(60 * LARGE, "b") is not None
-    full = budget.lease(60 * LARGE, "b")
-    assert announced.reserve(budget, 80 * LARGE, "a") is None
-    assert announced.used == 0
+    full = budget.lease(600, "b")
+    assert reserve(budget, 800, 800, "a") is None
+    assert budget.coming.used == 0
     del full
+
+
+async def test_a_message_waits_until_others_have_come() -> None:
+    budget = Budget(1000)
+    loop = asyncio.get_running_loop()
+    first = reserve(budget, 250, 1, "a")
+    assert first is not None
+    assert await admit(budget, 10, "a", loop.time()) is None
+    task = asyncio.create_task(admit(budget, 10, "a", loop.time() + 30))
+    await asyncio.sleep(0)
+    assert not task.done()
+    del first
+    assert await task is not None

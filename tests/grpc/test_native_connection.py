@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import uvloop
 
-from k8strace.budget import Budget
+from k8strace.budget import Budget, Lease
 from k8strace.grpc import Call, ServerKeepalive, native, native_connection, native_server
 from k8strace.units import Duration
 from tests.support.engine import MIB, Rig
@@ -85,7 +85,7 @@ async def test_too_many_messages_that_wait_are_refused(
     monkeypatch.setattr(native_connection, "MAX_WAITING", 1)
     budget = Budget(1000)
     async with Rig(native, budget=budget) as rig, Raw(rig.address) as raw:
-        lease = budget.lease(1000, "another")
+        lease = Lease(budget, 1000, "another")
         await raw.send(begin(1), frame(DATA, 0, 1, message(bytes(500))[:5]))
         await raw.send(begin(3), frame(DATA, 0, 3, message(bytes(500))[:5]))
         found = await raw.frame(HEADERS)

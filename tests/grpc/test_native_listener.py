@@ -37,20 +37,15 @@ async def is_refused(reader: asyncio.StreamReader) -> bool:
     return True
 
 
-@pytest.mark.parametrize("what", ["connections", "files"])
-async def test_who_is_too_many_is_closed_at_once(
-    what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+async def test_where_files_run_out_who_comes_is_closed_at_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(native_server, "MAX_CONNECTIONS", 2)
-    if what == "files":
-        monkeypatch.setattr(native_server, "MAX_CONNECTIONS", 1000)
     async with Rig(native) as rig, channel(rig) as one:
         assert await send(one, b"\x0a\x00") == b"\x0a\x00"
         kept, its_writer = await connect(rig)
         assert not await is_refused(kept)
-        if what == "files":
-            used = its_writer.get_extra_info("socket").fileno()
-            monkeypatch.setattr(native_listener, "most_files", lambda _: used)
+        used = its_writer.get_extra_info("socket").fileno()
+        monkeypatch.setattr(native_listener, "most_files", lambda _: used)
         for _ in range(3):
             reader, writer = await connect(rig)
             assert await is_refused(reader)
@@ -65,6 +60,36 @@ async def test_who_is_too_many_is_closed_at_once(
     warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "refused 1 connections" in warnings[0].message
+
+
+async def test_of_too_many_the_oldest_goes_that_brought_no_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(native_server, "MAX_CONNECTIONS", 3)
+    async with Rig(native) as rig, channel(rig) as served:
+        assert await send(served, b"\x0a\x00") == b"\x0a\x00"
+        unserved = rig.server.shared.unserved
+        idle = []
+        for number in range(4):
+            idle.append(await connect(rig))
+            port = str(idle[-1][1].get_extra_info("sockname")[1])
+            async with asyncio.timeout(20):
+                while not any(port in one.peer for one in unserved):  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+            if number >= 2:
+                assert await closed(idle[number - 2][0])
+        assert len(rig.server.shared.connections) == 3
+        assert await send(served, b"\x0a\x00") == b"\x0a\x00"
+        assert rig.reasons == ["memory", "memory"]
+        for _, writer in idle:
+            writer.close()
+
+
+async def closed(reader: asyncio.StreamReader) -> bool:
+    """Whether the server ends the connection, after its settings or before."""
+    with suppress(ConnectionError):
+        await asyncio.wait_for(reader.read(), 20)
+    return True
 
 
 async def test_accepting_pauses_where_it_is_of_no_use(

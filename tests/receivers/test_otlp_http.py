@@ -26,7 +26,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from k8strace.budget import LONGEST_PACE, Budget
+from k8strace.budget import LONGEST_PACE, Budget, Lease
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.grpc.status import Code, retry_delay
 from k8strace.net import http1
@@ -309,7 +309,7 @@ async def test_a_full_budget_refuses_before_the_body_is_read(
     monkeypatch.setattr("k8strace.grpc.MAX_HOLD", 0.05)
     budget = Budget(10_000)
     async with http_only(budget=budget) as (receiving, post):
-        lease = budget.lease(10_000, "another")
+        lease = Lease(budget, 10_000, "another")
         for body in (GOOD, pieces(GOOD)):
             answer = await post(body)
             assert answer.status == HTTPStatus.SERVICE_UNAVAILABLE
@@ -337,7 +337,7 @@ async def test_senders_go_at_the_pace_of_what_is_behind() -> None:
 async def test_a_full_budget_holds_the_request_for_a_while() -> None:
     budget = Budget(10_000)
     async with http_only(budget=budget) as (_, post):
-        lease = budget.lease(10_000, "another")
+        lease = Lease(budget, 10_000, "another")
         sending = asyncio.ensure_future(post(GOOD))
         async with asyncio.timeout(20):
             while not budget.waiting:  # noqa: ASYNC110  (the body comes by a socket)

@@ -46,7 +46,8 @@ class Side:
             self.receive(PREFACE, frame(SETTINGS, 1, 0))
             self.session.output()
 
-    def _admit(self, size: int) -> Any:
+    def _admit(self, size: int, missing: int) -> Any:
+        assert 0 <= missing <= size
         self.admitted.append(size)
         if isinstance(self.lease, Exception):
             raise self.lease

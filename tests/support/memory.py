@@ -21,9 +21,10 @@ class Memory:
         monkeypatch.setattr(memory_guard, "own_memory", lambda: self.own)
         monkeypatch.setattr(memory_guard, "resident_memory", lambda: self.resident)
         monkeypatch.setattr(memory_guard, "trim", self.trim)
+        monkeypatch.setattr(memory_guard, "keep_free", lambda _: True)
+        monkeypatch.setattr(memory_guard, "slack", lambda _: 0)
 
-    def trim(self) -> bool:
+    async def trim(self) -> None:
         self.trims += 1
         if self.after_trim is not None:
             self.resident = self.after_trim
-        return True
