@@ -358,7 +358,5 @@ cdef void prepare() except *:
     h2.set_send_data(_callbacks, on_send_data)
     # What a stream may send is said when its message is admitted, not as it comes.
     h2.option_set_no_auto_window_update(_options, 1)
-    # Streams that are over are forgotten, and with them their priorities.
-    h2.option_set_no_closed_streams(_options, 1)
 
 prepare()

@@ -139,9 +139,6 @@ cdef extern from "nghttp2/nghttp2.h":
     void option_set_no_auto_window_update "nghttp2_option_set_no_auto_window_update"(
         option *, int
     )
-    void option_set_no_closed_streams "nghttp2_option_set_no_closed_streams"(
-        option *, int
-    )
 
     int session_server_new2 "nghttp2_session_server_new2"(
         session **, const session_callbacks *, void *,

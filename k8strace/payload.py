@@ -84,7 +84,7 @@ class Payload(msgspec.Struct, frozen=True, eq=False, gc=False):
         """The bytes of `budget` that its leases hold."""
         lease = self.lease
         if isinstance(lease, Lease):
-            return lease.size if lease.budget is budget else 0
+            return lease.held if lease.budget is budget else 0
         found: dict[int, Lease] = {}
         rest = list(lease or ())
         while rest:
@@ -93,7 +93,7 @@ class Payload(msgspec.Struct, frozen=True, eq=False, gc=False):
                 rest += one
             elif one is not None and one.budget is budget:
                 found[id(one)] = one
-        return sum(one.size for one in found.values())
+        return sum(one.held for one in found.values())
 
     def requests(self) -> Iterator[Payload]:
         """The payload, cut at the borders of the requests that it was joined from."""

@@ -49,15 +49,15 @@ log = logging.getLogger(__name__)
 
 READ_SIZE = 256 * 1024  # bytes; one buffer serves all connections, one after the other
 FIRST_READ = 64 * 1024  # bytes; of who sends anything but messages no more at once
-MAX_STREAMS = 256  # of a connection at a time
+MAX_STREAMS = 256  # of a connection at a time; nghttp2 remembers as many closed ones
 MAX_HEADERS = 16 * 1024  # bytes; gRPC's own servers take as much
 MAX_WAITING = 256  # messages that wait for room
-# Bytes that a connection costs besides its streams: its session, transport and socket's
-# buffers; and with TLS.
-CONNECTION_COST = 40 * 1024
-TLS_COST = 128 * 1024
+# Bytes that a connection costs besides its streams: its session with the table of headers
+# and the streams that it remembers, its transport; and with TLS.
+CONNECTION_COST = 64 * 1024
+TLS_COST = 152 * 1024
 TASK_COST = 4 * 1024  # bytes of a request that waits, its coroutines among them
-HEAVY = 3 * CONNECTION_COST  # what a connection holds that is closed to make room
+HEAVY = 2 * CONNECTION_COST  # what a connection holds that is closed to make room
 IDLE_AFTER = 1.0  # seconds without a request, after which a connection may be closed
 MIN_PING_INTERVAL = 300.0  # seconds; from here on defaults are those of gRPC's servers
 PING_AFTER = 7200.0

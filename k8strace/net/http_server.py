@@ -17,6 +17,7 @@ from socket import socket
 from k8strace._http1 import Request
 from k8strace.addresses import join_address, listening_sockets
 from k8strace.background import Ticker
+from k8strace.budget import Upkeep
 from k8strace.grpc.native_listener import RESERVE, Listener
 from k8strace.net.http1 import Connection
 from k8strace.net.messages import HTTPError, Response, text_response
@@ -45,17 +46,21 @@ class Serving:
         has_room: Callable[[int], bool],
         tls: Contexts | None = None,
         reserve: int = RESERVE,
+        upkeep: Upkeep | None = None,
     ) -> None:
         """`has_room` is asked with the number of connections before one is accepted.
 
-        `reserve` are the file descriptors that are left to others.
+        TLS handshakes take their bytes from `upkeep`. `reserve` are the file descriptors
+        that are left to others.
         """
         self._loop = loop = asyncio.get_running_loop()
         self.shared = Shared(site, limits, loop)
         make = partial(Connection, self.shared, loop)
         self._has_room = has_room
         self._listeners = [
-            Listener(one, make, tls, self._accepts, site.on_reject, reserve)
+            Listener(
+                *(one, make, tls, self._accepts, site.on_reject, reserve), upkeep=upkeep
+            )
             for one in sockets
         ]
         waits = (

@@ -19,7 +19,6 @@ LOOKAHEAD = 1024  # bytes that are read while a request waits
 STEP = 64 * 1024  # bytes that a body of unknown length has at first, and a step more
 MAX_UNSENT = 4 * 1024 * 1024  # bytes of responses that clients do not take
 IDLE_AFTER = 1.0  # seconds without a request, after which a connection may be closed
-LEAST_UPKEEP = 256 * 1024  # bytes
 CANCEL_TIMEOUT = 1.0  # seconds for handlers that clean up
 
 
@@ -193,20 +192,3 @@ class Shared:
         await asyncio.sleep(0)  # transports that were aborted say so in the next step
         if self.tasks:
             await asyncio.wait(tuple(self.tasks), timeout=CANCEL_TIMEOUT)
-
-
-class Upkeep:
-    """Bytes that connections hold besides bodies: a quarter of a budget, beside it."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = max(limit // 4, LEAST_UPKEEP)
-        self.used = 0
-
-    def take(self, size: int) -> bool:
-        if self.used + size > self.limit:
-            return False
-        self.used += size
-        return True
-
-    def give(self, size: int) -> None:
-        self.used -= size

@@ -35,6 +35,7 @@ from k8strace.grpc import (
     Metadata,
     Reject,
     hold_until,
+    native_announced,
 )
 from k8strace.grpc.compression import ACCEPT_ENCODING, CONTENT_ENCODINGS, decompress
 from k8strace.grpc.endpoints import (
@@ -45,12 +46,11 @@ from k8strace.grpc.endpoints import (
     show_unix,
     unix_path,
 )
-from k8strace.grpc.native_announced import LARGE, Announced
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
 from k8strace.middleware import Middleware
 from k8strace.net.http_server import Serving
 from k8strace.net.messages import HTTPError, Response
-from k8strace.net.site import STEP, Client, Limits, Upkeep
+from k8strace.net.site import STEP, Client, Limits
 from k8strace.payload import Origin
 from k8strace.tls.contexts import Contexts
 from k8strace.tls.options import ServerTLS
@@ -151,8 +151,7 @@ class Server:
         self._gate = None if authenticator is None else Gate(authenticator, admission)
         self._handler = handler
         self._admission = admission
-        self._announced = Announced(admission.limit // 2)
-        self._upkeep = Upkeep(admission.limit)
+        self._upkeep = admission.budget.upkeep
         self._path = config.path
         self._target = config.path.encode()
         self._sockets = sockets
@@ -170,7 +169,10 @@ class Server:
         address, sockets = await self._bind()
         self._now = asyncio.get_running_loop().time
         self._serving = Serving(
-            self, self._limits, sockets, has_room=self._has_room, tls=self._tls
+            *(self, self._limits, sockets),
+            has_room=self._has_room,
+            tls=self._tls,
+            upkeep=self._upkeep,
         )
         self._serving.start()
         return address
@@ -206,14 +208,14 @@ class Server:
     def grow(self, request: Request, size: int) -> bool:
         lease: Lease = request.lease
         total = lease.size + size
-        if total > LARGE:
-            amount, coming = self._announced.amount(total), request.coming
+        announced = self._admission.budget.coming
+        amount, coming = announced.amount(total), request.coming
+        if coming is None:
+            request.coming = coming = announced.lease(amount, lease.peer)
             if coming is None:
-                request.coming = coming = self._announced.lease(amount, lease.peer)
-                if coming is None:
-                    return False
-            elif amount > coming.size and not coming.try_grow(amount - coming.size):
                 return False
+        elif amount > coming.size and not coming.try_grow(amount - coming.size):
+            return False
         return lease.try_grow(size)
 
     def refusal(self, size: int, client: Client) -> Exception:
@@ -334,30 +336,24 @@ class Server:
             return False
         if size < 0:
             size = min(STEP, self.max_body)
-        if size > LARGE:
-            amount = self._announced.amount(size)
-            request.coming = self._announced.lease(amount, client.host)
-            if request.coming is None:
-                return False
-        request.lease = self._admission.lease(size, client.host)
-        return request.lease is not None
+        leases = native_announced.reserve(self._admission, size, size, client.host)
+        if leases is None:
+            return False
+        both = leases if isinstance(leases, tuple) else (leases, None)
+        request.lease, request.coming = both
+        return True
 
     async def _wait_for_room(self, request: Request, client: Client) -> None:
         """Have room for a body, or raise RefusedError."""
         admission, host = self._admission, client.host
         size = min(STEP, self.max_body) if request.length < 0 else request.length
-        coming, until = request.coming, request.wait_until
         if pause := admission.pace():
             await asyncio.sleep(pause)
-        if size > LARGE and coming is None:
-            amount = self._announced.amount(size)
-            coming = await self._announced.admit(amount, host, until)
-            if coming is None:
-                raise admission.refusal(size, host)
-        lease = await admission.admit(size, host, until)
-        if lease is None:
+        leases = await native_announced.admit(admission, size, host, request.wait_until)
+        if leases is None:
             raise admission.refusal(size, host)
-        request.lease, request.coming = lease, coming
+        both = leases if isinstance(leases, tuple) else (leases, None)
+        request.lease, request.coming = both
 
     def _origin(self, request: Request, client: Client) -> Origin:
         origin: Origin | None = client.extra

@@ -7,8 +7,9 @@ from typing import Any, cast
 
 import pytest
 
+from k8strace.budget import LEAST_UPKEEP, Budget
 from k8strace.net import site
-from k8strace.net.site import Limits, Shared, Upkeep
+from k8strace.net.site import Limits, Shared
 
 
 class One:
@@ -41,22 +42,13 @@ class One:
 
 @pytest.fixture
 async def shared() -> Shared:
-    return Shared(cast("Any", Upkeep(0)), Limits(), asyncio.get_running_loop())
-
-
-def test_upkeep_is_a_part_of_a_budget() -> None:
-    upkeep = Upkeep(1 << 30)
-    assert upkeep.take(1 << 28)
-    assert not upkeep.take(1)
-    upkeep.give(2)
-    assert upkeep.take(2)
-    assert Upkeep(100).limit == site.LEAST_UPKEEP
+    return Shared(cast("Any", Budget(1).upkeep), Limits(), asyncio.get_running_loop())
 
 
 async def test_who_brought_no_request_goes_first_and_for_new_ones_alone(
     shared: Shared,
 ) -> None:
-    half = site.LEAST_UPKEEP // 2
+    half = LEAST_UPKEEP // 2
     silent, served, new = (One(shared, asyncio.get_running_loop().time()) for _ in "abc")
     for one in (silent, served):
         assert one.take(half)
@@ -71,7 +63,7 @@ async def test_who_brought_no_request_goes_first_and_for_new_ones_alone(
 
 async def test_who_was_idle_for_longest_goes_next(shared: Shared) -> None:
     now = asyncio.get_running_loop().time()
-    half = site.LEAST_UPKEEP // 2
+    half = LEAST_UPKEEP // 2
     idle, busy = One(shared, now - 10), One(shared, now - 20, is_idle=False)
     for one in (idle, busy):
         assert one.take(half)
