@@ -51,6 +51,8 @@ class Request:
     """What holds its body in the budget."""
     coming: Any
     """What holds that until it has come, too."""
+    here: int
+    """Bytes of its body, or behind it, that are here with its head."""
     body: bytes
     encoding: int
     wait_until: float

@@ -53,6 +53,7 @@ cdef class Request:
     cdef public object body
     cdef public object caller
     cdef public int encoding
+    cdef public Py_ssize_t here
     cdef public double wait_until
     cdef bint has_too_many
     cdef bint is_closing

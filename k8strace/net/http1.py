@@ -22,7 +22,7 @@ from k8strace.net.messages import CONTINUE, HTTPError, Response, encode
 from k8strace.net.site import STEP, Client, Shared
 from k8strace.tls.peers import PLAINTEXT_PORT, speaks_tls
 
-CONNECTION = 4 * 1024  # bytes that a connection takes while nothing of it is kept
+HEAD_COST = 4 * 1024  # bytes of a request's head that are in what a connection costs
 LINGER = 2.0  # seconds for which the rest of a refused request is read
 RETRY_AFTER = 1.0  # seconds after which one that was too slow comes again
 
@@ -62,13 +62,14 @@ class Connection(asyncio.BufferedProtocol):
         # What the kernel does not take at once is a client's that does not read.
         self._transport.set_write_buffer_limits(high=0)
         self._client = client = Client(transport)
-        if not shared.take(CONNECTION, self):
+        cost = shared.limits.connection
+        if not shared.take(cost, self):
             text = "there is no room for the connection"
             self._site.on_reject("memory", client.peer, text)
             self._phase = CLOSED
             self.abort()
             return
-        self._upkeep = CONNECTION
+        self._upkeep = cost
         shared.connections[self] = shared.unserved[self] = None
         if shared.is_draining:
             self.drain()
@@ -266,12 +267,13 @@ class Connection(asyncio.BufferedProtocol):
             self._is_first = False
             self._shared.unserved.pop(self, None)
         self._left = request.length
-        cost = request.cost - CONNECTION
+        cost = request.cost - HEAD_COST
         if cost > 0:
             if not self._shared.take(cost, self):
                 self._refuse_memory(cost)
                 return end
             self._head_cost = cost
+        request.here = len(data) - end
         try:
             step = begin(self._site.admit(request, self._client))
         except Exception as error:

@@ -59,7 +59,9 @@ class Serving:
         self._has_room = has_room
         self._listeners = [
             Listener(
-                *(one, make, tls, self._accepts, site.on_reject, reserve), upkeep=upkeep
+                *(one, make, tls, self._accepts, site.on_reject, reserve),
+                upkeep=upkeep,
+                evict=self.shared.evict,
             )
             for one in sockets
         ]

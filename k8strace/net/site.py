@@ -27,6 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
     A body has `slow_after` seconds, and a second more for each `slow_rate` bytes of it
     that have come. `write_timeout` is for a response that the client does not take.
+    `connection` is what one costs, with a request that waits and its head.
     """
 
     max_head: int = 64 * 1024
@@ -34,6 +35,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     read_timeout: float = 0.0
     write_timeout: float = 60.0
     idle_timeout: float = 0.0
+    connection: int = 8 * 1024
     slow_after: float = SLOW_AFTER
     slow_rate: int = SLOW_RATE
     keeps_alive: bool = True
@@ -125,13 +127,19 @@ class Shared:
     def take(self, size: int, by: Connected) -> bool:
         """Room for `size` bytes that `by` holds, if need be at the cost of others."""
         while not self.site.take(size):
-            victim = self._victim(by)
-            if victim is None:
+            if not self.evict(by):
                 return False
-            victim.evict()
         return True
 
-    def _victim(self, by: Connected) -> Connected | None:
+    def evict(self, by: Connected | None = None) -> bool:
+        """Close a connection that makes room for `by`; False where there is none."""
+        victim = self._victim(by)
+        if victim is None:
+            return False
+        victim.evict()
+        return True
+
+    def _victim(self, by: Connected | None) -> Connected | None:
         """A connection that makes room: the oldest that never brought a request, or one
         that was idle for long. For one that brought none itself nobody has to go, unless
         it is new."""

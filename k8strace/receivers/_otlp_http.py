@@ -46,6 +46,7 @@ from k8strace.grpc.endpoints import (
     show_unix,
     unix_path,
 )
+from k8strace.grpc.native_connection import TLS_COST
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
 from k8strace.middleware import Middleware
 from k8strace.net.http_server import Serving
@@ -121,6 +122,7 @@ class HTTPConfig(Config, frozen=True, kw_only=True):
 
     def limits(self, slow_after: float, slow_rate: int) -> Limits:
         return Limits(
+            connection=Limits().connection if self.tls is None else TLS_COST,
             read_header_timeout=self.read_header_timeout,
             read_timeout=self.read_timeout,
             write_timeout=self.write_timeout,
@@ -248,7 +250,12 @@ class Server:
                 text = "the connection ended before its body was decompressed"
                 self.on_reject("incomplete", client.peer, text)
                 raise
-        call = Call(body, self._origin(request, client), lease, None, request.wait_until)
+        origin = self._origin(request, client)
+        if origin.metadata and not lease.attach(request.cost):
+            refusal = self._admission.refusal(request.cost, client.host)
+            self.on_reject("memory", client.peer, str(refusal))
+            raise refusal
+        call = Call(body, origin, lease, None, request.wait_until)
         del body, lease
         answer = await self._handler(call)
         return Response(200, answer, PROTOBUF) if answer else _TAKEN
@@ -336,7 +343,8 @@ class Server:
             return False
         if size < 0:
             size = min(STEP, self.max_body)
-        leases = native_announced.reserve(self._admission, size, size, client.host)
+        missing = 1 if request.length < 0 else max(size - request.here, 0)
+        leases = native_announced.reserve(self._admission, size, missing, client.host)
         if leases is None:
             return False
         both = leases if isinstance(leases, tuple) else (leases, None)
@@ -349,7 +357,12 @@ class Server:
         size = min(STEP, self.max_body) if request.length < 0 else request.length
         if pause := admission.pace():
             await asyncio.sleep(pause)
-        leases = await native_announced.admit(admission, size, host, request.wait_until)
+        until = request.wait_until
+        leases: native_announced.Leases | None
+        if 0 <= request.length <= request.here:
+            leases = await admission.admit(size, host, until)
+        else:
+            leases = await native_announced.admit(admission, size, host, until)
         if leases is None:
             raise admission.refusal(size, host)
         both = leases if isinstance(leases, tuple) else (leases, None)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 
-from k8strace.net.http1 import CONNECTION
 from k8strace.net.site import READ_SIZE, STEP, Limits
 from tests.support.http1 import Echo, Wire
 
+CONNECTION = Limits().connection
 WAITS, TIGHT, DEAF = 1, 2, 4
 OUTPUT_FACTOR = 200  # bytes that are said for each that is got: an error's text
 _LOOP = asyncio.new_event_loop()

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from k8strace.net import http1
-from k8strace.net.http1 import CONNECTION
-from k8strace.net.site import LOOKAHEAD, READ_SIZE
+from k8strace.net.site import LOOKAHEAD, READ_SIZE, Limits
 from tests.support.http1 import Echo, Wire
 
 HOST = b"Host: x\r\n"
+CONNECTION = Limits().connection
 
 
 @pytest.fixture(scope="module")
