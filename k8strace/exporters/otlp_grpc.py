@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
@@ -29,6 +30,7 @@ from k8strace.grpc.engines import Engine, client_factory
 from k8strace.grpc.status import MAX_MESSAGE, StatusError
 from k8strace.headers import OWN, header_name, header_value, is_authority
 from k8strace.lines import printable
+from k8strace.passes import Spare
 from k8strace.payload import Payload
 from k8strace.tls.options import ClientTLS
 from k8strace.units import MIB, Duration
@@ -185,6 +187,8 @@ class OtlpGrpc(SendingExporter[Config]):
         super().__init__(config, context)
         self._client: Client | None = None
         self._packed: dict[int, Packed] = {}  # by the payloads that are being delivered
+        # Not the one that pieces are made with: a piece is held until it has been sent.
+        self._spare = Spare(context.budget)
         self._metadata = tuple(
             (header_name(name), header_value(value))
             for name, value in config.headers.items()
@@ -253,7 +257,7 @@ class OtlpGrpc(SendingExporter[Config]):
             metadata = await self._auth.metadata(metadata, payload.origin)
         packed = self._packed.get(id(payload))
         if packed is None:
-            packed = Packed(payload.any_lease)
+            packed = Packed(partial(self._spare.lend, of=payload))
             self._packed[id(payload)] = packed
         try:
             answer = await client.call(
@@ -268,7 +272,9 @@ class OtlpGrpc(SendingExporter[Config]):
         return self._read(answer) if answer else Sent()
 
     def done_with(self, payload: Payload) -> None:
-        self._packed.pop(id(payload), None)
+        packed = self._packed.pop(id(payload), None)
+        if packed is not None:
+            packed.end()
 
     async def close(self) -> None:
         client, self._client = self._client, None

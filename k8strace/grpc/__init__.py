@@ -16,6 +16,7 @@ import msgspec
 from k8strace import auth
 from k8strace.budget import Budget, Lease
 from k8strace.errors import RefusedError
+from k8strace.passes import Loan
 from k8strace.payload import Origin
 from k8strace.tls.options import ClientTLS, ServerTLS
 from k8strace.units import Duration
@@ -27,6 +28,9 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 DEFAULT_MAX_MESSAGE_SIZE = 64 * 1024 * 1024  # what OTLP 1.11 recommends
 CLOCK = 0.002  # seconds by which a loop's clock may be late: uvloop's has milliseconds
 MAX_HOLD = 2.0  # seconds for which an answer may be held while there is no room
+# Bytes by which a message that does not compress becomes longer, besides a sixth of it:
+# the worst case of snappy (MaxCompressedLength), which those of gzip and zstd are below.
+WORST_PACKED = 1024
 SLOW_AFTER = 20.0  # seconds; from then on a body has to come at SLOW_RATE
 SLOW_RATE = 8 * 1024  # bytes a second
 
@@ -212,22 +216,33 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Packed:
     """What a message becomes by compression: made once, kept for all attempts to send it.
 
-    Its bytes are in the budget, on top of `lease`, which holds the message, as long as they
-    are kept: they are forced in, since a message that has been taken has to be sent.
+    Its bytes are in the budget before they are made, as long as they are kept: `lend` has
+    that many of them lent.
     """
 
-    __slots__ = ("_held", "_lease", "content")
+    __slots__ = ("_lend", "_loan", "content")
 
-    def __init__(self, lease: Lease | None = None) -> None:
+    def __init__(self, lend: Callable[[int], Awaitable[Loan]] | None = None) -> None:
         self.content: bytes | None = None
-        self._lease = lease
-        self._held: Lease | None = None
+        self._lend = lend
+        self._loan: Loan | None = None
+
+    async def reserve(self, size: int) -> None:
+        """Have room for what `size` bytes become at the worst."""
+        if self._lend is not None and self._loan is None:
+            self._loan = await self._lend(size + size // 6 + WORST_PACKED)
 
     def keep(self, content: bytes) -> None:
         self.content = content
-        lease = self._lease
-        if lease is not None:
-            self._held = Lease(lease.budget, len(content), lease.peer)
+        if self._loan is not None and self._loan.lease is not None:
+            self._loan.lease.shrink_to(len(content))
+
+    def end(self) -> None:
+        """Let go of it: nobody sends it again."""
+        self.content = None
+        loan, self._loan = self._loan, None
+        if loan is not None:
+            loan.end()
 
 
 class Client(Protocol):

@@ -126,6 +126,7 @@ class Client:
                     timeout = max(deadline - loop.time(), 0.0)
             if encoding and packed.content is None:
                 # Not before there is a connection: it would be for nothing.
+                await packed.reserve(sum(map(len, message)))
                 made = compress(encoding, message)
                 packed.keep(made if isinstance(made, bytes) else await made)
                 if channel.is_going:

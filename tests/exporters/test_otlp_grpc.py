@@ -257,6 +257,32 @@ async def test_a_request_is_compressed_once_for_all_attempts(
             assert rig.budget.used == 0
 
 
+async def test_in_a_full_budget_one_request_at_a_time_is_compressed() -> None:
+    """Past the limit by one of them, as what was taken has to go on; all of them arrive."""
+    over: list[int] = []
+
+    async def answer(_: ExportTraceServiceRequest) -> None:
+        over.append(rig.budget.used - rig.budget.limit)
+        await asyncio.sleep(0.01)
+
+    async with Backend() as backend:
+        backend.answer = answer
+        async with exporting(backend) as rig:
+            await rig.send(50)
+            await rig.settled()
+            over.clear()
+            payloads = [rig.payload(50) for _ in range(6)]
+            size = payloads[0].size
+            rig.budget.limit = rig.budget.used
+            while payloads:
+                await rig.edge(payloads.pop())
+            await backend.wait_for_spans(350)
+            await rig.settled()
+            assert len(over) == 6
+            assert max(over) < size
+            assert rig.budget.used == 0
+
+
 async def test_nothing_is_compressed_without_a_connection(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
