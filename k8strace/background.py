@@ -51,6 +51,32 @@ def spawn(
     return task
 
 
+async def ended(task: asyncio.Task[Any], timeout: float | None = None) -> None:
+    """Wait until `task` has ended, or for `timeout` seconds; it goes on either way.
+
+    For what holds payloads, in place of `asyncio.wait`, whose frame refers to the task that
+    waits from Python 3.14 on. One that is cancelled there would refer to itself, and what
+    it holds would stay until the garbage collector comes.
+    """
+    if task.done():
+        return
+    loop = asyncio.get_running_loop()
+    waiter: asyncio.Future[None] = loop.create_future()
+
+    def wake(_: object = None) -> None:
+        if not waiter.done():
+            waiter.set_result(None)
+
+    task.add_done_callback(wake)
+    timer = None if timeout is None else loop.call_later(timeout, wake)
+    try:
+        await waiter
+    finally:
+        task.remove_done_callback(wake)
+        if timer is not None:
+            timer.cancel()
+
+
 async def in_thread(function: Callable[..., T], *arguments: object) -> T:
     """What `function` returns or raises, called on a thread that may hang.
 

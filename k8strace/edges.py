@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from k8strace.background import ended
 from k8strace.component import Blocked, Config, Consumer, Promise
 from k8strace.driver import Rest, begin
 from k8strace.errors import (
@@ -138,11 +139,13 @@ class FanOut:
 async def _ended(tasks: Sequence[asyncio.Task[None]]) -> None:
     """Wait for all tasks; they are cancelled with whoever waits."""
     try:
-        await asyncio.wait(tasks)
+        for task in tasks:
+            await ended(task)
     except asyncio.CancelledError:
         for task in tasks:
             task.cancel()
-        await asyncio.wait(tasks)
+        for task in tasks:
+            await ended(task)
         raise
 
 

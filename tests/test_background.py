@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import subprocess
 import sys
 import threading
+import weakref
 
 import pytest
 
 from k8strace import background
-from k8strace.background import Ticker, in_thread, keep_running, spawn
+from k8strace.background import Ticker, ended, in_thread, keep_running, spawn
 
 log = logging.getLogger("k8strace")
 
@@ -166,3 +168,51 @@ def test_a_thread_that_hangs_holds_up_no_end() -> None:
         "asyncio.run(main())\n"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+async def test_waiting_for_a_task_that_goes_on() -> None:
+    gate = asyncio.Event()
+    task = asyncio.create_task(gate.wait())
+    await ended(task, 0)
+    assert not task.done()
+    waiting = asyncio.create_task(ended(task))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert not task.done()
+    gate.set()
+    await ended(task)
+    await ended(task)
+    assert task.done()
+
+
+async def test_who_is_cancelled_while_it_waits_holds_nothing() -> None:
+    """Without the garbage collector; on each Python."""
+
+    class Held:
+        pass
+
+    async def wait(held: Held) -> None:
+        task = asyncio.create_task(asyncio.Event().wait())
+        try:
+            await ended(task)
+        finally:
+            task.cancel()
+            del task
+
+    held = Held()
+    gone = weakref.ref(held)
+    gc.collect()
+    gc.disable()
+    try:
+        waiting = asyncio.create_task(wait(held))
+        del held
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await ended(waiting)
+        del waiting
+        await asyncio.sleep(0)
+        assert gone() is None
+    finally:
+        gc.enable()

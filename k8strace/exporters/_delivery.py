@@ -13,6 +13,7 @@ from collections.abc import Callable, Coroutine
 from math import inf
 from typing import Any, NamedTuple
 
+from k8strace.background import ended
 from k8strace.component import Context
 from k8strace.driver import Done, Rest, begin
 from k8strace.errors import (
@@ -237,16 +238,16 @@ class Delivery:
         """What `step` returns, within the timeout; in a task, so that it can be ended."""
         task = asyncio.get_running_loop().create_task(step.run())
         try:
-            await asyncio.wait((task,), timeout=self._timeout)
+            await ended(task, self._timeout)
             if not task.done():
                 task.cancel()
-                await asyncio.wait((task,))
+                await ended(task)
             if task.cancelled():
                 raise RefusedError(f"no answer within {self._timeout}")
             return task.result()
         except asyncio.CancelledError:
             task.cancel()
-            await asyncio.wait((task,))
+            await ended(task)
             if not task.cancelled():
                 task.exception()
             raise
