@@ -90,8 +90,13 @@ class Spare:
         self._lasts = lasts
         self._is_taken = False
 
-    async def lend(self, size: int, of: Payload, until: float = inf) -> Loan:
+    async def lend(
+        self, size: int, of: Payload, until: float = inf, beside: Loan | None = None
+    ) -> Loan:
         """Have `size` bytes for a part of the payload `of`, by the loop's time `until`.
+
+        `beside` is a loan that the same borrower keeps meanwhile: if that is the one past
+        the limit, this one goes past it, too, as nobody else would ever make room for it.
 
         Raises RefusedError when the time is over.
         """
@@ -100,7 +105,11 @@ class Spare:
             return Loan(None, None)
         budget, loop = self._budget, asyncio.get_running_loop()
         while not budget.fits(size):
-            if not self._is_taken and (not self._lasts or budget.used <= budget.limit):
+            used = budget.used
+            if beside is not None and beside.is_past and beside.lease is not None:
+                if not self._lasts or used - beside.lease.size <= budget.limit:
+                    break
+            elif not self._is_taken and (not self._lasts or used <= budget.limit):
                 self._is_taken = True
                 return Loan(Lease(budget, size, lease.peer), self)
             now = loop.time()
@@ -125,6 +134,11 @@ class Loan:
     def __init__(self, lease: Lease | None, spare: Spare | None) -> None:
         self.lease = lease
         self._spare = spare
+
+    @property
+    def is_past(self) -> bool:
+        """Whether it is the one that may be past the limit."""
+        return self._spare is not None
 
     def end(self) -> None:
         self.lease = None

@@ -43,7 +43,8 @@ class Pieces:
         self._request: Payload | None = None  # what is being cut
         self._cutting: Cutting | None = None
         self._heads: Lease | None = None  # what the cutting keeps from piece to piece
-        self._loan = Loan(None, None)
+        self._loan = Loan(None, None)  # for the piece
+        self._whole = Loan(None, None)  # for the request that is being cut
         self.first = self.end = 0
         self.is_whole = True
         self.left = payload.spans
@@ -54,7 +55,7 @@ class Pieces:
         Raises MalformedPayloadError; RefusedError when there is no room by the loop's time
         `until`, after which it can be asked again.
         """
-        self.close()
+        self._let_go()
         if self._request is None:
             if not self._requests.left:
                 return None
@@ -62,15 +63,14 @@ class Pieces:
             if piece.fits(*self._limits) or piece.spans <= 1:
                 self.left -= piece.spans
                 return piece
-            self._request = piece
-            self._cutting = Cutting(piece.chunks, *self._limits)
+            self._request, self.is_whole = piece, False
+            self._whole, self._loan = self._loan, self._whole
         piece = await self._cut(until)
         self.left -= piece.spans
         return piece
 
     def rest(self) -> list[Payload]:
         """What is in no piece yet, as nobody will ask for it any more."""
-        self.close()
         rest = []
         request, count = self._request, self._requests.left
         behind = self._requests.take(count) if count else None
@@ -79,13 +79,20 @@ class Pieces:
             rest.append(Payload(request.chunks, spans, request.size, request.origin))
         if behind is not None:
             rest.append(behind)
-        self._request = self._cutting = self._heads = None
         self.left = 0
+        self.close()
         return rest
 
     def close(self) -> None:
-        """Say that the last piece is done with."""
+        """Say that the last piece is done with, and that there will be no other."""
+        self._request = self._cutting = self._heads = None
+        self._let_go()
+
+    def _let_go(self) -> None:
+        """End the loans for what is done with."""
         self._loan.end()
+        if self._request is None:
+            self._whole.end()
 
     async def _take(self, until: float) -> Payload:
         requests = self._requests
@@ -95,18 +102,21 @@ class Pieces:
         copied = requests.copied(count)
         if copied > COPIED:
             self._loan = await self._spare.lend(copied, requests.payload, until)
-        self.first, self.end = requests.taken, requests.taken + count
+        piece = requests.take(count, self._loan.lease)
+        self.first, self.end = requests.taken - count, requests.taken
         self.is_whole = True
-        return requests.take(count, self._loan.lease)
+        return piece
 
     async def _cut(self, until: float) -> Payload:
         request, cutting = self._request, self._cutting
         assert request is not None
-        assert cutting is not None
+        if cutting is None:
+            cutting = self._cutting = Cutting(request.chunks, *self._limits)
         if not cutting.has_found:
             await step(cutting)
         self._heads = None  # they are part of what is needed
-        loan = self._loan = await self._spare.lend(cutting.need, request, until)
+        need = cutting.need
+        loan = self._loan = await self._spare.lend(need, request, until, self._whole)
         await step(cutting)
         chunk = cutting.take()
         if loan.lease is not None:

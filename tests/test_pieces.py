@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from k8strace.budget import Budget, Lease
 from k8strace.errors import MalformedPayloadError, RefusedError
 from k8strace.passes import Spare
-from k8strace.payload import Origin, Payload
+from k8strace.payload import Origin, Payload, Source
 from k8strace.pieces import Pieces
 from tests.support.requests import parse, request, span_ids
 from tests.support.wire import field, span
@@ -135,6 +135,69 @@ async def test_one_piece_at_a_time_goes_on_where_the_budget_is_used_up() -> None
     one.close()
     assert await waiting is not None
     other.close()
+
+
+def read_back(budget: Budget, *spans: int) -> Payload:
+    """Requests of so many spans as they are read from a store: in one chunk."""
+    parts = [large(count, Budget(64 * MIB)) for count in spans]
+    body = b"".join(chunk for part in parts for chunk in part.chunks)
+    sources = tuple(Source(part.spans, part.size, A) for part in parts)
+    lease = Lease(budget, len(body), "a")
+    return Payload((body,), sum(spans), len(body), None, sources, lease)
+
+
+async def test_a_request_of_a_large_chunk_is_cut_where_the_budget_is_used_up() -> None:
+    """Taking it out of the chunk is a copy, and each of its pieces is another."""
+    budget = Budget(64 * MIB)
+    spare = Spare(budget)
+    one = read_back(budget, 2000, 2000)
+    budget.limit = used = budget.used
+    for _ in range(2):  # also after that nobody is past the limit
+        pieces = Pieces(one, spare, max_spans=700)
+        found = []
+        while (piece := await asyncio.wait_for(pieces.next(), 5)) is not None:
+            found.append(piece.spans)
+            assert budget.used <= used + one.size // 2 + piece.size + 1000
+        assert found == [700, 700, 600] * 2
+        piece = pieces = None  # type: ignore[assignment]
+        gc.collect()
+        assert budget.used == used
+
+
+async def test_who_gives_up_a_request_of_a_large_chunk_gives_its_room_back() -> None:
+    budget = Budget(64 * MIB)
+    spare = Spare(budget)
+    one = read_back(budget, 2000, 2000)
+    budget.limit = budget.used
+    for end in (Pieces.close, Pieces.rest):
+        pieces = Pieces(one, spare, max_spans=700)
+        await asyncio.wait_for(pieces.next(), 5)
+        end(pieces)
+
+
+async def test_of_a_large_chunk_what_lasts_goes_past_the_limit_once() -> None:
+    budget = Budget(64 * MIB)
+    pieces = Pieces(read_back(budget, 2000, 9), Spare(budget, lasts=True), max_spans=700)
+    budget.limit = budget.used
+    kept = await pieces.next()
+    with pytest.raises(RefusedError):
+        await pieces.next(asyncio.get_running_loop().time())
+    del kept
+    assert await pieces.next() is not None
+
+
+async def test_the_rest_is_all_of_a_request_that_no_piece_was_made_of() -> None:
+    """For which there was no room, say."""
+    budget = Budget(64 * MIB)
+    one, other = large(10, budget), payload(3, B)
+    pieces = Pieces(Payload.join([other, one, other]), Spare(budget, lasts=True), 5)
+    assert (await pieces.next(), pieces.first, pieces.end) != (None, 0, 0)
+    full = Lease(budget, budget.limit, "b")
+    with pytest.raises(RefusedError):
+        await pieces.next(asyncio.get_running_loop().time())
+    assert (pieces.end, pieces.is_whole) == (2, False)
+    assert [piece.spans for piece in pieces.rest()] == [10, 3]
+    del full
 
 
 async def test_what_lasts_goes_past_the_limit_once() -> None:

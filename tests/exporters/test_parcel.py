@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from k8strace.budget import Budget
+from k8strace.budget import Budget, Lease
 from k8strace.errors import RefusedError
 from k8strace.exporters._parcel import CutParcel, Parcel, Ticket
 from k8strace.passes import Spare
@@ -131,6 +132,28 @@ def test_a_cut_keeps_spans_order_and_owners(
     assert list(shares.values()) == spans
     for ticket in tickets:
         assert ticket.parts == sum(ticket in part.shares() for part in (*parts, *rest))
+
+
+async def test_a_request_that_waits_for_room_can_be_given_up() -> None:
+    """At a stop, say, while another piece is past the limit."""
+    budget = Budget(MIB)
+    parts = [
+        msgspec.structs.replace(one, lease=Lease(budget, one.size, "a"))
+        for one in (payload(9), payload(7))
+    ]
+    one, two = map(Ticket, parts)
+    spare = Spare(budget)
+    budget.limit = budget.used
+    other = await spare.lend(1, parts[0])
+    assert other.is_past
+    cut = CutParcel(Parcel.join([one.parcel(), two.parcel()]), spare, max_spans=3)
+    step = asyncio.ensure_future(cut.next())
+    await asyncio.sleep(0)
+    step.cancel()
+    await asyncio.wait([step])
+    assert [part.shares() for part in cut.rest()] == [{one: 9}, {two: 7}]
+    assert (one.parts, two.parts) == (1, 1)
+    assert cut.spans == 0
 
 
 def test_an_error_is_raised_once() -> None:
