@@ -44,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     tracing.add_argument(
         "--component",
         choices=COMPONENTS,
-        help="default: kube-apiserver",
+        help="default: kube-apiserver; with --check, by the file's kind",
     )
     tracing.add_argument(
         "--distribution",
@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.check is not None:
         if component not in CHECKED:
             asked.error(f"--check: is for files of {' and '.join(CHECKED)}")
-        return _check(component, options.check, version, options.feature_gates)
+        return _check(options.component, options.check, version, options.feature_gates)
     if options.feature_gates:
         asked.error("--feature-gates: only with --check")
     endpoint, rate = options.endpoint, options.sampling_rate_per_million
@@ -121,9 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _check(component: str, path: Path, version: Version, gates: str) -> int:
+def _check(asked: str | None, path: Path, version: Version, gates: str) -> int:
     """Say what becomes of the component; 1 where something is wrong."""
-    problems = judged(component, path, version, gates)
+    component, problems = judged(asked, path, version, gates)
     sys.stdout.write(f"{path}: {component} {shown(version)} {verdict(problems)}\n")
     for problem in problems:
         line = "" if problem.line is None else f":{problem.line}"

@@ -119,6 +119,20 @@ def test_what_is_generated_for_a_kubelet_is_judged_well(
     assert main(["tracing-config", *arguments, "--check", str(path)]) == 0
 
 
+def test_judging_tells_whose_file_it_is_by_its_kind(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "kubelet.yaml"
+    path.write_text(generate(capsys, "--component", "kubelet", "--kubernetes", "1.34"))
+    arguments = ("tracing-config", "--kubernetes", "1.34", "--check", str(path))
+    assert main([*arguments]) == 0
+    assert capsys.readouterr() == (f"{path}: kubelet 1.34 starts\n", "")
+    assert main([*arguments, "--component", "kube-apiserver"]) == 1
+    out, err = capsys.readouterr()
+    assert out == f"{path}: kube-apiserver 1.34 does not start\n"
+    assert 'no kind "KubeletConfiguration"' in err
+
+
 def test_judging_says_file_line_and_value(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -108,10 +108,10 @@ def test_versions_are_those_of_gen(
             if component == "kube-apiserver":
                 assert f"apiVersion: apiserver.config.k8s.io/{said.split('`')[1]}\n" in text
             path.write_text(text)
-            does_not_start = bool(judged(component, path, version, f"{gate}=true"))
+            does_not_start = bool(judged(component, path, version, f"{gate}=true")[1])
             assert does_not_start == ("does not start" in said)
             if gate not in text:
-                off = judged(component, path, version, f"{gate}=false")
+                off = judged(component, path, version, f"{gate}=false")[1]
                 assert ("locked" in off[0].text) == ("cannot be switched off" in said)
 
 

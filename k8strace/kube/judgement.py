@@ -10,6 +10,7 @@ import yaml
 
 from k8strace.kube.tracing_config import (
     GROUP,
+    KUBELET_KIND,
     Examined,
     TracingConfiguration,
     examine,
@@ -52,16 +53,27 @@ def verdict(problems: list[Problem]) -> str:
     return "starts"
 
 
-def judged(component: str, path: Path, version: Version, gates: str) -> list[Problem]:
-    """What is wrong with a file for a kube-apiserver or kubelet; `gates` are its flag's."""
+def judged(
+    component: str | None, path: Path, version: Version, gates: str
+) -> tuple[str, list[Problem]]:
+    """Whose file it is, and what is wrong with it; `gates` are the component's flag.
+
+    Without `component` the file's kind tells a kubelet's; any other is kube-apiserver's.
+    """
     try:
         text = path.read_text("utf-8-sig")
     except OSError as error:
-        return [Problem(f"it cannot be read: {error.strerror or error}", "stops")]
+        problem = Problem(f"it cannot be read: {error.strerror or error}", "stops")
+        return component or "kube-apiserver", [problem]
     except UnicodeDecodeError as error:
-        return [Problem(f"it is not UTF-8: {error}", "stops")]
+        problem = Problem(f"it is not UTF-8: {error}", "stops")
+        return component or "kube-apiserver", [problem]
+    fields = _Fields(text)
+    if component is None:
+        is_kubelets = fields.value("kind") == KUBELET_KIND
+        component = "kubelet" if is_kubelets else "kube-apiserver"
     of_component = _of_kubelet if component == "kubelet" else _of_apiserver
-    return list(of_component(text, _Fields(text), version, gates))
+    return component, list(of_component(text, fields, version, gates))
 
 
 def notes(component: str, version: Version) -> list[str]:

@@ -48,6 +48,7 @@ from k8strace.grpc.endpoints import (
 )
 from k8strace.grpc.native_connection import TLS_COST
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
+from k8strace.lines import printable
 from k8strace.middleware import Middleware
 from k8strace.net.http_server import Serving
 from k8strace.net.messages import HTTPError, Response
@@ -63,6 +64,7 @@ log = logging.getLogger(__name__)
 PROTOBUF = "application/x-protobuf"
 JSON = "application/json"
 ONLY_TRACES = no_effect("only traces are received")
+MAX_PATH = 100  # characters of a wrong path that are shown
 MAX_CONNECTIONS = 8192  # as many as the native server of gRPC has
 
 _TAKEN = Response(200, b"", PROTOBUF)
@@ -309,7 +311,8 @@ class Server:
     def _check(self, request: Request) -> None:
         """Find out how the body is encoded. Raises HTTPError for what is not OTLP."""
         if request.target != self._target and request.path != self._path:
-            text = f"nothing here: POST {self._path}"
+            path = printable(request.path, MAX_PATH)
+            text = f"{path} is not served: send traces, and only traces, to {self._path}"
             raise HTTPError(HTTPStatus.NOT_FOUND, "unknown_method", text)
         if request.method != b"POST":
             method = request.method.decode()

@@ -35,7 +35,7 @@ class Judge:
     ) -> tuple[str, list[str]]:
         self._path.write_text(text)
         major, minor = map(int, version.split("."))
-        problems = judged(component, self._path, (major, minor), gates)
+        _, problems = judged(component, self._path, (major, minor), gates)
         shown = [f"{problem.line or '-'}: {problem.text}" for problem in problems]
         return verdict(problems), shown
 
@@ -288,12 +288,12 @@ def test_before_tracing_a_kubelet_does_not_know_the_gate(judge: Judge) -> None:
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for component in ("kube-apiserver", "kubelet"):
-        (problem,) = judged(component, tmp_path / "none.yaml", (1, 34), "")
+        _, (problem,) = judged(component, tmp_path / "none.yaml", (1, 34), "")
         assert "no such file" in problem.text.lower()
         assert (problem.effect, problem.line) == ("stops", None)
     path = tmp_path / "tracing.yaml"
     path.write_bytes(b"\xff\xfe\x00")
-    (problem,) = judged("kubelet", path, (1, 34), "")
+    _, (problem,) = judged("kubelet", path, (1, 34), "")
     assert "not UTF-8" in problem.text
 
 

@@ -241,8 +241,13 @@ async def test_other_paths() -> None:
         url = receiving.url
         answer = await post(GOOD, url=url)
         assert answer.status == HTTPStatus.NOT_FOUND
-        assert "/otlp/traces" in answer.error.message
-        assert receiving.rejected("unknown_method") == 1
+        assert answer.error.message == (
+            "/v1/traces is not served: send traces, and only traces, to /otlp/traces"
+        )
+        answer = await post(GOOD, url=url + "/%20\x7f" + "x" * 1000)
+        assert answer.status == HTTPStatus.NOT_FOUND
+        assert len(answer.error.message) < 200
+        assert receiving.rejected("unknown_method") == 2
         answer = await post(GOOD, url=url.replace("/v1/traces", "/otlp/traces?x=1"))
         assert answer.status == HTTPStatus.OK
 
