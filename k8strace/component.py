@@ -308,6 +308,10 @@ class Extension(Component[C_co]):
         """Told True when everything is started, False when draining begins."""
 
 
+STORAGE = msgspec.Meta(extra={"extension": "storage"})
+"""Annotates an option that names an extension which keeps things on disk."""
+
+
 class Storage(Extension[C_co]):
     """An extension in whose directory exporters keep what waits to be sent.
 

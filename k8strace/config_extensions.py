@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from k8strace.auth import AuthConfig
-from k8strace.component import Component, ComponentID, Config
+from k8strace.component import Component, ComponentID, Config, Storage
 from k8strace.config_structs import nearest, read_annotation
 from k8strace.config_yaml import Node
 from k8strace.middleware import ServerMiddleware
@@ -17,6 +17,7 @@ _CANNOT = {
     "server": "cannot authenticate the callers of a server",
     "client": "cannot authenticate a client to its server",
     "middleware": "is no middleware of servers",
+    "storage": "is not a storage extension",
 }
 """What is said of one that is named for what it isn't, by what it is named for."""
 
@@ -31,14 +32,18 @@ class Reference(NamedTuple):
 
 
 def references(config: msgspec.Struct, node: Node, path: str) -> Iterator[Reference]:
-    """All of a component's; `node` is what its configuration was read from."""
+    """All of a component's; `node` is what its configuration was read from.
+
+    What is switched off by its own `enabled` uses none.
+    """
     given = node.value if isinstance(node.value, dict) else {}
     for field in msgspec.structs.fields(config):
         value = getattr(config, field.name)
         child, below = given.get(field.encode_name, node), f"{path}::{field.encode_name}"
         role = read_annotation(field.type).extra.get("extension")
         if isinstance(value, msgspec.Struct):
-            yield from references(value, child, below)
+            if getattr(value, "enabled", True):
+                yield from references(value, child, below)
         elif role and value is not None:
             yield Reference(child, below, value, role)
         elif isinstance(value, tuple):
@@ -66,6 +71,8 @@ def mistake(
     `configs` are of those extensions of which they could be read, `running` those that
     `service` has (None: the component doesn't run itself), `types` are all there are.
     """
+    if one.role == "storage" and running is None:
+        return None  # as in the Collector, where a queue asks for it when it starts
     if one.id not in declared:
         hint = nearest(str(one.id), map(str, declared))
         return f'references extension "{one.id}" which is not configured{hint}'
@@ -74,6 +81,8 @@ def mistake(
         return None
     if one.role == "middleware":
         can, could = issubclass(types[one.id.type], ServerMiddleware), False
+    elif one.role == "storage":
+        can, could = issubclass(types[one.id.type], Storage), False
     else:
         sides = config.sides if isinstance(config, AuthConfig) else ()
         can, could = one.role in sides, bool(sides)

@@ -113,6 +113,36 @@ exporters: {otlp: {endpoint: "a:1"}}
     assert [one and one[1] for one in lines] == ["13", "14", "15", "16"]
 
 
+def test_storages_of_queues_are_extensions_that_can_be_some() -> None:
+    found = problems(
+        """
+  file_storage: {directory: /tmp}
+receivers: {otlp: {protocols: {grpc: }}}
+exporters:
+  otlp: {endpoint: "a:1", sending_queue: {storage: filestorage}, compresion: gzip}
+  otlp/not: {endpoint: "a:1", sending_queue: {storage: health_check}}
+  otlp/idle: {endpoint: "a:1", sending_queue: {storage: file_storage}}
+  otlp/off: {endpoint: "a:1", sending_queue: {enabled: false, storage: none}}
+  otlp/unused: {endpoint: "a:1", sending_queue: {storage: none}}
+service:
+  extensions: [health_check]
+  pipelines:
+    traces:
+      receivers: [otlp]
+      exporters: [otlp, otlp/not, otlp/idle, otlp/off]
+"""
+    )
+    assert [one.split(": ", 1)[1] for one in found] == [
+        "exporters::otlp::compresion: unknown option; did you mean compression?",
+        "exporters::otlp::sending_queue::storage: references extension "
+        '"filestorage" which is not configured; did you mean file_storage?',
+        'exporters::otlp/not::sending_queue::storage: extension "health_check" is not a '
+        "storage extension",
+        "exporters::otlp/idle::sending_queue::storage: references extension "
+        '"file_storage": add it to service::extensions',
+    ]
+
+
 def test_of_an_extension_that_is_wrong_one_mistake_is_reported() -> None:
     (problem,) = problems(
         """

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from time import monotonic
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
 from k8strace.budget import Budget, Room
-from k8strace.component import ComponentID, Config
+from k8strace.component import STORAGE, ComponentID, Config
 from k8strace.exporters._parcel import Parcel, Ticket
 from k8strace.payload import Payload
 from k8strace.units import Duration
@@ -66,7 +66,7 @@ class QueueConfig(Config, frozen=True, kw_only=True):
     sizer: Literal["requests", "items", "bytes"] = "requests"
     block_on_overflow: bool = False
     wait_for_result: bool = False
-    storage: ComponentID | None = None
+    storage: Annotated[ComponentID, STORAGE] | None = None
     batch: BatchConfig | None = None
 
     def __post_init__(self) -> None:

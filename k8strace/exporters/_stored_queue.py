@@ -142,7 +142,7 @@ class StoredQueue(Queue):
         extension = known.get(config.storage) if config.storage else None
         if extension is None:
             raise ValueError(
-                f"sending_queue::storage: {config.storage} is no storage extension that "
+                f"sending_queue::storage: {config.storage} is not a storage extension that "
                 f"service::extensions lists (found: {', '.join(map(str, known)) or 'none'})"
             )
         seconds = context.metrics.histogram(STORE_COMMIT_SECONDS, context.label)

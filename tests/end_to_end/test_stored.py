@@ -230,7 +230,7 @@ async def test_the_promise_is_printed(start: Start, tmp_path: Path) -> None:
     assert "pipeline traces: stored: an answer means that the spans are on disk" in out
     status, _, text = await run_gateway("validate", "--config", config)
     assert status == 1
-    assert "sending_queue::storage: file_storage is no storage extension that" in text
+    assert 'sending_queue::storage: references extension "file_storage" which is' in text
 
 
 async def test_a_full_disk_refuses_with_a_delay(start: Start, tmp_path: Path) -> None:

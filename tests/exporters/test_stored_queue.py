@@ -108,7 +108,7 @@ def test_storage_and_waiting_for_the_result_exclude_each_other() -> None:
 @pytest.mark.parametrize("extensions", [{}, {ID: object()}], ids=["none", "another"])
 def test_an_extension_that_is_no_storage(extensions: Any) -> None:
     values = {"sending_queue": {"storage": "file_storage"}}
-    with pytest.raises(ValueError, match="file_storage is no storage extension that"):
+    with pytest.raises(ValueError, match="file_storage is not a storage extension that"):
         Rig(Scripted, values, extensions=extensions)
 
 
