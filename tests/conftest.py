@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from k8strace import files
 from tests.support.certificates import Authority, Pair
 from tests.support.memory import Memory
 from tests.support.slowness import is_no_slowness
@@ -45,6 +47,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Nothing starts a control plane unasked."""
     if not config.getoption("--kube"):
         items[:] = [i for i in items if i.get_closest_marker("control_plane") is None]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient() -> Iterator[None]:
+    """Wait for files for as long as a busy machine takes: a change is seen at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "PATIENCE", 30.0)
+        yield
 
 
 @pytest.fixture(scope="session")
