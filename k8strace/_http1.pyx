@@ -29,6 +29,7 @@ cdef Py_ssize_t PER_CHUNK = 16  # bytes of framing that a chunk excuses, and
 cdef Py_ssize_t PER_BYTE = 2  # that a byte of data does, as in Go's reader
 cdef int MAX_DIGITS = 15  # of a chunk's size: less than 2**60
 cdef object EMPTY = b""
+cdef int LENGTH_DIGITS = 18  # of a body, so that it is less than 2**63
 
 
 class HeadError(ValueError):
@@ -140,7 +141,7 @@ cdef class Request:
             if size == 4 and key == b"host":
                 hosts += 1
             elif size == 14 and key == b"content-length":
-                self.length = int(pair[1])
+                self.length = read_length(pair[1])
             elif size == 17 and key == b"transfer-encoding":
                 coding = pair[1] if coding is None else coding + b"," + pair[1]
             elif size == 10 and key == b"connection":
@@ -413,6 +414,14 @@ cdef class Chunks:
             self.framing - <Py_ssize_t>excused
         )
         self.step = DATA
+
+
+cdef Py_ssize_t read_length(bytes value) except -1:
+    """A Content-Length, of which llhttp has seen that it is one, up to 2**64."""
+    value = value.lstrip(b"0")
+    if PyBytes_GET_SIZE(value) > LENGTH_DIGITS:
+        raise HeadError(400, "malformed request: Content-Length overflow")
+    return int(value or b"0")
 
 
 cdef bint is_token(uint8_t byte) noexcept nogil:

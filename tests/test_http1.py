@@ -91,6 +91,13 @@ def test_a_chunked_body_of_a_request_that_wants_an_upgrade() -> None:
     assert parsed(START + fields + b"\r\n").length == -1
 
 
+def test_a_length_may_begin_with_zeros() -> None:
+    for text, length in ((b"0", 0), (b"0" * 30 + b"7", 7), (b"9" * 18, 10**18 - 1)):
+        one = Request()
+        one.parse(START + b"Content-Length: " + text + b"\r\n\r\n")
+        assert one.length == length
+
+
 @pytest.mark.parametrize(
     ("fields", "status"),
     [
@@ -101,6 +108,8 @@ def test_a_chunked_body_of_a_request_that_wants_an_upgrade() -> None:
         (b"Content-Length: 1 2\r\n", 400),
         (b"Content-Length:\r\n", 400),
         (b"Content-Length: 99999999999999999999\r\n", 400),
+        (b"Content-Length: 9223372036854775808\r\n", 400),  # 2**63
+        (b"Content-Length: 18446744073709551615\r\n", 400),
         (b"Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", 400),
         (b"Transfer-Encoding: chunked\r\nContent-Length: 3\r\n", 400),
         (b"Transfer-Encoding : chunked\r\n", 400),
@@ -120,7 +129,7 @@ def test_a_chunked_body_of_a_request_that_wants_an_upgrade() -> None:
         (b"Host: y\r\n", 400),
         (b"A: b\r\n" * MAX_HEADERS, 431),
     ],
-    ids=range(25),
+    ids=range(27),
 )
 def test_fields_that_are_refused(fields: bytes, status: int) -> None:
     """What httptools of any version takes of these would be a way to smuggle requests."""
