@@ -210,7 +210,7 @@ def retry_after(value: bytes | None) -> float | None:
         return float(text[:MAX_DIGITS])
     try:
         date = parsedate_to_datetime(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter for numbers beyond all dates
         return None
     if date.tzinfo is None:
         date = date.replace(tzinfo=UTC)

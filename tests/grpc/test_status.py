@@ -143,6 +143,8 @@ def test_defects_do_not(bug: Exception) -> None:
         (b"soon", None),
         (b"\xb2", None),
         (b"Wed, 99 Oct 9999999 07:28:00 GMT", None),
+        (b"Wed, 21 Oct 2015 07:28:00 +999999999999999999", None),
+        (b"Wed, 21 Oct 2015 99999999999999999999:28:00 GMT", None),
         (None, None),
     ],
 )
