@@ -16,7 +16,7 @@ import select
 import sys
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
-from threading import Event, Lock, Thread
+from threading import Event, RLock, Thread
 
 from k8strace.units import MIB
 
@@ -37,7 +37,9 @@ class LogQueue:
         self._limit = limit
         self._lines: SimpleQueue[bytes | Event] = SimpleQueue()
         self._thread: Thread | None = None
-        self._lock = Lock()  # of those that put; the thread never takes it
+        # Of those that put; the thread never takes it. The garbage collector may run within
+        # it, and whatever that finds may log in the same thread.
+        self._lock = RLock()
         self._put = 0  # bytes so far, written by those that put
         self._taken = 0  # bytes so far, written by the thread
         self._refused = 0

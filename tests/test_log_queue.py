@@ -11,6 +11,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import suppress
+from threading import Thread
 
 import pytest
 
@@ -107,6 +108,29 @@ def test_a_reader_that_is_gone(pipe: tuple[int, int]) -> None:
     queue.put(b"to nobody\n")
     assert queue.flush()
     assert queue.dropped == 1
+
+
+class _Logs(bytes):
+    """A line at which another is logged, as from a finalizer, while it is queued."""
+
+    queue: LogQueue
+
+    def __len__(self) -> int:
+        self.queue.put(b"inner\n")
+        return super().__len__()
+
+
+def test_what_logs_while_a_line_is_queued_waits_for_nothing(pipe: tuple[int, int]) -> None:
+    reader, writer = pipe
+    queue = LogQueue(writer, LIMIT)
+    line = _Logs(b"outer\n")
+    line.queue = queue
+    thread = Thread(target=queue.put, args=(line,), daemon=True)
+    thread.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    queue.put(b"last\n")
+    assert {b"inner", b"outer", b"last"} == set(drain(reader, queue, b"last").split())
 
 
 def test_nothing_to_flush() -> None:
