@@ -23,7 +23,7 @@ from k8strace.background import keep_running
 from k8strace.component import Context, Worker
 from k8strace.errors import RefusedError
 from k8strace.exporters import _otlp_json
-from k8strace.exporters._appender import Appender, opened, prune
+from k8strace.exporters._appender import CLOSE_TIMEOUT, Appender, opened, prune
 from k8strace.exporters._decoding import MAX_BYTES, MAX_SPANS, decoded
 from k8strace.exporters._output import Output, open_to_append
 from k8strace.exporters._rotation import Rotation
@@ -173,10 +173,16 @@ class File(SendingExporter[Config]):
 
     async def close(self) -> None:
         self._closing.set()
-        if self._flusher is not None:
-            await self._flusher
-            self._flusher = None
-            await self._sync()
+        flusher, self._flusher = self._flusher, None
+        if flusher is not None:
+            await asyncio.wait((flusher,), timeout=CLOSE_TIMEOUT)
+            if not flusher.done():
+                flusher.cancel()
+                await asyncio.wait((flusher,))
+                self.log.error(
+                    "the end of %s may not be on the disk: its mount does not answer",
+                    self._path,
+                )
         if self._appender is not None:
             await self._appender.close()
             self._appender = None
@@ -203,14 +209,15 @@ class File(SendingExporter[Config]):
             )
 
     async def _flush_regularly(self) -> None:
+        """Flush every `flush_interval`, and once more at the end."""
         interval = self.config.flush_interval or DEFAULT_FLUSH_INTERVAL
         while not self._closing.is_set():
             try:
                 async with asyncio.timeout(interval):
                     await self._closing.wait()
             except TimeoutError:
-                pass
-            await self._sync()
+                await self._sync()
+        await self._sync()
 
     async def _sync(self) -> None:
         """Bring to the disk what was written since the last time."""

@@ -18,11 +18,12 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
+from k8strace import threads
 from k8strace._files import Append, Sync
 from k8strace.component import Worker
 from k8strace.edges import Edge
 from k8strace.errors import ConfigError, RefusedError, RejectedError
-from k8strace.exporters import _appender
+from k8strace.exporters import _appender, file
 from k8strace.exporters.file import File, _end_of_lines, own_path
 from k8strace.payload import Payload
 from tests.support.descriptors import open_descriptors
@@ -383,6 +384,27 @@ async def test_what_was_written_is_brought_to_the_disk(
     # At the latest when it is closed; and never twice for the same.
     assert synced[-1] == path.stat().st_size
     assert len(synced) == 2
+
+
+async def test_a_disk_that_never_flushes_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, asked = threads.run, asyncio.Event()
+
+    async def hang(job: threads.Job, *holds: Any, may_hang: bool) -> None:
+        if isinstance(job, Sync):
+            asked.set()
+            await asyncio.Event().wait()
+        await run(job, *holds, may_hang=may_hang)
+
+    monkeypatch.setattr(threads, "run", hang)
+    monkeypatch.setattr(file, "CLOSE_TIMEOUT", 0.01)
+    path = tmp_path / "spans"
+    async with running(path, flush_interval="10ms") as (_, edge):
+        await edge(payload(3))
+        await asyncio.wait_for(asked.wait(), 20)
+    assert f"the end of {path} may not be on the disk" in caplog.text
+    assert len(json_ids(path.read_text())) == 3
 
 
 async def test_a_disk_that_fails_to_flush_is_logged(
