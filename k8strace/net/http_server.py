@@ -12,6 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import partial
 from http import HTTPStatus
+from itertools import islice
 from socket import socket
 
 from k8strace._http1 import Request
@@ -119,14 +120,17 @@ class HTTPServer:
             await serving.stop(LAST_WORDS)
 
     def _make_room(self, connections: int) -> bool:
-        """Probes must get in whatever hangs on to its connection: the oldest one goes."""
+        """Probes must get in whatever hangs on to its connection: the oldest ones go.
+
+        They count no more from then on: many are accepted before one is seen to end.
+        """
         if self._serving is None:
             return False
-        if connections >= MAX_CONNECTIONS:
-            for oldest in self._serving.shared.connections:
-                oldest.abort()
-                break
-        return True
+        there = self._serving.shared.connections
+        for oldest in tuple(islice(there, max(connections - MAX_CONNECTIONS + 1, 0))):
+            oldest.evict()
+            connections -= 1
+        return connections < MAX_CONNECTIONS
 
     # As a site
 

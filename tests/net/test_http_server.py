@@ -1,6 +1,7 @@
 """The small HTTP server listens, answers, and says why it can't."""
 
 import asyncio
+import socket
 
 import aiohttp
 import pytest
@@ -9,6 +10,7 @@ from k8strace._http1 import Request
 from k8strace.net import http_server
 from k8strace.net.http_server import HTTPServer
 from k8strace.net.messages import Response, text_response
+from tests.support.descriptors import open_descriptors
 
 
 async def hello(request: Request) -> Response:
@@ -76,6 +78,29 @@ async def test_who_hangs_on_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) ->
     for reader, writer in idle:
         assert await asyncio.wait_for(reader.read(), 20) == b""
         writer.close()
+
+
+async def test_connections_that_come_together_are_bounded_as_well() -> None:
+    found: list[int] = []
+
+    async def count(request: Request) -> Response:
+        found.append(len(open_descriptors()))
+        return await hello(request)
+
+    server = HTTPServer({"/": count})
+    await server.start("127.0.0.1", 0)
+    host, _, port = server.address.rpartition(":")
+    async with aiohttp.ClientSession() as session:
+        # The loop does not run meanwhile: it finds them all at once.
+        idle = [socket.create_connection((host, int(port))) for _ in range(500)]
+        before = len(open_descriptors())
+        async with session.get(f"http://{server.address}/") as response:
+            assert await response.text() == "hello"
+    await server.stop()
+    for one in idle:
+        one.close()
+    # Beside these the client has some.
+    assert found[0] - before <= http_server.MAX_CONNECTIONS + 10
 
 
 async def test_what_is_no_http_is_a_matter_of_its_sender(
