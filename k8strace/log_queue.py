@@ -105,15 +105,25 @@ class LogQueue:
         return [], 0
 
     def _write(self, batch: list[bytes], size: int) -> None:
-        if not self._write_all(b"".join(batch)):
+        if not self._write_made(lambda: b"".join(batch)):
             self._lost += len(batch)
         self._taken += size
 
     def _tell_dropped(self) -> None:
         """Say how many records were dropped since it was said last."""
         count = self.dropped - self._told
-        if count and self._write_all(self.notice(count)):
+        if count and self._write_made(lambda: self.notice(count)):
             self._told += count
+
+    def _write_made(self, make: Callable[[], bytes]) -> bool:
+        """Write what `make` makes; False if that fails.
+
+        Whatever fails, out of memory say, the thread goes on: no other writes the log.
+        """
+        try:
+            return self._write_all(make())
+        except Exception:
+            return False
 
     def _write_all(self, text: bytes) -> bool:
         rest = memoryview(text)

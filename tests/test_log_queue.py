@@ -27,9 +27,10 @@ def pipe() -> Iterator[tuple[int, int]]:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, PAGE)
     yield reader, writer
-    for one in (reader, writer):
-        with suppress(OSError):
-            os.close(one)
+    # The writer stays open: a queue's thread may still write to its number, which the next
+    # test's pipe would have.
+    with suppress(OSError):
+        os.close(reader)
 
 
 def drain(reader: int, queue: LogQueue, last: bytes) -> bytes:
@@ -131,6 +132,23 @@ def test_what_logs_while_a_line_is_queued_waits_for_nothing(pipe: tuple[int, int
     assert not thread.is_alive()
     queue.put(b"last\n")
     assert {b"inner", b"outer", b"last"} == set(drain(reader, queue, b"last").split())
+
+
+def test_a_notice_that_cannot_be_made_stops_nothing(pipe: tuple[int, int]) -> None:
+    def fail(count: int) -> bytes:
+        raise MemoryError(count)
+
+    reader, writer = pipe
+    queue = LogQueue(writer, LIMIT)
+    queue.notice = fail
+    queue.put(bytes(LIMIT + 1))
+    assert queue.dropped == 1
+    for number in range(3):
+        queue.put(b"%d\n" % number)
+        assert queue.flush()
+    queue.notice = lambda count: b"lost %d\n" % count
+    queue.put(b"last\n")
+    assert drain(reader, queue, b"lost") == b"0\n1\n2\nlast\nlost 1\n"
 
 
 def test_nothing_to_flush() -> None:
