@@ -241,3 +241,23 @@ async def test_a_cancelled_stop_leaves_nothing_behind() -> None:
         assert stopping.cancelled()
         assert rig.ledger.dropped == {"shutdown": 3}
         assert rig.exporter.closed == 1
+
+
+async def test_a_stop_ends_what_waits_for_room_to_be_cut() -> None:
+    """One piece is past the limit, and on its way for ever; others wait until it is not."""
+    queue = {"num_consumers": 3, "batch": {"min_size": 1, "max_size": 3}}
+    async with running(sending_queue=queue) as rig:
+        rig.exporter.gate.clear()
+        payloads = [rig.payload(7) for _ in range(3)]
+        rig.budget.limit = rig.budget.used
+        for one in payloads:
+            await rig.edge(one)
+        payloads.clear()
+        del one
+        await rig.exporter.attempted(1)
+        await asyncio.sleep(0)
+        assert len(rig.exporter.attempts) == 1
+        await asyncio.wait_for(rig.stop(0.05), 20)
+        assert rig.ledger.parked == 0
+        assert rig.ledger.dropped["shutdown"] == 21
+        rig.exporter.gate.set()
