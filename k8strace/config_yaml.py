@@ -166,8 +166,11 @@ class Document:
             line = self._text.count("\n", 0, error.position) + 1
             raise self._error(line, f"is not YAML: {error.reason}") from error
         except yaml.MarkedYAMLError as error:
-            line = error.problem_mark.line + 1 if error.problem_mark else 0
-            wrong = self._error(line, f"is not YAML: {error.problem}")
+            at = error.problem_mark
+            line, problem = at.line + 1 if at else 0, error.problem
+            if at and self._text[at.index : at.index + 1] == "\t":
+                problem = "a tab where only spaces may indent"
+            wrong = self._error(line, f"is not YAML: {problem}")
             if "nesting depth" in str(error.problem):
                 # libyaml's own limit: it reads ahead of us, for the colon of a key.
                 raise LimitError(wrong.mark, _TOO_DEEP) from error

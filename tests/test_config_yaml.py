@@ -117,6 +117,8 @@ def test_anchors_and_merge_keys() -> None:
     [
         ("a: 1\nb: [", 3, "is not YAML"),
         ("a: 1\n\tb: 2", 2, "is not YAML"),
+        ("a:\n\tb: 2", 2, "is not YAML: a tab where only spaces may indent"),
+        ("ü:\n  b: 2\n\tc: 3", 3, "is not YAML: a tab where only spaces may indent"),
         ("a: *x", 1, "is not YAML|alias"),
         ("a: 1\nb: \x01", 2, "control characters"),
         ("a: 1\nb: &x [*x]", 2, "alias"),
