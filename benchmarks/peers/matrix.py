@@ -9,6 +9,8 @@ from typing import Literal
 import msgspec
 
 SIZES = (1, 10, 100, 512, 4096)
+SPAN_SIZES = (100, 600, 2048, 8192)  # bytes, beside those of all other cells
+SIZED = (1, 10)  # spans a request whose size is varied
 SAMPLED = 10  # percent
 MEMORY_SECONDS = 30.0
 MEMORY_SIZE = 512
@@ -29,9 +31,10 @@ COMPRESSIONS: tuple[Compression, ...] = ("none", "gzip")
 class Cell(msgspec.Struct, frozen=True):
     """One comparison: the same load through the same pipeline of each side.
 
-    `payload` is a number of spans, whose requests are seeded, or "kube", requests that a
-    kube-apiserver sent. With `seconds` the load goes on for so long, and it is the memory
-    that is compared; else its number of requests is fixed.
+    `payload` is a number of spans, whose requests are seeded, "10x600" for spans of about
+    600 bytes each, or "kube", requests that a kube-apiserver sent. With `seconds` the load
+    goes on for so long, and it is the memory that is compared; else its number of requests
+    is fixed.
     """
 
     scenario: Scenario
@@ -44,6 +47,16 @@ class Cell(msgspec.Struct, frozen=True):
         """As `ONLY=` takes it, such as "receive/none/512" or "memory-forward/none/512"."""
         scenario = f"memory-{self.scenario}" if self.seconds else self.scenario
         return f"{scenario}/{self.compression}/{self.payload}"
+
+    @property
+    def spans(self) -> int:
+        """Spans a request; 0 where requests differ in that."""
+        return 0 if self.payload == KUBE else int(self.payload.partition("x")[0])
+
+    @property
+    def span_size(self) -> int:
+        """About how many bytes a span has; 0 where that is not varied."""
+        return int(self.payload.partition("x")[2] or 0)
 
     @property
     def is_sent(self) -> bool:
@@ -62,10 +75,17 @@ def cells(sizes: Sequence[int] = SIZES) -> list[Cell]:
         if scenario != "store" or (compression == "none" and payload != KUBE)
     ]
     scenarios: tuple[Scenario, ...] = ("receive", "forward")
+    by_span = [
+        Cell(scenario, "none", f"{spans}x{size}")
+        for scenario in scenarios
+        for spans in SIZED
+        if spans in sizes
+        for size in SPAN_SIZES
+    ]
     memory = [
         Cell(scenario, "none", str(MEMORY_SIZE), MEMORY_SECONDS) for scenario in scenarios
     ]
-    return matrix + memory
+    return matrix + by_span + memory
 
 
 def choose(all_cells: Sequence[Cell], only: str) -> list[Cell]:

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.peers.configs import Places
 from benchmarks.peers.load import Failed, Order, Sent
-from benchmarks.peers.matrix import KUBE, Cell
+from benchmarks.peers.matrix import Cell
 from benchmarks.peers.processes import Helper, Side, SideError, free_addresses, side
 from benchmarks.peers.sides import ACCEPTED, BATCHED, Kind
 from benchmarks.peers.sink import Arrived
@@ -28,6 +28,7 @@ POLL = 0.01
 
 # What the Collector spends: seconds a request, and a span by what is done with it.
 PER_REQUEST = 40e-6
+PER_BYTE = 6e-9  # of spans whose size is varied
 PER_SPAN = {
     ("receive", "none"): 2.3e-6,
     ("receive", "gzip"): 3.0e-6,
@@ -69,8 +70,9 @@ def requests_of(cell: Cell) -> int:
     """How many requests a run has; 0 where it is the time that is given."""
     if cell.seconds:
         return 0
-    spans = KUBE_SPANS if cell.payload == KUBE else int(cell.payload)
-    cost = PER_REQUEST + spans * PER_SPAN[cell.scenario, cell.compression]
+    spans = cell.spans or KUBE_SPANS
+    of_span = PER_SPAN[cell.scenario, cell.compression] + PER_BYTE * cell.span_size
+    cost = PER_REQUEST + spans * of_span
     count = int(RUN_SECONDS / cost)
     return max(int(float(f"{count:.1e}")), 1)
 

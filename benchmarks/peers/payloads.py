@@ -19,6 +19,9 @@ from k8strace._codec import GZIP, Deflation
 SEED = 20_261
 HASH_SEED = 22  # the samplers'
 RING_SPANS = 16_384  # so many are made before they repeat; a ring has 4 requests at least
+RING_BYTES = 16 * 2**20  # about the most that a ring of larger spans has
+EVENT_FROM = 300  # bytes; a smaller span has one attribute and no event
+TEXT = 200  # bytes of an attribute that makes a span larger, as statements and errors do
 RECORDED = Path("tests/data/kube")
 
 START = 1_700_000_000_000_000_000  # ns
@@ -43,13 +46,17 @@ def ring(cell: Cell) -> list[Request]:
     if cell.payload == KUBE:
         bodies = [path.read_bytes() for path in sorted(RECORDED.glob("*.pb"))]
     else:
-        spans = int(cell.payload)
-        bodies = seeded(spans, max(RING_SPANS // spans, 4))
+        spans, size = cell.spans, cell.span_size
+        count = min(RING_SPANS, RING_BYTES // size) if size else RING_SPANS
+        bodies = seeded(spans, max(count // spans, 4), size)
     return [_request(body, is_packed=cell.compression == "gzip") for body in bodies]
 
 
-def seeded(spans: int, requests: int) -> list[bytes]:
-    """Requests of spans of about 410 bytes, with 8 attributes and an event."""
+def seeded(spans: int, requests: int, size: int = 0) -> list[bytes]:
+    """Requests of spans of about `size` bytes each.
+
+    By default they have about 410 bytes, 8 attributes and an event.
+    """
     random = Random(SEED)
     made = []
     for _ in range(requests):
@@ -60,12 +67,12 @@ def seeded(spans: int, requests: int) -> list[bytes]:
             attribute.value.string_value = value
         of_scope = of_resource.scope_spans.add()
         of_scope.scope.name = "benchmark"
-        of_scope.spans.extend(_span(random) for _ in range(spans))
+        of_scope.spans.extend(_span(random, size) for _ in range(spans))
         made.append(request.SerializeToString())
     return made
 
 
-def _span(random: Random) -> Span:
+def _span(random: Random, size: int) -> Span:
     start = START + random.randrange(10**12)
     end = start + random.randrange(10**4, 10**8)
     verb = random.choice(VERBS)
@@ -80,6 +87,9 @@ def _span(random: Random) -> Span:
         start_time_unix_nano=start,
         end_time_unix_nano=end,
     )
+    if 0 < size < EVENT_FROM:
+        span.attributes.add(key="audit-id").value.string_value = _word(random)
+        return span
     texts = {
         "http.request.method": verb,
         "url.path": path,
@@ -95,7 +105,17 @@ def _span(random: Random) -> Span:
         10**5
     )
     span.events.add(name="About to write a response", time_unix_nano=end - 1000)
+    _enlarge(span, random, size)
     return span
+
+
+def _enlarge(span: Span, random: Random, size: int) -> None:
+    """Add attributes of `TEXT` bytes, or what is missing to about `size`."""
+    while (missing := size - span.ByteSize()) > 0:
+        attribute = span.attributes.add(key=f"detail.{len(span.attributes)}")
+        around = 2 + attribute.ByteSize() + 6  # tags and lengths of the pair and its value
+        text = random.randbytes(TEXT // 2).hex()
+        attribute.value.string_value = text[: max(missing - around, 1)]
 
 
 def _word(random: Random) -> str:

@@ -43,6 +43,8 @@ def _groups(cells: Sequence[Cell]) -> dict[str, list[Cell]]:
     found: dict[str, list[Cell]] = {}
     for cell in cells:
         title = f"{SCENARIOS[cell.scenario]}, {cell.compression}"
+        if cell.span_size:
+            title += ", by the size of spans"
         if cell.seconds:
             title += f", at full speed for {cell.seconds:.0f} s"
         found.setdefault(title, []).append(cell)
@@ -60,7 +62,7 @@ def _rows(cell: Cell, results: Results) -> list[list[str]]:
         runs = [one[side] for one in measured.rounds]
         rows.append(
             [
-                cell.payload,
+                label(cell),
                 results.titles.get(side, side),
                 number(median(cpu_a_request(run) for run in runs)),
                 number(median(cpu_a_span(run) for run in runs)),
@@ -77,8 +79,13 @@ def _rows(cell: Cell, results: Results) -> list[list[str]]:
         )
     for side in measured.failed:
         empty = [""] * (len(HEAD) - TEXT_COLUMNS - 1)
-        rows.append([cell.payload, results.titles.get(side, side), *empty, "failed"])
+        rows.append([label(cell), results.titles.get(side, side), *empty, "failed"])
     return rows
+
+
+def label(cell: Cell) -> str:
+    """The spans of a request, and their size where that is varied."""
+    return f"{cell.spans} of {cell.span_size:,} B" if cell.span_size else cell.payload
 
 
 def _milliseconds(seconds: float) -> str:

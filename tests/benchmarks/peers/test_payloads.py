@@ -9,7 +9,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
-from benchmarks.peers.matrix import Cell
+from benchmarks.peers.matrix import SPAN_SIZES, Cell
 from benchmarks.peers.payloads import HASH_SEED, RING_SPANS, Request, ring, seeded, total
 from k8strace import _fastpath
 
@@ -24,6 +24,24 @@ def test_seeded_spans() -> None:
     assert {len(span.events) for span in spans} == {1}
     assert 400 < len(body) / 512 < 420
     assert seeded(512, 2)[0] == body != seeded(512, 2)[1]
+
+
+@pytest.mark.parametrize("size", SPAN_SIZES)
+def test_spans_of_other_sizes(size: int) -> None:
+    for spans in (1, 10):
+        requests = ring(Cell("forward", "none", f"{spans}x{size}"))
+        assert {one.spans for one in requests} == {spans}
+        sizes = [
+            span.ByteSize()
+            for one in requests[:20]
+            for span in ExportTraceServiceRequest.FromString(one.message)
+            .resource_spans[0]
+            .scope_spans[0]
+            .spans
+        ]
+        assert min(sizes) > 0.85 * size
+        assert max(sizes) < 1.15 * size
+        assert len({one.message for one in requests}) == len(requests)
 
 
 @pytest.mark.parametrize("payload", ["512", "kube"])
