@@ -100,6 +100,7 @@ setup(
         extension("driver"),
         extension("_fastpath"),
         extension("_files"),
+        extension("_complexity"),
         extension("_heap"),
         extension("_http1"),
         extension("_http2", "nghttp2"),

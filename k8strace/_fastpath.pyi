@@ -84,9 +84,11 @@ class Work:
 
 @final
 class Counting(Work):
-    """`count` in steps."""
+    """`count` in steps; `resources` are the ResourceSpans, with spans or without."""
 
     def __new__(cls, chunks: tuple[bytes, ...], deep: bool = False) -> Counting: ...
+    @property
+    def resources(self) -> int: ...
     def take(self) -> Count: ...
 
 @disjoint_base

@@ -357,6 +357,10 @@ cdef class Counting(Work):
         self.check(self.state.walk.fault)
         self.next_chunk()
 
+    @property
+    def resources(self):
+        return self.state.walk.resources
+
     def take(self):
         return _counted(&self.state.walk)
 
@@ -653,9 +657,7 @@ def group_by_trace(tuple chunks not None):
     cdef Array groups
     cdef uint32_t *numbers = NULL
     cdef uint32_t *slots = NULL
-    cdef uint64_t room = 1
-    cdef uint64_t count
-    cdef uint64_t first = 0
+    cdef uint64_t count, room = 1, first = 0
     cdef Code code
     reader.read(INDEX)
     count = reader.index.spans.count
@@ -694,9 +696,7 @@ cdef list _groups(_Reader reader, const uint32_t *order, Array *groups):
     cdef list made = []
     cdef Piece piece
     cdef bytes chunk
-    cdef uint64_t at = 0
-    cdef uint64_t total = 0
-    cdef uint64_t i
+    cdef uint64_t i, at = 0, total = 0
     memset(&piece, 0, sizeof(piece))
     piece.end_gap = reader.index.gaps[<int>REQUEST_LEVEL].count
     for i in range(groups.count):
@@ -772,8 +772,7 @@ def fields(tuple chunks not None, *names):
     cdef Index *index = &reader.index
     cdef SpanValues values
     cdef Field name
-    cdef uint64_t i
-    cdef uint64_t resource
+    cdef uint64_t i, resource
     cdef uint64_t before = UINT32_MAX
     cdef Column column
     cdef list columns = [[] for _ in names]

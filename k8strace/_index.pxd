@@ -91,6 +91,7 @@ cdef struct Walk:
     uint64_t bad_ids
     uint64_t bad_text
     uint64_t too_deep
+    uint64_t resources  # all ResourceSpans, with spans or without
     Array found  # VERDICTS: one byte a span
     Bytes fault
 
@@ -349,6 +350,7 @@ cdef inline Code walk_node(
         elif level == SCOPE_LEVEL:
             code = walk_span(w, &f, me)
         else:
+            w.resources += level == REQUEST_LEVEL
             before = children.count if index != NULL else 0
             code = walk_node(w, &f, level + 1, me)
             if code == OK and index != NULL:

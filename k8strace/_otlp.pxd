@@ -1,6 +1,6 @@
 """What OTLP's trace messages are made of: field tags, depths, and a check of every leaf."""
 
-from libc.stdint cimport uint32_t
+from libc.stdint cimport uint32_t, uint64_t
 
 from k8strace._wire cimport (
     BAD_TEXT,
@@ -9,6 +9,7 @@ from k8strace._wire cimport (
     LEN,
     MAX_DEPTH,
     OK,
+    TOO_BIG,
     TOO_DEEP,
     VARINT,
     Bytes,
@@ -172,6 +173,45 @@ cdef inline Code check_leaves(
             if code != OK:
                 return code
     return OK
+
+
+cdef inline Code take_fields(
+    uint64_t *left, int level, Shape message, Bytes at, Bytes end, int depth
+) noexcept nogil:
+    """Take one off `left` for each field of a message and below; TOO_BIG where it is 0.
+
+    `message` is what the message is, below the levels.
+    """
+    cdef Cursor c
+    cdef Field f
+    cdef Shape inner
+    cdef uint32_t child = REQUEST_RESOURCE_SPANS if level == REQUEST_LEVEL else CHILD
+    cdef Code code = OK
+    if depth > MAX_DEPTH:
+        return TOO_DEEP
+    c.at = at
+    c.end = end
+    while c.at < c.end and code == OK:
+        code = next_field(&c, &f, depth)
+        if code != OK:
+            return code
+        if not left[0]:
+            return TOO_BIG
+        left[0] -= 1
+        if f.tag & 7 != LEN:
+            continue
+        if level == SPAN_LEVEL:
+            inner = shape(message, f.tag >> 3)
+        elif f.tag == child:
+            code = take_fields(left, level + 1, SPAN, f.body, f.end, depth + 1)
+            continue
+        elif level != REQUEST_LEVEL and f.tag == OWN:
+            inner = RESOURCE if level == RESOURCE_LEVEL else SCOPE
+        else:
+            continue
+        if inner != OPAQUE and inner != TEXT:
+            code = take_fields(left, SPAN_LEVEL, inner, f.body, f.end, depth + 1)
+    return code
 
 
 cdef inline Code check_fields(Bytes at, Bytes end, int depth, Bytes *fault) noexcept nogil:

@@ -436,3 +436,13 @@ def test_a_length_of_several_bytes_is_measured() -> None:
         kept, _ = _fastpath.keep((chunk,), b"\1\0")
         assert kept == (written(span(more=field(5, name))),)
         assert varint(len(span(more=field(5, name)))) in kept[0]
+
+
+def test_resources_are_counted_with_spans_or_without() -> None:
+    counting = _fastpath.Counting(
+        (field(1, b"") * 3 + field(9, b"x"), b"", written(span()))
+    )
+    while not counting.is_done:
+        counting.run()
+    assert counting.resources == 4
+    assert counting.take().spans == 1

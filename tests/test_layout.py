@@ -71,6 +71,7 @@ TIERS = (
         "k8strace._http1",
         "k8strace._http2",
         "k8strace._codec",
+        "k8strace._complexity",
         "k8strace._heap",
         "k8strace._store",
         "k8strace.threads",

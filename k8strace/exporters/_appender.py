@@ -2,7 +2,7 @@
 
 The disk may be slow, or its mount may never answer: the event loop waits for neither. What
 waits for its turn is a payload, which its lease counts; its record is made when the turn
-comes, and those whose turn comes together are one write.
+comes, and those whose turn comes together are one write, if the budget has room for them.
 """
 
 from __future__ import annotations
@@ -12,28 +12,47 @@ import errno
 import logging
 import os
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from k8strace import threads
 from k8strace._files import Append, Sync
 from k8strace.background import in_thread, spawn
+from k8strace.errors import RefusedError
 from k8strace.exporters._output import open_to_append
 from k8strace.exporters._rotation import Rotation
+from k8strace.passes import Loan
 from k8strace.units import MIB
 
 MOST = MIB  # bytes of records that one write is made of, unless one is larger
 OPEN_TIMEOUT = 10.0  # seconds for a mount to answer at the start
 CLOSE_TIMEOUT = 2.0  # seconds for what is being written at the end, which is due by then
 
+Record = tuple[bytes, ...]
+"""Bytes that are written one after the other, whole or not at all."""
+
+Make = Callable[[float], Awaitable[tuple[Record, Loan]]]
+"""Makes a record, and says what holds it until it is written.
+
+Raises RefusedError where the budget has no room for it up to a time of the loop.
+"""
+
 Log = logging.LoggerAdapter[logging.Logger]
 
 
 class _Waiting(NamedTuple):
-    make: Callable[[], bytes]
+    make: Make
     holds: Any  # what has to be there until it is written
     written: asyncio.Future[None]
+
+
+class _Made(NamedTuple):
+    waiting: _Waiting
+    record: Record
+    size: int
+    loan: Loan
 
 
 class Appender:
@@ -51,7 +70,7 @@ class Appender:
         self._tasks: set[asyncio.Task[None]] = set()
         self._writer: asyncio.Task[None] | None = None
 
-    async def write(self, make: Callable[[], bytes], holds: Any) -> None:
+    async def write(self, make: Make, holds: Any) -> None:
         """Append the record that `make` makes, and return when the system has it.
 
         Raises OSError, or what `make` raises. When it is cancelled, the record is not
@@ -85,61 +104,70 @@ class Appender:
     async def _write(self) -> None:
         try:
             while self._waiting:
-                group = []
+                group = await self._take()
                 try:
-                    group = await self._take()
                     await self._append(group)
                 except Exception as error:
-                    for one, _ in group:
-                        if not one.written.done():
-                            one.written.set_exception(_copy(error))
+                    for one in group:
+                        if not one.waiting.written.done():
+                            one.waiting.written.set_exception(_copy(error))
+                finally:
+                    for one in group:
+                        one.loan.end()
         finally:
             self._writer = None
 
-    async def _take(self) -> list[tuple[_Waiting, bytes]]:
+    async def _take(self) -> list[_Made]:
         """Those whose turn it is, and their records: what fits into one write."""
-        group: list[tuple[_Waiting, bytes]] = []
+        group: list[_Made] = []
         size = 0
         while self._waiting and size < MOST:
             one = self._waiting.popleft()
             if one.written.done():  # nobody waits for it
                 continue
             try:
-                record = one.make()
+                # Those in front let go of what they hold when they are written, not before.
+                record, loan = await one.make(0.0 if group else inf)
             except Exception as error:
-                one.written.set_exception(error)
+                if group and isinstance(error, RefusedError):
+                    self._waiting.appendleft(one)
+                    break
+                if not one.written.done():
+                    one.written.set_exception(error)
                 continue
-            group.append((one, record))
-            size += len(record)
+            made = _Made(one, record, sum(map(len, record)), loan)
+            group.append(made)
+            size += made.size
             await asyncio.sleep(0)  # making them takes time
         return group
 
-    async def _append(self, group: list[tuple[_Waiting, bytes]]) -> None:
+    async def _append(self, group: list[_Made]) -> None:
         """Write a group; where a file is full, the rest goes to the next one."""
+        group = list(group)
         while group:
             size, count = self._size, 0
             most = None if self._rotation is None else self._rotation.max_bytes
-            for _, record in group:
-                if most is not None and size and size + len(record) > most:
+            for one in group:
+                if most is not None and size and size + one.size > most:
                     break
-                size += len(record)
+                size += one.size
                 count += 1
             if not count:
                 await self._rotate()
                 continue
             await self._append_whole(group[:count])
-            for one, _ in group[:count]:
-                if not one.written.done():
-                    one.written.set_result(None)
+            for one in group[:count]:
+                if not one.waiting.written.done():
+                    one.waiting.written.set_result(None)
             del group[:count]
 
-    async def _append_whole(self, group: list[tuple[_Waiting, bytes]]) -> None:
+    async def _append_whole(self, group: list[_Made]) -> None:
         if self._torn_at is not None:
             await in_thread(os.ftruncate, self._file, self._torn_at)
             self._torn_at = None
-        job = Append(self._file, tuple(record for _, record in group))
+        job = Append(self._file, tuple(part for one in group for part in one.record))
         self._dirty = True
-        await threads.run(job, [one.holds for one, _ in group], may_hang=True)
+        await threads.run(job, [one.waiting.holds for one in group], may_hang=True)
         self._size = job.end
         if job.error:
             self._torn_at = job.end if job.is_torn else None

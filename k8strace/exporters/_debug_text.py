@@ -1,7 +1,8 @@
 """Trace requests as text, line for line as the collector's debug exporter prints them.
 
 Control characters in what senders wrote are escaped, so that a span cannot drive the
-terminal that it is shown on; line breaks and tabs stay, as in the collector.
+terminal that it is shown on; line breaks and tabs stay, as in the collector. Requests are
+printed in fragments, so that what a sender makes long is not made in one go.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
@@ -25,6 +25,9 @@ from opentelemetry.proto.common.v1.common_pb2 import (
 )
 from opentelemetry.proto.resource.v1.resource_pb2 import Resource
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+Texts = Iterator[str]
+Fragments = Iterator[bytes]
 
 _KINDS = ("Unspecified", "Internal", "Server", "Client", "Producer", "Consumer")
 _STATUS_CODES = ("Unset", "Ok", "Error")
@@ -38,80 +41,51 @@ _TYPES = {
     "bytes_value": "Bytes",
 }
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_ESCAPES = {
+    code: f"\\x{code:02x}" for code in range(0xA0) if _CONTROL.match(chr(code)) is not None
+}
+_PART = 3 * 4096  # characters, or bytes, which base64 writes in threes
 _EPOCH = datetime(1970, 1, 1)
-_MAX_VARINT = 10  # bytes of a 64-bit number
 
 
-def resource_spans(chunks: Iterable[bytes]) -> int:
-    """The number of ResourceSpans in `chunks`, read off the outermost level alone.
-
-    Raises DecodeError.
-    """
-    return sum(map(_top_level_messages, chunks))
-
-
-def _top_level_messages(chunk: bytes) -> int:
-    count = position = 0
-    while position < len(chunk):
-        tag, position = _varint(chunk, position)
-        match tag & 7:
-            case 2:
-                length, position = _varint(chunk, position)
-                position += length
-                count += tag == 0x0A
-            case 0:
-                _, position = _varint(chunk, position)
-            case 1:
-                position += 8
-            case 5:
-                position += 4
-            case wire_type:
-                raise DecodeError(f"wire type {wire_type} at byte {position}")
-    return count
-
-
-def _varint(chunk: bytes, position: int) -> tuple[int, int]:
-    value = 0
-    for index, byte in enumerate(chunk[position : position + _MAX_VARINT]):
-        value |= (byte & 0x7F) << 7 * index
-        if byte < 0x80:
-            return value, position + index + 1
-    raise DecodeError(f"no number at byte {position}")
-
-
-def normal(request: ExportTraceServiceRequest) -> str:
+def normal(request: ExportTraceServiceRequest) -> Fragments:
     """One line for each resource, scope and span."""
     return _printable(_normal(request))
 
 
-def detailed(request: ExportTraceServiceRequest) -> str:
+def detailed(request: ExportTraceServiceRequest) -> Fragments:
     """Everything, a line for each field."""
     return _printable(_detailed(request))
 
 
-def _printable(lines: Iterator[str]) -> str:
-    text = "".join(f"{line}\n" for line in lines)
-    if _CONTROL.search(text) is None:
-        return text
-    return _CONTROL.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
+def _printable(texts: Texts) -> Fragments:
+    for text in texts:
+        for part in _parts(text):
+            if _CONTROL.search(part) is not None:
+                part = part.translate(_ESCAPES)
+            yield part.encode(errors="replace")
 
 
-def _normal(request: ExportTraceServiceRequest) -> Iterator[str]:
+def _normal(request: ExportTraceServiceRequest) -> Texts:
     for i, group in enumerate(request.resource_spans):
         schema = f" [{group.schema_url}]" if group.schema_url else ""
-        pairs = _pairs(group.resource.attributes)
-        yield f"ResourceTraces #{i}{schema}{pairs}"
+        yield f"ResourceTraces #{i}{schema}"
+        yield from _pairs(group.resource.attributes)
         for j, scope_spans in enumerate(group.scope_spans):
             scope = _scope(scope_spans.scope, scope_spans.schema_url)
-            pairs = _pairs(scope_spans.scope.attributes)
-            yield f"ScopeTraces #{j}{scope}{pairs}"
+            yield f"ScopeTraces #{j}{scope}"
+            yield from _pairs(scope_spans.scope.attributes)
             for span in scope_spans.spans:
-                ids = f"{_hex(span.trace_id)} {_hex(span.span_id)}"
-                yield f"{span.name} {ids}{_pairs(span.attributes)}"
+                yield f"{span.name} {_hex(span.trace_id)} {_hex(span.span_id)}"
+                yield from _pairs(span.attributes)
 
 
-def _pairs(attributes: Iterable[KeyValue]) -> str:
-    return "".join(f" {pair.key}={_text(pair.value)}" for pair in attributes)
+def _pairs(attributes: Iterable[KeyValue]) -> Texts:
+    """The rest of a line."""
+    for pair in attributes:
+        yield f" {pair.key}="
+        yield from _text(pair.value)
+    yield "\n"
 
 
 def _scope(scope: InstrumentationScope, schema_url: str) -> str:
@@ -122,87 +96,89 @@ def _scope(scope: InstrumentationScope, schema_url: str) -> str:
     return "".join(f" {part}" for part in parts)
 
 
-def _detailed(request: ExportTraceServiceRequest) -> Iterator[str]:
+def _detailed(request: ExportTraceServiceRequest) -> Texts:
     for i, group in enumerate(request.resource_spans):
-        yield f"ResourceSpans #{i}"
-        yield f"Resource SchemaURL: {group.schema_url}"
+        yield f"ResourceSpans #{i}\n"
+        yield f"Resource SchemaURL: {group.schema_url}\n"
         yield from _attributes("Resource attributes", group.resource.attributes)
         yield from _entities(group.resource)
         for j, scope_spans in enumerate(group.scope_spans):
             scope = scope_spans.scope
-            yield f"ScopeSpans #{j}"
-            yield f"ScopeSpans SchemaURL: {scope_spans.schema_url}"
-            yield f"InstrumentationScope {scope.name} {scope.version}"
+            yield f"ScopeSpans #{j}\n"
+            yield f"ScopeSpans SchemaURL: {scope_spans.schema_url}\n"
+            yield f"InstrumentationScope {scope.name} {scope.version}\n"
             yield from _attributes("InstrumentationScope attributes", scope.attributes)
             for k, span in enumerate(scope_spans.spans):
-                yield f"Span #{k}"
+                yield f"Span #{k}\n"
                 yield from _span(span)
 
 
-def _span(span: Span) -> Iterator[str]:
-    yield f"    Trace ID       : {_hex(span.trace_id)}"
-    yield f"    Parent ID      : {_hex(span.parent_span_id)}"
-    yield f"    ID             : {_hex(span.span_id)}"
-    yield f"    Name           : {span.name}"
-    yield f"    Kind           : {_name(_KINDS, span.kind)}"
+def _span(span: Span) -> Texts:
+    yield f"    Trace ID       : {_hex(span.trace_id)}\n"
+    yield f"    Parent ID      : {_hex(span.parent_span_id)}\n"
+    yield f"    ID             : {_hex(span.span_id)}\n"
+    yield f"    Name           : {span.name}\n"
+    yield f"    Kind           : {_name(_KINDS, span.kind)}\n"
     if span.trace_state:
-        yield f"    TraceState     : {span.trace_state}"
-    yield f"    Start time     : {_time(span.start_time_unix_nano)}"
-    yield f"    End time       : {_time(span.end_time_unix_nano)}"
-    yield f"    Status code    : {_name(_STATUS_CODES, span.status.code)}"
-    yield f"    Status message : {span.status.message}"
-    yield f"    DroppedAttributesCount: {span.dropped_attributes_count}"
-    yield f"    DroppedEventsCount: {span.dropped_events_count}"
-    yield f"    DroppedLinksCount: {span.dropped_links_count}"
+        yield f"    TraceState     : {span.trace_state}\n"
+    yield f"    Start time     : {_time(span.start_time_unix_nano)}\n"
+    yield f"    End time       : {_time(span.end_time_unix_nano)}\n"
+    yield f"    Status code    : {_name(_STATUS_CODES, span.status.code)}\n"
+    yield f"    Status message : {span.status.message}\n"
+    yield f"    DroppedAttributesCount: {span.dropped_attributes_count}\n"
+    yield f"    DroppedEventsCount: {span.dropped_events_count}\n"
+    yield f"    DroppedLinksCount: {span.dropped_links_count}\n"
     yield from _attributes("Attributes", span.attributes)
     if span.events:
-        yield "Events:"
+        yield "Events:\n"
     for i, event in enumerate(span.events):
-        yield f"SpanEvent #{i}"
-        yield f"     -> Name: {event.name}"
-        yield f"     -> Timestamp: {_time(event.time_unix_nano)}"
-        yield f"     -> DroppedAttributesCount: {event.dropped_attributes_count}"
+        yield f"SpanEvent #{i}\n"
+        yield f"     -> Name: {event.name}\n"
+        yield f"     -> Timestamp: {_time(event.time_unix_nano)}\n"
+        yield f"     -> DroppedAttributesCount: {event.dropped_attributes_count}\n"
         yield from _nested_attributes(event.attributes)
     if span.links:
-        yield "Links:"
+        yield "Links:\n"
     for i, link in enumerate(span.links):
-        yield f"SpanLink #{i}"
-        yield f"     -> Trace ID: {_hex(link.trace_id)}"
-        yield f"     -> ID: {_hex(link.span_id)}"
-        yield f"     -> TraceState: {link.trace_state}"
-        yield f"     -> DroppedAttributesCount: {link.dropped_attributes_count}"
+        yield f"SpanLink #{i}\n"
+        yield f"     -> Trace ID: {_hex(link.trace_id)}\n"
+        yield f"     -> ID: {_hex(link.span_id)}\n"
+        yield f"     -> TraceState: {link.trace_state}\n"
+        yield f"     -> DroppedAttributesCount: {link.dropped_attributes_count}\n"
         yield from _nested_attributes(link.attributes)
 
 
-def _attributes(header: str, attributes: Iterable[KeyValue]) -> Iterator[str]:
-    lines = [f"     -> {pair.key}: {_typed(pair.value)}" for pair in attributes]
-    if lines:
-        yield f"{header}:"
-        yield from lines
+def _attributes(header: str, attributes: Iterable[KeyValue], before: str = "") -> Texts:
+    if attributes:
+        yield f"{before}{header}:\n"
+    for pair in attributes:
+        kind = _TYPES.get(pair.value.WhichOneof("value") or "", "Empty")
+        yield f"{before}     -> {pair.key}: {kind}("
+        yield from _text(pair.value)
+        yield ")\n"
 
 
-def _nested_attributes(attributes: Iterable[KeyValue]) -> Iterator[str]:
+def _nested_attributes(attributes: Iterable[KeyValue]) -> Texts:
     # The second colon stands in the collector's output.
-    for line in _attributes("-> Attributes:", attributes):
-        yield f"     {line}"
+    return _attributes("-> Attributes:", attributes, "     ")
 
 
-def _entities(resource: Resource) -> Iterator[str]:
+def _entities(resource: Resource) -> Texts:
     if resource.entity_refs:
-        yield "Resource entity refs:"
+        yield "Resource entity refs:\n"
     for i, entity in enumerate(resource.entity_refs):
-        yield f"     -> Entity ref #{i}:"
-        yield f"          -> Type: {entity.type}"
+        yield f"     -> Entity ref #{i}:\n"
+        yield f"          -> Type: {entity.type}\n"
         if entity.schema_url:
-            yield f"          -> Schema URL: {entity.schema_url}"
+            yield f"          -> Schema URL: {entity.schema_url}\n"
         for header, keys in (
             ("ID keys", entity.id_keys),
             ("Description keys", entity.description_keys),
         ):
             if keys:
-                yield f"          -> {header}:"
+                yield f"          -> {header}:\n"
             for key in keys:
-                yield f"               -> {key}"
+                yield f"               -> {key}\n"
 
 
 def _name(names: tuple[str, ...], number: int) -> str:
@@ -222,47 +198,71 @@ def _time(nanoseconds: int) -> str:
     return f"{_EPOCH + timedelta(seconds=seconds)}{fraction} +0000 UTC"
 
 
-def _typed(value: AnyValue) -> str:
-    kind = _TYPES.get(value.WhichOneof("value") or "", "Empty")
-    return f"{kind}({_text(value)})"
-
-
-def _text(value: AnyValue) -> str:
+def _text(value: AnyValue) -> Texts:
     """The value as the collector turns attributes of any type into strings."""
     match value.WhichOneof("value"):
         case "string_value":
-            return value.string_value
+            yield from _parts(value.string_value)
         case "bytes_value":
-            return b64encode(value.bytes_value).decode()
+            yield from _base64(value.bytes_value)
         case "bool_value" | "int_value" | "double_value" | "array_value" | "kvlist_value":
-            return _json(value)
-        case _:
-            return ""
+            yield from _json(value)
 
 
-def _json(value: AnyValue) -> str:
+def _json(value: AnyValue) -> Texts:
     match value.WhichOneof("value"):
         case "string_value":
-            return _quoted(value.string_value)
+            yield from _quoted(value.string_value)
         case "bytes_value":
-            return _quoted(b64encode(value.bytes_value).decode())
+            yield '"'
+            yield from _base64(value.bytes_value)
+            yield '"'
         case "bool_value":
-            return "true" if value.bool_value else "false"
+            yield "true" if value.bool_value else "false"
         case "int_value":
-            return str(value.int_value)
+            yield str(value.int_value)
         case "double_value":
-            return _float(value.double_value)
+            yield _float(value.double_value)
         case "array_value":
-            return f"[{','.join(map(_json, value.array_value.values))}]"
+            between = "["
+            for each in value.array_value.values:
+                yield between
+                yield from _json(each)
+                between = ","
+            yield "]" if between == "," else "[]"
         case "kvlist_value":
-            pairs = {pair.key: _json(pair.value) for pair in value.kvlist_value.values}
-            return f"{{{','.join(f'{_quoted(k)}:{pairs[k]}' for k in sorted(pairs))}}}"
+            pairs = {pair.key: pair.value for pair in value.kvlist_value.values}
+            between = "{"
+            for key in sorted(pairs):
+                yield between
+                yield from _quoted(key)
+                yield ":"
+                yield from _json(pairs[key])
+                between = ","
+            yield "}" if between == "," else "{}"
         case _:
-            return "null"
+            yield "null"
 
 
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def _quoted(text: str) -> Texts:
+    yield '"'
+    for part in _parts(text):
+        yield json.dumps(part, ensure_ascii=False)[1:-1]
+    yield '"'
+
+
+def _base64(data: bytes) -> Texts:
+    for start in range(0, len(data), _PART):
+        yield b64encode(data[start : start + _PART]).decode()
+
+
+def _parts(text: str) -> Texts:
+    """A long text in parts, since escapes make it longer still."""
+    if len(text) <= _PART:
+        yield text
+        return
+    for start in range(0, len(text), _PART):
+        yield text[start : start + _PART]
 
 
 def _float(number: float) -> str:

@@ -1,36 +1,127 @@
-"""How much an exporter that reads spans with protobuf, in Python, takes at a time.
+"""Requests that are read with protobuf and printed in Python: bounded in bytes and in time.
 
-A decoded span takes many times its bytes, and Python milliseconds for some hundreds of
-them. So these exporters get requests in pieces of bounded size, and a single span that
-is larger is not decoded where the budget could not hold what becomes of it.
+Decoded and printed a request takes many times its bytes, and Python a microsecond or more
+for each of its fields. So exporters that do it get requests in steps of `MAX_BYTES`; what a
+step makes is in the budget before it is made, and it is made a little at a time. A step
+that could take too much of the budget is halved. A single span that is larger is taken
+whole, if it is within `MAX_FIELDS` and `MAX_SPAN`, and if the budget could hold it.
 """
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Iterator
+from math import inf
+from time import monotonic
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
-from k8strace.budget import Budget
-from k8strace.errors import RejectedError
+from k8strace._complexity import fields_within
+from k8strace.errors import MalformedPayloadError, RejectedError
+from k8strace.exporters._delivery import TooLargeError
+from k8strace.passes import Loan, Spare
 from k8strace.payload import Payload
+from k8strace.units import MIB
 
-MAX_BYTES = 256 * 1024
+MAX_BYTES = 64 * 1024
 MAX_SPANS = 500
-GROWTH = 64  # times its bytes: what a message of tiny attributes takes, decoded and as text
+MAX_FIELDS = 40_000  # read in a few milliseconds; a step has fewer
+MAX_SPAN = 4 * MIB
+
+# Bytes, as measured with requests of the worst shapes.
+PER_FIELD = 400  # protobuf's object of an empty message, Python's, and what is printed
+PER_SPAN = 600  # the lines of an empty span
+PER_BYTE = 16  # of text: copies, four bytes a character, and escapes of six characters
+BUDGET_SHARE = 4  # a quarter of the budget is the most that one step may take
+
+TURN = 0.005  # seconds of printing after which others go on
+LOOK = 64  # fragments, or `LOOK_BYTES` of them, between two looks at the clock
+LOOK_BYTES = 16 * 1024
+SLICE = 64 * 1024  # bytes of what is printed that become one piece
+SLICE_FRAGMENTS = 4096
+
+Fragments = Iterator[bytes]
 
 
-def decoded(payload: Payload, budget: Budget) -> ExportTraceServiceRequest:
-    """The request, read by protobuf. Raises RejectedError."""
-    if payload.size > MAX_BYTES and GROWTH * payload.size > budget.limit // 2:
-        raise RejectedError(
-            f"a span of {payload.size} bytes, with its resource, is too large to be "
-            f"decoded within the memory budget ({budget.limit} bytes)",
-            "msg_too_large",
+async def printed(
+    payload: Payload,
+    spare: Spare,
+    fragments: Callable[[ExportTraceServiceRequest], Fragments],
+    until: float = inf,
+) -> tuple[tuple[bytes, ...], Loan]:
+    """What `fragments` makes of the request, and what holds it in the budget.
+
+    Raises RejectedError; RefusedError where there is no room up to the loop's time `until`.
+    """
+    loan = await spare.lend(_need(payload), payload, until)
+    try:
+        made = await gathered(fragments(_decoded(payload)))
+    except BaseException:
+        loan.end()
+        raise
+    if loan.lease is not None:
+        loan.lease.shrink_to(sum(map(len, made)))
+    return made, loan
+
+
+async def gathered(fragments: Iterable[bytes]) -> tuple[bytes, ...]:
+    """All fragments, in larger pieces; others go on meanwhile."""
+    made: list[bytes] = []
+    some: list[bytes] = []
+    size = number = since = 0
+    end = monotonic() + TURN
+    for fragment in fragments:
+        some.append(fragment)
+        size += len(fragment)
+        number += 1
+        since += len(fragment)
+        if size >= SLICE or len(some) >= SLICE_FRAGMENTS:
+            made.append(b"".join(some))
+            some, size = [], 0
+        if number < LOOK and since < LOOK_BYTES:
+            continue
+        number = since = 0
+        if monotonic() >= end:
+            await asyncio.sleep(0)
+            end = monotonic() + TURN
+    if some:
+        made.append(b"".join(some))
+    return tuple(made)
+
+
+def _need(payload: Payload) -> int:
+    """Bytes that reading and printing it may take.
+
+    Raises RejectedError; TooLargeError where less of it may be printed.
+    """
+    lease = payload.any_lease
+    try:
+        fields = fields_within(payload.chunks, MAX_FIELDS)
+    except MalformedPayloadError as error:
+        raise _undecodable(error) from error
+    if fields is None or payload.size > MAX_SPAN:
+        raise TooLargeError(
+            f"a span with its resource, of {payload.size} bytes, is too large to be "
+            f"printed: at most {MAX_FIELDS} fields and {MAX_SPAN} bytes are"
         )
+    need = PER_FIELD * fields + PER_SPAN * payload.spans + PER_BYTE * payload.size
+    if lease is not None and need > lease.budget.limit // BUDGET_SHARE:
+        raise TooLargeError(
+            f"a span with its resource, of {payload.size} bytes and {fields} fields, is "
+            f"too large to be printed in the memory budget ({lease.budget.limit} bytes)"
+        )
+    return need
+
+
+def _decoded(payload: Payload) -> ExportTraceServiceRequest:
     try:
         return ExportTraceServiceRequest.FromString(b"".join(payload.chunks))
     except DecodeError as error:
-        text = f"spans that cannot be decoded: {error}"
-        raise RejectedError(text, "decode_error") from error
+        raise _undecodable(error) from error
+
+
+def _undecodable(error: Exception) -> RejectedError:
+    return RejectedError(f"spans that cannot be decoded: {error}", "decode_error")

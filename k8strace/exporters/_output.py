@@ -10,6 +10,8 @@ import asyncio
 import os
 import select
 import stat
+from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 
 SHORTEST_PAUSE = 0.001  # seconds between two looks at whether something fits
@@ -17,7 +19,6 @@ LONGEST_PAUSE = 0.1
 MOST_AT_ONCE = 256 * 1024  # bytes between two times that others go on
 
 _FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-_NOTHING = memoryview(b"")
 
 
 def open_to_append(path: str | Path, *, truncate: bool = False) -> int:
@@ -38,22 +39,23 @@ class Output:
             self._poll = select.poll()
             self._poll.register(descriptor, select.POLLOUT)
         self._turn = asyncio.Lock()
-        self._rest = _NOTHING
+        self._rest: deque[memoryview] = deque()
 
-    async def write(self, record: bytes) -> None:
-        """Write all of `record`; raises OSError.
+    async def write(self, record: Iterable[bytes]) -> None:
+        """Write all parts of `record`, one after the other; raises OSError.
 
         When it is cancelled with some of it written, what is left goes before the next
         record.
         """
         async with self._turn:
             await self._finish()
-            self._rest = memoryview(record)
+            self._rest.extend(memoryview(part) for part in record if part)
+            size = sum(map(len, self._rest))
             try:
                 await self._finish()
             except asyncio.CancelledError:
-                if len(self._rest) == len(record):
-                    self._rest = _NOTHING
+                if sum(map(len, self._rest)) == size:
+                    self._rest.clear()
                 raise
 
     def close(self) -> None:
@@ -69,9 +71,11 @@ class Output:
             try:
                 written = self._write_some()
             except OSError:
-                self._rest = _NOTHING
+                self._rest.clear()
                 raise
-            self._rest = self._rest[written:]
+            first = self._rest.popleft()
+            if written < len(first):
+                self._rest.appendleft(first[written:])
             at_once += written
             if at_once >= MOST_AT_ONCE:  # who reads is as fast as we are: others go on, too
                 at_once = 0
@@ -85,11 +89,11 @@ class Output:
     def _write_some(self) -> int:
         """Write as much as surely fits; returns the number of bytes."""
         if self._poll is None:
-            return os.write(self._descriptor, self._rest[:MOST_AT_ONCE])
+            return os.write(self._descriptor, self._rest[0][:MOST_AT_ONCE])
         if not self._poll.poll(0):
             return 0
         try:
             # What can be written to at all takes this much without blocking (pipe(7)).
-            return os.write(self._descriptor, self._rest[: select.PIPE_BUF])
+            return os.write(self._descriptor, self._rest[0][: select.PIPE_BUF])
         except BlockingIOError:  # a terminal that somebody made non-blocking
             return 0

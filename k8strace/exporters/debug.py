@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from google.protobuf.message import DecodeError
 from msgspec import UNSET, Meta, UnsetType
 
+from k8strace._fastpath import Counting
 from k8strace.component import Context, Promise
-from k8strace.errors import RefusedError, RejectedError
-from k8strace.exporters._appender import Appender, opened
-from k8strace.exporters._debug_text import detailed, normal, resource_spans
-from k8strace.exporters._decoding import MAX_BYTES, MAX_SPANS, decoded
+from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
+from k8strace.exporters._appender import Appender, Record, opened
+from k8strace.exporters._debug_text import detailed, normal
+from k8strace.exporters._decoding import MAX_BYTES, MAX_SPANS, printed
 from k8strace.exporters._output import Output, open_to_append
 from k8strace.exporters._sending import (
     QueueConfig,
@@ -30,6 +30,7 @@ from k8strace.exporters._sending import (
     SendingExporter,
     Sent,
 )
+from k8strace.passes import Loan, Spare, step
 from k8strace.payload import Payload
 from k8strace.units import Duration
 
@@ -117,6 +118,7 @@ class Debug(SendingExporter[Config]):
     def __init__(self, config: Config, context: Context) -> None:
         super().__init__(config, context)
         self._outputs: dict[str, Output | Appender] = {}
+        self._spare = Spare(context.budget)
         self._tick_end = 0.0
         self._seen = 0
 
@@ -145,17 +147,11 @@ class Debug(SendingExporter[Config]):
 
     async def send(self, payload: Payload) -> Sent:
         if self._is_due() and self._is_wanted():
-            text = self._text(payload).encode(errors="replace")
-            for path, output in self._outputs.items():
-                try:
-                    if isinstance(output, Appender):
-                        await output.write(lambda: text, payload)
-                    else:
-                        await output.write(text)
-                except OSError as error:
-                    raise RefusedError(
-                        f"cannot write to {path}: {error.strerror}"
-                    ) from error
+            text, loan = await self._text(payload)
+            try:
+                await self._write(text, payload)
+            finally:
+                loan.end()
         return Sent()
 
     async def close(self) -> None:
@@ -182,21 +178,34 @@ class Debug(SendingExporter[Config]):
         every = self.config.sampling_thereafter
         return every > 0 and beyond % every == 0
 
-    def _text(self, payload: Payload) -> str:
-        """The summary and, above basic, the spans; each as the collector logs it."""
-        try:
-            counts = {"resource spans": resource_spans(payload.chunks)}
-            body = ""
-            if self.config.level != "basic":
-                request = decoded(payload, self.context.budget)
-                body = (normal if self.config.level == "normal" else detailed)(request)
-        except DecodeError as error:
-            raise RejectedError(
-                f"spans that cannot be decoded: {error}", "decode_error"
-            ) from error
-        counts["spans"] = payload.spans
+    async def _write(self, text: Record, payload: Payload) -> None:
+        async def made(_: float) -> tuple[Record, Loan]:
+            return text, Loan(None, None)
+
+        for path, output in self._outputs.items():
+            try:
+                if isinstance(output, Appender):
+                    await output.write(made, payload)
+                else:
+                    await output.write(text)
+            except OSError as error:
+                raise RefusedError(f"cannot write to {path}: {error.strerror}") from error
+
+    async def _text(self, payload: Payload) -> tuple[Record, Loan]:
+        """The summary and, above basic, the spans, each as the collector logs it; and what
+        holds that in the budget.
+        """
+        counts = {
+            "resource spans": await _resource_spans(payload.chunks),
+            "spans": payload.spans,
+        }
+        body: Record = ()
+        loan = Loan(None, None)
+        if self.config.level != "basic":
+            verbose = normal if self.config.level == "normal" else detailed
+            body, loan = await printed(payload, self._spare, verbose)
         if not self.config.use_internal_logger:
-            return f"Traces\t{json.dumps(counts)}\n" + (body and f"{body}\n")
+            return _entry(f"Traces\t{json.dumps(counts)}\n", body, "", "\n"), loan
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now))
         start = f"{stamp}.{int(now % 1 * 1000):03d}Z\tinfo\t"
@@ -206,4 +215,22 @@ class Debug(SendingExporter[Config]):
             "otelcol.signal": "traces",
         }
         summary = f"{start}Traces\t{json.dumps(where | counts)}\n"
-        return summary + (body and f"{start}{body}\t{json.dumps(where)}\n")
+        return _entry(summary, body, start, f"\t{json.dumps(where)}\n"), loan
+
+
+def _entry(summary: str, body: Record, start: str, end: str) -> Record:
+    if not body:
+        return (summary.encode(),)
+    return (f"{summary}{start}".encode(), *body, end.encode())
+
+
+async def _resource_spans(chunks: tuple[bytes, ...]) -> int:
+    """How many there are, with spans or without. Raises RejectedError."""
+    counting = Counting(chunks)
+    try:
+        while not counting.is_done:
+            await step(counting)
+    except MalformedPayloadError as error:
+        text = f"spans that cannot be decoded: {error}"
+        raise RejectedError(text, "decode_error") from error
+    return counting.resources

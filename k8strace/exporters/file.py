@@ -1,7 +1,7 @@
 """file: writes spans to a file, as lines of OTLP's JSON or as protobuf.
 
 Each payload is a record: a line, or a message behind its length in 4 bytes (big-endian).
-As JSON one of more than 500 spans, or 256 KiB, is several.
+As JSON one of more than 500 spans, or 64 KiB, is several.
 A record is handed to the operating system before its payload counts as sent, so the end
 of the process loses none; `flush_interval` is how often it goes on to the disk. A record
 that could not be written whole is taken back. A pipe or a device gets what it takes.
@@ -14,6 +14,7 @@ import os
 import stat
 from collections.abc import Mapping
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -23,8 +24,8 @@ from k8strace.background import keep_running
 from k8strace.component import Context, Worker
 from k8strace.errors import RefusedError
 from k8strace.exporters import _otlp_json
-from k8strace.exporters._appender import CLOSE_TIMEOUT, Appender, opened, prune
-from k8strace.exporters._decoding import MAX_BYTES, MAX_SPANS, decoded
+from k8strace.exporters._appender import CLOSE_TIMEOUT, Appender, Record, opened, prune
+from k8strace.exporters._decoding import MAX_BYTES, MAX_SPANS, printed
 from k8strace.exporters._output import Output, open_to_append
 from k8strace.exporters._rotation import Rotation
 from k8strace.exporters._sending import (
@@ -35,6 +36,7 @@ from k8strace.exporters._sending import (
     Sent,
 )
 from k8strace.folders import make_folders
+from k8strace.passes import Loan, Spare
 from k8strace.payload import Payload
 from k8strace.units import Duration
 
@@ -112,6 +114,7 @@ class File(SendingExporter[Config]):
         super().__init__(config, context)
         self._output: Output | None = None  # what is not a regular file
         self._appender: Appender | None = None
+        self._spare = Spare(context.budget)
         self._closing = asyncio.Event()
         self._flusher: asyncio.Task[None] | None = None
 
@@ -164,7 +167,11 @@ class File(SendingExporter[Config]):
             if self._appender is not None:
                 await self._appender.write(partial(self._record, payload), payload)
             elif self._output is not None:
-                await self._output.write(self._record(payload))
+                record, loan = await self._record(payload, inf)
+                try:
+                    await self._output.write(record)
+                finally:
+                    loan.end()
         except OSError as error:
             raise RefusedError(
                 f"cannot write to {error.filename or self._path}: {error.strerror}"
@@ -190,11 +197,13 @@ class File(SendingExporter[Config]):
             self._output.close()
             self._output = None
 
-    def _record(self, payload: Payload) -> bytes:
+    async def _record(self, payload: Payload, until: float) -> tuple[Record, Loan]:
+        """What is written, and what holds it; see `_appender.Make`."""
         if self.config.format == "proto":
             length = payload.size.to_bytes(_LENGTH, "big")
-            return b"".join((length, *payload.chunks))
-        return _otlp_json.encode(decoded(payload, self.context.budget)) + b"\n"
+            return (length, *payload.chunks), Loan(None, None)
+        record, loan = await printed(payload, self._spare, _otlp_json.encode, until)
+        return (*record, b"\n"), loan
 
     def _mend(self, appended: int) -> None:
         """Cut off a record that an earlier process did not finish."""

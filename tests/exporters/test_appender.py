@@ -6,7 +6,7 @@ import asyncio
 import errno
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ import pytest
 
 from k8strace import threads
 from k8strace.exporters import _appender
-from k8strace.exporters._appender import Appender, opened
+from k8strace.exporters._appender import Appender, Make, Record, opened
 from k8strace.exporters._output import open_to_append
 from k8strace.exporters._rotation import Rotation
+from k8strace.passes import Loan
 from k8strace.units import MIB
 
 LOG = logging.LoggerAdapter(logging.getLogger("k8strace"), {})
@@ -33,8 +34,11 @@ async def appending(
     await one.close()
 
 
-def record(content: bytes) -> Callable[[], bytes]:
-    return lambda: content
+def record(content: bytes) -> Make:
+    async def make(_: float) -> tuple[Record, Loan]:
+        return (content[:1], content[1:]), Loan(None, None)
+
+    return make
 
 
 @pytest.fixture
@@ -90,7 +94,7 @@ async def test_large_ones_are_writes_of_their_own(path: Path, disk: Disk) -> Non
 
 
 async def test_a_record_that_cannot_be_made_fails_alone(path: Path) -> None:
-    def broken() -> bytes:
+    async def broken(_: float) -> tuple[Record, Loan]:
         raise ValueError("no record")
 
     async with appending(path) as one:

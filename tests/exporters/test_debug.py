@@ -18,11 +18,16 @@ import pytest
 from k8strace.edges import Edge
 from k8strace.errors import ConfigError, PartlyRejectedError, RefusedError, RejectedError
 from k8strace.exporters import debug
-from k8strace.exporters._debug_text import detailed, normal
+from k8strace.exporters._debug_text import Fragments, detailed, normal
 from k8strace.exporters.debug import Debug
 from k8strace.payload import Payload
 from tests.support.pipeline import assert_at_rest, configured, context, edge_to, payload
 from tests.support.requests import parse
+
+
+def text_of(fragments: Fragments) -> str:
+    return b"".join(fragments).decode()
+
 
 STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 
@@ -67,7 +72,9 @@ async def test_the_spans_follow_the_summary(
         await edge(one)
     # The collector's console encoder ends the entry, which ends in a line break itself.
     assert out.read_text() == (
-        'Traces\t{"resource spans": 1, "spans": 3}\n' + text(parse(one.chunks)) + "\n"
+        'Traces\t{"resource spans": 1, "spans": 3}\n'
+        + text_of(text(parse(one.chunks)))
+        + "\n"
     )
 
 
@@ -87,7 +94,7 @@ async def test_with_the_internal_logger_lines_look_like_the_log(
     summary = json.dumps(where | {"resource spans": 1, "spans": 2})
     assert re.fullmatch(
         f"{STAMP}\tinfo\tTraces\t{re.escape(summary)}\n"
-        f"{STAMP}\tinfo\t{re.escape(normal(parse(one.chunks)))}"
+        f"{STAMP}\tinfo\t{re.escape(text_of(normal(parse(one.chunks))))}"
         f"\t{re.escape(json.dumps(where))}\n",
         out,
     )
@@ -122,7 +129,7 @@ async def test_the_documentations_option_prints_everything(tmp_path: Path) -> No
     async with running(bare(out, logLevel="debug")) as (_, edge):
         for one in payloads:
             await edge(one)
-    bodies = [detailed(parse(one.chunks)) for one in payloads]
+    bodies = [text_of(detailed(parse(one.chunks))) for one in payloads]
     assert all(body in out.read_text() for body in bodies)
 
 
@@ -168,7 +175,7 @@ async def test_only_what_cannot_be_decoded_is_rejected(tmp_path: Path) -> None:
         await edge(good)
     assert exporter.ledger.rejected == 1
     assert exporter.ledger.sent == 2
-    assert detailed(parse(good.chunks)) in out.read_text()
+    assert text_of(detailed(parse(good.chunks))) in out.read_text()
 
 
 async def test_one_bad_request_does_not_spoil_those_joined_with_it(tmp_path: Path) -> None:
@@ -183,7 +190,9 @@ async def test_one_bad_request_does_not_spoil_those_joined_with_it(tmp_path: Pat
     assert caught.value.reason == "decode_error"
     assert caught.value.culprits == (joined.sources[1],)
     assert exporter.ledger.sent == 5
-    assert all(detailed(parse(one.chunks)) in out.read_text() for one in (first, last))
+    assert all(
+        text_of(detailed(parse(one.chunks))) in out.read_text() for one in (first, last)
+    )
 
 
 async def test_an_output_that_fails_refuses() -> None:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
+from base64 import b64encode
 
 import pytest
-from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
-from k8strace.exporters._debug_text import _typed, detailed, normal, resource_spans
+from k8strace.exporters._debug_text import Fragments, detailed, normal
 from tests.support.requests import request
+
+
+def text_of(fragments: Fragments) -> str:
+    return b"".join(fragments).decode()
+
+
+def typed(value: AnyValue) -> str:
+    """How `detailed` writes the value of an attribute."""
+    message = ExportTraceServiceRequest()
+    message.resource_spans.add().resource.attributes.add(key="k").value.CopyFrom(value)
+    _, _, line = text_of(detailed(message)).partition("     -> k: ")
+    return line.removesuffix("\n")
+
 
 TRACE_ID = bytes(range(1, 17))
 SPAN_ID = bytes(range(17, 25))
@@ -158,16 +172,16 @@ empty {end}
 
 
 def test_detailed_has_a_line_for_each_field() -> None:
-    assert detailed(full_request()) == DETAILED
+    assert text_of(detailed(full_request())) == DETAILED
 
 
 def test_normal_has_a_line_for_each_span() -> None:
-    assert normal(full_request()) == NORMAL
+    assert text_of(normal(full_request())) == NORMAL
 
 
 def test_an_empty_request_has_no_lines() -> None:
-    assert detailed(ExportTraceServiceRequest()) == ""
-    assert normal(ExportTraceServiceRequest()) == ""
+    assert text_of(detailed(ExportTraceServiceRequest())) == ""
+    assert text_of(normal(ExportTraceServiceRequest())) == ""
 
 
 @pytest.mark.parametrize(
@@ -183,7 +197,7 @@ def test_times_are_those_of_go(nanoseconds: int, expected: str) -> None:
     message = ExportTraceServiceRequest()
     span = message.resource_spans.add().scope_spans.add().spans.add()
     span.start_time_unix_nano = nanoseconds
-    assert f"    Start time     : {expected}\n" in detailed(message)
+    assert f"    Start time     : {expected}\n" in text_of(detailed(message))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +222,7 @@ def test_times_are_those_of_go(nanoseconds: int, expected: str) -> None:
 def test_doubles_are_written_as_the_collector_writes_them(
     number: float, expected: str
 ) -> None:
-    assert _typed(AnyValue(double_value=number)) == f"Double({expected})"
+    assert typed(AnyValue(double_value=number)) == f"Double({expected})"
 
 
 def test_nested_values_are_json() -> None:
@@ -222,17 +236,17 @@ def test_nested_values_are_json() -> None:
     pairs = items.add().kvlist_value.values
     pairs.add(key="zoo").value.double_value = 5.5
     pairs.add(key="bar").value.kvlist_value.SetInParent()
-    assert _typed(value) == 'Slice(["a\\"<b>é",42,["AQI="],true,null,{"bar":{},"zoo":5.5}])'
-    assert _typed(items[5]) == 'Map({"bar":{},"zoo":5.5})'
-    assert _typed(AnyValue(bytes_value=b"\x01\x02")) == "Bytes(AQI=)"
-    assert _typed(AnyValue()) == "Empty()"
+    assert typed(value) == 'Slice(["a\\"<b>é",42,["AQI="],true,null,{"bar":{},"zoo":5.5}])'
+    assert typed(items[5]) == 'Map({"bar":{},"zoo":5.5})'
+    assert typed(AnyValue(bytes_value=b"\x01\x02")) == "Bytes(AQI=)"
+    assert typed(AnyValue()) == "Empty()"
 
 
 def test_control_characters_cannot_reach_the_terminal() -> None:
     message = request(1)
     span = message.resource_spans[0].scope_spans[0].spans[0]
     span.name = "a\x1b[2Jb\x9bc\rd\te\nf"
-    for text in (detailed(message), normal(message)):
+    for text in map(text_of, (detailed(message), normal(message))):
         assert "a\\x1b[2Jb\\x9bc\\x0dd\te\nf" in text
 
 
@@ -242,19 +256,18 @@ def test_unknown_enums_have_no_name() -> None:
     # Not in the enums: a sender of a later version.
     span.MergeFromString(b"\x30\x63")
     span.status.MergeFromString(b"\x18\x63")
-    text = detailed(message)
+    text = text_of(detailed(message))
     assert "    Kind           : \n" in text
     assert "    Status code    : \n" in text
 
 
-def test_resource_spans_are_counted_without_being_read() -> None:
-    bodies = [request(4, resources=count).SerializeToString() for count in (1, 3, 2)]
-    # Fields that are not known, one of each wire type, are no ResourceSpans.
-    unknown = b"\x10\x01" + b"\x19" + bytes(8) + b"\x25" + bytes(4) + b"\x2a\x02ab"
-    assert resource_spans([*bodies, unknown + bodies[0], b""]) == 7
-
-
-def test_what_is_no_request_is_an_error() -> None:
-    for chunk in (b"\x0a", b"\x0a\x80", b"\x0b", b"\xff" * 11):
-        with pytest.raises(DecodeError):
-            resource_spans([chunk])
+@pytest.mark.parametrize("length", [12_287, 12_288, 12_289, 40_000])
+def test_long_values_are_written_in_parts_and_whole(length: int) -> None:
+    text = ('a\x01é"' * length)[:length]
+    assert typed(AnyValue(string_value=text)) == f"Str({text})".replace("\x01", "\\x01")
+    data = bytes(index % 251 for index in range(length))
+    assert typed(AnyValue(bytes_value=data)) == f"Bytes({b64encode(data).decode()})"
+    value = AnyValue()
+    value.array_value.values.add().string_value = text
+    quoted = json.dumps([text], ensure_ascii=False)
+    assert typed(value) == f"Slice({quoted})"

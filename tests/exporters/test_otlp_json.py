@@ -72,7 +72,7 @@ def requests(draw: st.DrawFn) -> ExportTraceServiceRequest:
 def test_any_request_is_protobufs_json_but_for_ids_and_enums(
     message: ExportTraceServiceRequest,
 ) -> None:
-    line = encode(message)
+    line = b"".join(encode(message))
     assert json.loads(line) == expected(message)
     assert b"\n" not in line
 
@@ -80,7 +80,7 @@ def test_any_request_is_protobufs_json_but_for_ids_and_enums(
 def test_real_requests_come_back_span_for_span() -> None:
     for body in recorded()[:3]:
         message = ExportTraceServiceRequest.FromString(body)
-        assert read(encode(message)) == message
+        assert read(b"".join(encode(message))) == message
 
 
 def test_the_form_that_the_specification_asks_for() -> None:
@@ -97,7 +97,9 @@ def test_the_form_that_the_specification_asks_for() -> None:
     )
     span.attributes.add(key="n").value.int_value = -1
     span.attributes.add(key="d").value.double_value = math.inf
-    assert json.loads(encode(message))["resourceSpans"][0]["scopeSpans"][0]["spans"] == [
+    assert json.loads(b"".join(encode(message)))["resourceSpans"][0]["scopeSpans"][0][
+        "spans"
+    ] == [
         {
             "traceId": "ab" * 16,
             "spanId": "cd" * 8,

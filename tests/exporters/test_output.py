@@ -62,7 +62,7 @@ async def written(task: asyncio.Future[None]) -> None:
 async def test_a_slow_reader_gets_all_of_it(pipe: Pipe, blocking: bool) -> None:
     os.set_blocking(pipe.output._descriptor, blocking)
     data = bytes(range(256)) * (MANY // 256)
-    task = asyncio.ensure_future(pipe.output.write(data))
+    task = asyncio.ensure_future(pipe.output.write((data,)))
     await written(task)
     await pipe.read_until(task)
     assert pipe.received == data
@@ -70,40 +70,41 @@ async def test_a_slow_reader_gets_all_of_it(pipe: Pipe, blocking: bool) -> None:
 
 async def test_records_are_not_mixed(pipe: Pipe) -> None:
     tasks = [
-        asyncio.ensure_future(pipe.output.write(letter * MANY)) for letter in (b"a", b"b")
+        asyncio.ensure_future(pipe.output.write((letter * MANY,)))
+        for letter in (b"a", b"b")
     ]
     await pipe.read_until(asyncio.gather(*tasks))  # type: ignore[arg-type]
     assert pipe.received == b"a" * MANY + b"b" * MANY
 
 
 async def test_what_was_begun_goes_before_the_next_record(pipe: Pipe) -> None:
-    first = asyncio.ensure_future(pipe.output.write(b"a" * MANY))
+    first = asyncio.ensure_future(pipe.output.write((b"a" * MANY,)))
     await written(first)
     await cancel(first)
-    await pipe.read_until(asyncio.ensure_future(pipe.output.write(b"b")))
+    await pipe.read_until(asyncio.ensure_future(pipe.output.write((b"b",))))
     assert pipe.received == b"a" * MANY + b"b"
 
 
 async def test_what_was_not_begun_is_not_written(pipe: Pipe) -> None:
-    full = asyncio.ensure_future(pipe.output.write(b"a" * MANY))
+    full = asyncio.ensure_future(pipe.output.write((b"a" * MANY,)))
     await written(full)
     await cancel(full)
-    waiting = asyncio.ensure_future(pipe.output.write(b"b" * MANY))
+    waiting = asyncio.ensure_future(pipe.output.write((b"b" * MANY,)))
     await written(waiting)
     await cancel(waiting)
-    await pipe.read_until(asyncio.ensure_future(pipe.output.write(b"c")))
+    await pipe.read_until(asyncio.ensure_future(pipe.output.write((b"c",))))
     assert pipe.received == b"a" * MANY + b"c"
 
 
 async def test_a_reader_that_goes_away_ends_the_wait(pipe: Pipe) -> None:
-    task = asyncio.ensure_future(pipe.output.write(b"a" * MANY))
+    task = asyncio.ensure_future(pipe.output.write((b"a" * MANY,)))
     await written(task)
     pipe.close_reader()
     with pytest.raises(BrokenPipeError):
         await task
     # Nothing of it is tried again.
     with pytest.raises(BrokenPipeError):
-        await pipe.output.write(b"b")
+        await pipe.output.write((b"b",))
 
 
 async def test_a_file_takes_all_at_once(tmp_path: Path) -> None:
@@ -112,7 +113,7 @@ async def test_a_file_takes_all_at_once(tmp_path: Path) -> None:
     for truncate, expected in ((False, b"before now"), (True, b"now")):
         output = Output(open_to_append(path, truncate=truncate))
         with pytest.raises(StopIteration):
-            output.write(b"now").send(None)
+            output.write((b"now",)).send(None)
         output.close()
         assert path.read_bytes() == expected
 
@@ -137,7 +138,7 @@ async def test_others_go_on_while_a_large_record_is_written() -> None:
             await asyncio.sleep(0)
 
     task = asyncio.ensure_future(others())
-    await output.write(bytes(10 * MOST_AT_ONCE))
+    await output.write((bytes(10 * MOST_AT_ONCE),))
     task.cancel()
     output.close()
     assert turns >= 10

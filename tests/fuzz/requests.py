@@ -79,6 +79,6 @@ def otlp_json(data: bytes) -> None:
     message = ExportTraceServiceRequest()
     with suppress(DecodeError):
         message = ExportTraceServiceRequest.FromString(data)
-    line = _otlp_json.encode(message)
+    line = b"".join(_otlp_json.encode(message))
     assert b"\n" not in line
     assert json.loads(line) == expected(message)
