@@ -60,7 +60,8 @@ class Connection(asyncio.BufferedProtocol):
         shared = self._shared
         self._transport = cast("asyncio.Transport", transport)
         # What the kernel does not take at once is a client's that does not read.
-        self._transport.set_write_buffer_limits(high=0)
+        # Not 0: TLS's transports take that for reached when nothing is left to be written.
+        self._transport.set_write_buffer_limits(high=1, low=0)
         self._client = client = Client(transport)
         cost = shared.limits.connection
         if not shared.take(cost, self):

@@ -153,6 +153,21 @@ async def test_who_a_client_is_goes_on_with_its_spans(
         assert receiving.counted("http") == (3, 0, 0)
 
 
+async def test_a_connection_over_tls_takes_one_request_after_the_other(
+    authority: Authority,
+) -> None:
+    headers = {"content-type": "application/x-protobuf"}
+    before = trusting(authority)
+    async with Receiving(http={"tls": authority.issue().files}) as receiving:
+        connector = aiohttp.TCPConnector(limit=1)
+        async with aiohttp.ClientSession(headers=headers, connector=connector) as client:
+            for _ in range(5):
+                post = client.post(https(receiving), data=BODY, ssl=before)
+                async with asyncio.timeout(20), post as response:
+                    assert response.status == 200
+        assert receiving.counted("http")[0] == 15
+
+
 async def test_http_renews_what_it_shows_and_whom_it_trusts(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
