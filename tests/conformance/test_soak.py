@@ -13,6 +13,7 @@ from typing import Any
 import grpc.aio
 import pytest
 
+from k8strace.budget import Budget
 from tests.conformance.test_client import Peer, client
 from tests.support.backend import PATH
 from tests.support.engine import MIB, ONE_LOOP, OPTIONS, Rig, channel, send
@@ -67,8 +68,11 @@ async def repeated(
 
 
 def quiet(engine: ModuleType, peers: set[str]) -> Rig:
-    """A server that keeps nothing of its calls but who made them."""
-    rig = Rig(engine)
+    """A server that keeps nothing of its calls but who made them.
+
+    Its budget has upkeep, a quarter of it, for a thousand connections of 64 KiB.
+    """
+    rig = Rig(engine, budget=Budget(512 * MIB))
     rig.keep_calls = False
 
     async def answer(call: Any) -> bytes:
