@@ -15,7 +15,7 @@ def credential(data: bytes) -> None:
     token = bearer(data)
     if token is not None:
         assert 0 < len(token) <= MAX_TOKEN
-        assert data[6:] == b" " + token.encode("ascii")
+        assert data.strip(b" ")[6:].lstrip(b" ") == token.encode("ascii")
         jwt(token)
     jwt(data.decode("latin-1"))
     users(data)
