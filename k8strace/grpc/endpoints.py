@@ -245,3 +245,20 @@ def speaks_http2(transport: asyncio.BaseTransport) -> bool:
     """Whether a connection that is up may carry HTTP/2; over TLS, ALPN has to say so."""
     tls = transport.get_extra_info("ssl_object")
     return tls is None or tls.selected_alpn_protocol() == "h2"
+
+
+def end_writing(transport: asyncio.Transport) -> bool:
+    """Let the peer close; False where that cannot be waited for.
+
+    What a peer sends to a socket that is closed resets the connection, and then it does not
+    get what was sent before.
+    """
+    if not transport.can_write_eof():
+        transport.close()
+        return False
+    try:
+        transport.write_eof()
+    except OSError:  # the peer has gone already, and the loop doesn't know yet
+        transport.abort()
+        return False
+    return True

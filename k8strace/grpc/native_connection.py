@@ -35,6 +35,7 @@ from k8strace.grpc import (
 from k8strace.grpc.compression import MAGIC, decompress
 from k8strace.grpc.endpoints import (
     GRPC_PORT,
+    end_writing,
     host_of,
     peer_of_socket,
     speaks_http1,
@@ -569,22 +570,14 @@ class Connection(asyncio.BufferedProtocol):
             self._close()
 
     def _close(self) -> None:
-        """Let the client close: what it sends to a socket that is closed resets the
-        connection, and then it doesn't get what was sent before."""
+        """Let the client close, and take nothing more of it."""
         transport = self._transport
         # Closed twice, asyncio's TLS forgets its connection, which then cannot be aborted.
         if self._closed_at is not None or transport.is_closing():
             return
         self._closed_at = self._loop.time()
-        if not transport.can_write_eof():
-            transport.close()
-            return
-        try:
-            transport.write_eof()
-        except OSError:  # the client has gone already, and the loop doesn't know yet
-            transport.abort()
-            return
-        transport.resume_reading()
+        if end_writing(transport):
+            transport.resume_reading()
 
     def _broken(self, error: BaseException) -> None:
         if isinstance(error, ProtocolError):

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from k8strace._http1 import Body, Chunks, HeadError, Request
 from k8strace.driver import Done, Rest, begin
-from k8strace.grpc.endpoints import HTTP_PORT
+from k8strace.grpc.endpoints import HTTP_PORT, end_writing
 from k8strace.net.messages import CONTINUE, HTTPError, Response, encode
 from k8strace.net.site import STEP, Client, Shared
 from k8strace.tls.peers import PLAINTEXT_PORT, speaks_tls
@@ -477,8 +477,7 @@ class Connection(asyncio.BufferedProtocol):
             self._head_cost = 0
 
     def _close(self) -> None:
-        """Let the client close: what it sends to a socket that is closed resets the
-        connection, and then it doesn't get what was sent before."""
+        """Let the client close, and take nothing more of it."""
         transport = self._transport
         # Closed twice, asyncio's TLS forgets its connection, which then cannot be aborted.
         if self._phase == CLOSING or transport.is_closing():
@@ -486,13 +485,7 @@ class Connection(asyncio.BufferedProtocol):
         self._phase = CLOSING
         self._since = self._loop.time()
         self._drop_kept()
-        if not transport.can_write_eof():
-            transport.close()
-            return
-        try:
-            transport.write_eof()
-        except OSError:  # the client has gone already, and the loop doesn't know yet
-            transport.abort()
+        end_writing(transport)
 
     # What is kept, and reading
 
