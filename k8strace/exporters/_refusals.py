@@ -41,11 +41,21 @@ _SIZE = re.compile(
 of 2026, and what proxies and backends make of HTTP 413."""
 
 _NOT_SIZE = re.compile(
-    r"\brate|quota|throttl|\bper[ -]?(?:second|minute|hour|day|month)|/s\b|bandwidth"
-    r"|\bburst|concurren|too many|queue|backlog",
+    "|".join(
+        (
+            r"\brate|quota|throttl|bandwidth|throughput|\bburst|concurren|too many",
+            r"\b(?:second|minute|hour|day|week|month)s?\b|/s\b",
+            r"\b(?:hour|dai|week|month)ly\b",
+            r"\blater\b|try again|retry (?:after|in)\b|temporar|\bbusy\b|slow down",
+            r"overload|queue|backlog|pending|outstanding|\bin[ -]?flight|remaining",
+            r"allowance|\btokens?\b",
+            r"\b(?:of|available) memory\b|\bmemory (?:limit|usage|pressure)",
+        )
+    ),
     re.IGNORECASE,
 )
-"""What a text about size has not in it: it is about a limit that passes with time."""
+"""What a text about size does not have in it: it is about a limit that passes with time,
+or with what others have sent."""
 
 _HEADERS = re.compile(
     r"\b(?:header|metadata)s?\b[\w ]{0,20}\b(?:size|larger than|too large)", re.IGNORECASE
@@ -55,9 +65,14 @@ _HEADERS = re.compile(
 _TOO_MANY = re.compile(r"\bstatus\b[^\d;]{0,40}\b429\b", re.IGNORECASE)
 """What gRPC's libraries say of a proxy's HTTP 429, for which they have UNAVAILABLE."""
 
-_ANSWER = re.compile(r"^(?:the answer: |an answer of \d|CLIENT: Received )")
+_ANSWER = re.compile(
+    r"^(?:the answer: |an answer of \d|(?:Stream removed \()?CLIENT: Received )"
+)
 """How our clients begin what they say of a response that is too large: the request was
-taken, and sending it again would make it two."""
+taken, and sending it again would make it two. gRPC's core puts its text in brackets."""
+
+_TOO_SLOW = re.compile(r"\bstatus\b[^\d;]{0,40}\b408\b", re.IGNORECASE)
+"""What gRPC's libraries say of a proxy's HTTP 408, for which they have UNKNOWN."""
 
 
 def is_about_size(text: str) -> bool:
@@ -85,7 +100,7 @@ def refusal_of(error: StatusError, target: str) -> RefusedError | RejectedError:
             return TooLargeError(text)
     if error.code is Code.RESOURCE_EXHAUSTED:
         return RefusedError(text, None, "rate_limited")
-    if error.retryable:
+    if error.retryable or (error.code is Code.UNKNOWN and _TOO_SLOW.search(said)):
         limited = _TOO_MANY.search(said) is not None
         return RefusedError(text, error.retry_delay, "rate_limited" if limited else None)
     return RejectedError(text, about_data=error.code not in ABOUT_CALLER)

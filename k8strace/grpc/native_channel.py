@@ -18,13 +18,28 @@ from k8strace._http2 import ProtocolError
 from k8strace._http2_client import Call, ClientSession
 from k8strace.grpc import ClientKeepalive, Metadata
 from k8strace.grpc.endpoints import speaks_http2
+from k8strace.lines import printable
 from k8strace.tls.peers import NO_TLS, speaks_tls, why_lost
 
 WRITE_BUFFER = 4 * 1024 * 1024  # bytes; references, and written as one turn allows
 TURN = 4  # writes to a socket until others have their turn
 PING_TIMEOUT = 20.0
-ENHANCE_YOUR_CALM = 11  # HTTP/2's code
+MAX_GOAWAY_TEXT = 200  # characters of a GOAWAY's debug data that are shown
+NO_ERROR, ENHANCE_YOUR_CALM = 0, 11
+
+ERROR_NAMES = (
+    *("NO_ERROR", "PROTOCOL_ERROR", "INTERNAL_ERROR", "FLOW_CONTROL_ERROR"),
+    *("SETTINGS_TIMEOUT", "STREAM_CLOSED", "FRAME_SIZE_ERROR", "REFUSED_STREAM"),
+    *("CANCEL", "COMPRESSION_ERROR", "CONNECT_ERROR", "ENHANCE_YOUR_CALM"),
+    *("INADEQUATE_SECURITY", "HTTP_1_1_REQUIRED"),
+)
+"""Names of HTTP/2's error codes (RFC 9113, section 7)."""
 STALL_TIMEOUT = 20.0  # seconds in which a server has to take something of what it gets
+
+
+def error_name(code: int) -> str:
+    """The name of an HTTP/2 error code."""
+    return ERROR_NAMES[code] if code < len(ERROR_NAMES) else f"error {code}"
 
 
 class Channel(asyncio.BufferedProtocol):
@@ -148,7 +163,8 @@ class Channel(asyncio.BufferedProtocol):
         self._flush()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._lose(why_lost(exc, self._transport, is_up=self.up.done()))
+        lost = why_lost(exc, self._transport, is_up=self.up.done())
+        self._lose(self._with_goaway(lost))
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
         return self._view
@@ -209,7 +225,19 @@ class Channel(asyncio.BufferedProtocol):
             self.close(f"{error}")
             return
         if session.is_over:
-            self.close("the server let the connection go")
+            is_ours = session.goaway_code < 0 and not self.is_going
+            broken = "the server sent what HTTP/2 does not allow"
+            text = broken if is_ours else "the server let the connection go"
+            self.close(self._with_goaway(text))
+
+    def _with_goaway(self, text: str) -> str:
+        """`text`, with what the server said when it ended the connection for a reason."""
+        code, said = self._session.goaway_code, self._session.goaway_text
+        if code <= NO_ERROR and not said:
+            return text
+        text += f": GOAWAY with {error_name(code)}"
+        shown = printable(said.decode("utf-8", "replace"), MAX_GOAWAY_TEXT)
+        return f"{text}: {shown}" if shown else text
 
     def _write(self, session: ClientSession, transport: asyncio.Transport) -> None:
         """Write to the socket, and leave to the transport only what that doesn't take."""

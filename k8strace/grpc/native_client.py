@@ -28,7 +28,7 @@ from k8strace._http2_client import Call
 from k8strace.background import keep_running
 from k8strace.grpc import ClientSettings, Metadata, Packed, is_over
 from k8strace.grpc.compression import ENCODINGS, compress, decompress
-from k8strace.grpc.native_channel import Channel
+from k8strace.grpc.native_channel import Channel, error_name
 from k8strace.grpc.native_place import Place, jittered, longer
 from k8strace.grpc.native_target import MAX_ANSWER, Address, Target
 from k8strace.grpc.status import (
@@ -66,7 +66,6 @@ _STREAM_ERRORS = {
     11: Code.RESOURCE_EXHAUSTED,  # ENHANCE_YOUR_CALM
     12: Code.PERMISSION_DENIED,  # INADEQUATE_SECURITY
 }
-_ERROR_NAMES = {7: "REFUSED_STREAM", 8: "CANCEL", 11: "ENHANCE_YOUR_CALM"}
 
 _CODES = {b"%d" % code: code for code in Code}
 
@@ -322,8 +321,8 @@ class Client:
             return self._failure(Code.UNAVAILABLE, lost)
         if call.error:
             code = _STREAM_ERRORS.get(call.error, Code.INTERNAL)
-            name = _ERROR_NAMES.get(call.error, f"error {call.error}")
-            return self._failure(code, f"the stream was reset with {name}")
+            text = f"the stream was reset with {error_name(call.error)}"
+            return self._failure(code, text)
         return self._failure(Code.INTERNAL, "an answer without status or message")
 
 

@@ -323,10 +323,11 @@ class Server:
         if kind != PROTOBUF:
             text = f"content type {kind[:128]!r} is not supported: send {PROTOBUF}"
             raise _unsupported(text, "Accept", PROTOBUF)
-        name = request.get(b"content-encoding")
-        if name is None:
+        if request.get(b"content-encoding") is None:
             return
-        encoding = name.decode("latin-1").lower()
+        # Several lines are one list of codings, applied in turn (RFC 9110, 8.4).
+        names = [value for key, value in request.headers if key == b"content-encoding"]
+        encoding = b", ".join(names).decode("latin-1").lower()
         if encoding not in CONTENT_ENCODINGS:
             text = (
                 f"content encoding {encoding[:128]!r} is not supported: "

@@ -17,6 +17,8 @@ SIZE = [
     "trying to send message larger than max (4194310 vs. 4194304)",
     "Received message larger than max (5308389 vs. 4194304)",
     "SERVER: Received message larger than max (5308389 vs. 4194304)",
+    "Stream removed (CLIENT: Sent message larger than max (5308389 vs. 4194304))",
+    "the batch is too large: do not retry",
     "CLIENT: Sent message larger than max (5308389 vs. 4194304)",
     "gRPC message exceeds maximum size 4194304: 5118829",
     "Decompressed gRPC message exceeds maximum size 4194304",
@@ -66,6 +68,16 @@ LIMITS = [
     "the stream was reset with ENHANCE_YOUR_CALM",
     "Bandwidth exhausted",
     "request took too long",
+    "Request exceeded daily limit of 10 GB",
+    "Request exceeded the hourly allowance of 10 MB",
+    "the batch is too large for this minute",
+    "message of 500 bytes would exceed limit of 4194304 bytes in flight",
+    "max in-flight bytes exceeded: message exceeds limit of 4194304 bytes",
+    "request too large for remaining tokens, retry later",
+    "the payload is too large now, try again",
+    "memory limit exceeded: request of 100 bytes exceeds 4 GiB of memory",
+    "The request size exceeds the remaining throughput capacity (5 MB)",
+    "overloaded: request is too large",
 ]
 
 
@@ -108,6 +120,7 @@ def test_who_says_when_to_come_again_means_no_size() -> None:
         "an answer of 9000000 bytes",
         "the answer: RESOURCE_EXHAUSTED: message is larger than 4 bytes when decompressed",
         "CLIENT: Received message larger than max (5 vs. 4)",
+        "Stream removed (CLIENT: Received message larger than max (5 vs. 4))",
         "header list size to send violates the maximum size (8192 bytes) set by server",
     ],
 )
@@ -126,6 +139,12 @@ def test_a_proxys_rate_limit_is_one_too(text: str) -> None:
     error = refusal(Code.UNAVAILABLE, text, 7.0)
     assert isinstance(error, RefusedError)
     assert (error.reason, error.retry_after) == ("rate_limited", 7.0)
+
+
+def test_a_proxys_408_is_sent_again() -> None:
+    error = refusal(Code.UNKNOWN, "Received http2 header with status: 408")
+    assert isinstance(error, RefusedError)
+    assert error.reason is None
 
 
 @pytest.mark.parametrize("code", [Code.UNAVAILABLE, Code.INTERNAL, Code.RESOURCE_EXHAUSTED])

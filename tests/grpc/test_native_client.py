@@ -398,6 +398,18 @@ async def answering(response: bytes) -> AsyncIterator[native.Client]:
             frame(RST_STREAM, 0, 1, ENHANCE_YOUR_CALM.to_bytes(4, "big")),
             *(Code.RESOURCE_EXHAUSTED, "the stream was reset with ENHANCE_YOUR_CALM", None),
         ),
+        (
+            frame(RST_STREAM, 0, 1, (2).to_bytes(4, "big")),
+            *(Code.INTERNAL, "the stream was reset with INTERNAL_ERROR", None),
+        ),
+        (
+            frame(RST_STREAM, 0, 1, (99).to_bytes(4, "big")),
+            *(Code.INTERNAL, "the stream was reset with error 99", None),
+        ),
+        (
+            frame(HEADERS, END_HEADERS | END_STREAM, 1, b"\xff" * 9),
+            *(Code.UNAVAILABLE, "the server sent what HTTP/2 does not allow", None),
+        ),
     ],
 )
 async def test_what_servers_and_proxies_say(
@@ -408,6 +420,28 @@ async def test_what_servers_and_proxies_say(
             await call(one, b"a message")
     assert (caught.value.code, caught.value.retry_delay) == (code, delay)
     assert text in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("goaway", "text"),
+    [
+        (b"\2up\n\x1b[2J\xff", "GOAWAY with INTERNAL_ERROR: up\\n\\x1b[2J\ufffd"),
+        (bytes([1]), "GOAWAY with PROTOCOL_ERROR"),
+        (bytes([0]) + b"max_age", "GOAWAY with NO_ERROR: max_age"),
+        (bytes([0]), "lost"),
+    ],
+)
+async def test_why_a_server_ended_the_connection_is_said(goaway: bytes, text: str) -> None:
+    async def end(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(frame(SETTINGS, 0, 0))
+        await reader.readuntil(b"a message")
+        writer.write(frame(GOAWAY, 0, 0, (1).to_bytes(4, "big") + bytes(3) + goaway))
+
+    async with serving(end) as address, client(address) as one:
+        with pytest.raises(StatusError) as caught:
+            await call(one, b"a message")
+    assert caught.value.code is Code.UNAVAILABLE
+    assert caught.value.message.endswith(text)
 
 
 async def test_a_server_that_refuses_every_stream() -> None:

@@ -70,13 +70,16 @@ class Answer(NamedTuple):
         return status_in(self.headers["Content-Type"], self.body)
 
 
+Headers = dict[str, str] | list[tuple[str, str]]
+
+
 class Poster:
     def __init__(self, receiving: Receiving, session: aiohttp.ClientSession) -> None:
         self._session = session
         self._url = receiving.url
 
     async def __call__(
-        self, body: Any, headers: dict[str, str] = PROTOBUF, **options: Any
+        self, body: Any, headers: Headers = PROTOBUF, **options: Any
     ) -> Answer:
         method = options.pop("method", "POST")
         url = options.pop("url", self._url)
@@ -234,6 +237,17 @@ async def test_what_is_wrong_is_said_and_counted(
         assert receiving.rejected(reason) == 1
         assert receiving.sink.calls == 0
         assert (await post(GOOD)).status == HTTPStatus.OK
+
+
+@pytest.mark.parametrize("first", ["identity", "gzip"])
+async def test_codings_in_several_lines_are_one_list(first: str) -> None:
+    """They are not the first one alone, whose result would be no request."""
+    async with http_only() as (receiving, post):
+        headers = [*encoded(first).items(), ("Content-Encoding", "gzip")]
+        answer = await post(gzip.compress(GOOD), headers=headers)
+        assert answer.status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+        assert f"'{first}, gzip' is not supported" in answer.error.message
+        assert receiving.rejected("unsupported") == 1
 
 
 async def test_other_paths() -> None:
