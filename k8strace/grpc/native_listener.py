@@ -12,6 +12,8 @@ import logging
 import resource
 import socket
 from collections.abc import Callable
+from functools import partial
+from typing import cast
 
 from k8strace.background import spawn
 from k8strace.budget import Upkeep
@@ -32,6 +34,16 @@ HANDSHAKE_COST = 192 * 1024  # bytes: the loop's and OpenSSL's buffers, as far a
 SHUTDOWN_TIMEOUT = 2.0  # seconds in which a client has to say that TLS ends, too
 
 Make = Callable[[], asyncio.BaseProtocol]
+
+
+class Opening(asyncio.BaseProtocol):
+    """The protocol of a connection until it is made, which TLS does after its handshake."""
+
+    def __init__(self, opened: Callable[[asyncio.BaseTransport], None]) -> None:
+        self._opened = opened
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._opened(transport)
 
 
 class Listener:
@@ -65,6 +77,7 @@ class Listener:
         self._evict = evict
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
         self._handshakes: dict[asyncio.Task[None], socket.socket] = {}  # the oldest first
         self._paused: asyncio.TimerHandle | None = None
         self._refused = 0
@@ -72,7 +85,7 @@ class Listener:
 
     @property
     def connecting(self) -> int:
-        return len(self._tasks)
+        return len(self._connecting)
 
     def start(self) -> None:
         """Raises OSError."""
@@ -122,6 +135,8 @@ class Listener:
             else:
                 sock.setblocking(False)
                 task = spawn(self._connect(sock), "taking a connection", log, self._tasks)
+                self._connecting.add(task)
+                task.add_done_callback(self._connecting.discard)
                 if self._upkeep is not None:
                     self._handshakes[task] = sock
                     task.add_done_callback(self._shaken)
@@ -149,9 +164,10 @@ class Listener:
     async def _connect(self, sock: socket.socket) -> None:
         tls = self._tls
         peer = "" if tls is None else _peer_of(sock)
+        task = cast("asyncio.Task[None]", asyncio.current_task())
         try:
             await self._loop.connect_accepted_socket(
-                self._make,
+                partial(Opening, partial(self._open, task)),
                 sock,
                 ssl=None if tls is None else tls.current(),
                 ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT,
@@ -163,6 +179,13 @@ class Listener:
                 log.debug("a connection could not be made: %s", error)
             else:
                 self._on_reject("tls", peer, why)
+
+    def _open(self, task: asyncio.Task[None], transport: asyncio.BaseTransport) -> None:
+        # The task ends later than this: a connection would count here and in its server.
+        self._connecting.discard(task)
+        protocol = self._make()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
 
     def _refuse(self, why: str) -> None:
         """Say how many were refused, and why the last one was; not too often."""

@@ -12,6 +12,10 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from k8strace.grpc import native, native_listener, native_server
+from k8strace.grpc.native_listener import Listener
+from k8strace.tls.contexts import Contexts, client_context
+from k8strace.tls.options import ServerTLS
+from tests.support.certificates import Authority, Pair
 from tests.support.engine import Rig, channel, send
 
 
@@ -83,6 +87,69 @@ async def test_of_too_many_the_oldest_goes_that_brought_no_request(
         assert rig.reasons == ["memory", "memory"]
         for _, writer in idle:
             writer.close()
+
+
+class Watched:
+    """A listener, and how many connections it says are being made at each step.
+
+    `accepted` gets the number before another is accepted, `made` when one has been made.
+    """
+
+    def __init__(self, tls: Contexts | None = None) -> None:
+        self.accepted: asyncio.Queue[int] = asyncio.Queue()
+        self.made: asyncio.Queue[int] = asyncio.Queue()
+        sock = socket.create_server(("127.0.0.1", 0))
+        self.host, self.port = sock.getsockname()
+        self.listener = Listener(sock, self._protocol, tls, self._has_room, lambda *_: None)
+
+    def _has_room(self) -> bool:
+        self.accepted.put_nowait(self.listener.connecting)
+        return True
+
+    def _protocol(self) -> asyncio.Protocol:
+        watched = self
+
+        class Protocol(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                watched.made.put_nowait(watched.listener.connecting)
+                transport.close()
+
+        return Protocol()
+
+
+async def test_a_connection_that_is_made_is_not_connecting_any_more() -> None:
+    watched = Watched()
+    watched.listener.start()
+    async with asyncio.timeout(20):
+        reader, writer = await asyncio.open_connection(watched.host, watched.port)
+        assert await watched.accepted.get() == 0
+        assert await watched.made.get() == 0
+        assert await reader.read() == b""
+        writer.close()
+    await watched.listener.stop()
+
+
+async def test_a_connection_is_connecting_as_long_as_its_handshake_runs(
+    server_pair: Pair, authority: Authority
+) -> None:
+    contexts = Contexts(ServerTLS(**server_pair.files))
+    contexts.load()
+    watched = Watched(contexts)
+    watched.listener.start()
+    trusting = client_context(authority.cert.read_text())
+    async with asyncio.timeout(20):
+        _, silent = await asyncio.open_connection(watched.host, watched.port)
+        assert await watched.accepted.get() == 0
+        reader, writer = await asyncio.open_connection(
+            watched.host, watched.port, ssl=trusting, server_hostname="localhost"
+        )
+        assert await watched.accepted.get() == 1
+        assert await watched.made.get() == 1
+        assert await reader.read() == b""
+        for one in (silent, writer):
+            one.close()
+    await watched.listener.stop()
+    assert watched.listener.connecting == 0
 
 
 async def closed(reader: asyncio.StreamReader) -> bool:
