@@ -260,6 +260,9 @@ cdef class ServerSession(Session):
             self.count_flood()
         if kind == h2.HEADERS or kind == h2.CONTINUATION:
             self.unread = size
+        elif kind == h2.PRIORITY:
+            # From 1.65 on libnghttp2 reads these frames and does not report them.
+            return self.count_flood()
         if kind != h2.HEADERS or stream & 1 == 0:
             return 0
         if stream > self.last_id:
@@ -521,7 +524,7 @@ cdef class ServerSession(Session):
                 self.pongs += 1
                 return 0
             self.pinged()
-        elif kind == h2.GOAWAY:
+        elif kind == h2.GOAWAY or kind == h2.PRIORITY:
             return 0
         return self.count_flood()
 
