@@ -7,7 +7,9 @@ without rights, runs what the README says: `make run` with the demo sending to i
 them with the command that was printed.
 
 It needs root, debootstrap, and the network for packages. It uses the standard library only,
-since it runs before anything is installed.
+since it runs before anything is installed. The exit status is 0 if everything passed, 1 if
+something failed, 2 where it cannot run at all, and 3 if nothing failed but a release was
+not tried, because packages could not be fetched.
 """
 
 from __future__ import annotations
@@ -28,7 +30,6 @@ from typing import NamedTuple
 CHECKOUT = Path(__file__).resolve().parent.parent
 FOLDER = Path("/var/tmp/k8strace-releases")
 SCRIPTS = Path("/usr/share/debootstrap/scripts")
-MIRROR = "http://deb.debian.org/debian"
 RELEASES = ("bookworm", "trixie")
 USERS = ("root", "user")
 INSIDE = "/home/user/k8strace"
@@ -46,8 +47,16 @@ PASSED_ON = re.compile(r"(?i)(PIP|SSL)_\w+|REQUESTS_CA_BUNDLE|(https?|no|all)_pr
 CLOSING = re.compile(r"^=+ (.*\b(?:passed|failed|error)\b.*) in ([\d.]+)s.*=+$")
 TOLD = re.compile(r"^ +sudo (apt-get update && )sudo (apt-get .*)$", re.MULTILINE)
 SENT = re.compile(r"^otelcol_exporter_sent_spans\w*\{[^}]*\} (\S+)$", re.MULTILINE)
+# What apt and pip print at the end where a server of packages does not answer.
+UNREACHABLE = re.compile(
+    r"^(E: (Failed|Unable) to fetch |WARNING: Retrying \(Retry\(total=0, )", re.MULTILINE
+)
+FETCH_TIMEOUT = 900.0  # seconds, for the packages of a release
 STEP_TIMEOUT = 3600.0
+SHORT_TIMEOUT = 1800.0  # of the fast tests
 START_TIMEOUT = 900.0  # `make run` compiles, and fetches packages
+NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
+FAILED, NOT_TRIED = 1, 3  # exit statuses
 DEMO_SPANS = re.compile(r"^ *spans +(\d+)", re.MULTILINE)
 
 
@@ -71,11 +80,15 @@ class Outcome(NamedTuple):
     run: str
     tests: tuple[str, ...]
     minutes: float
-    is_good: bool
+    status: int
 
 
 class StepError(Exception):
-    """A step failed; says which one, and where its output is."""
+    """A step failed; says which one."""
+
+
+class NotTriedError(StepError):
+    """There is no root directory to try anything in; says why."""
 
 
 class Root:
@@ -96,13 +109,10 @@ class Root:
             packages = [*BASE_PACKAGES, self._release.python]
             if self._release.python != "python3":
                 packages += [f"{self._release.python}-{part}" for part in ("venv", "dev")]
-            include = f"--include={','.join(packages)}"
-            command = ["debootstrap", "--variant=minbase", include]
-            command += [self._release.suite, str(self._base), MIRROR]
-            if not (SCRIPTS / self._release.suite).exists():
-                command.append(str(SCRIPTS / "sid"))  # a release newer than debootstrap
-            self._do(command)
-            self._inside(self._base, "root", "useradd --create-home user; apt-get clean")
+            try:
+                self._fetch(packages)
+            except StepError as error:
+                raise NotTriedError(f"debootstrap {self._release.suite}: {error}") from None
             (self._base / "ready").touch()
         self.remove()
         self._do(["cp", "-a", "--reflink=auto", str(self._base), str(self._path)])
@@ -110,12 +120,22 @@ class Root:
             self._copy_way(way)
         self._copy_checkout()
 
+    def _fetch(self, packages: Iterable[str]) -> None:
+        # In a name space of its own: what debootstrap mounts goes when it ends.
+        command = [*NAMESPACES, "--mount-proc", "debootstrap", "--variant=minbase"]
+        command += [f"--include={','.join(packages)}", self._release.suite, str(self._base)]
+        if not (SCRIPTS / self._release.suite).exists():
+            # A release newer than debootstrap, of its default mirror.
+            command += ["", str(SCRIPTS / "sid")]
+        self._do(command, timeout=FETCH_TIMEOUT)
+        self._inside(self._base, "root", "useradd --create-home user; apt-get clean")
+
     def remove(self) -> None:
         shutil.rmtree(self._path, ignore_errors=True)
 
-    def run(self, command: str, user: str = "") -> str:
+    def run(self, command: str, user: str = "", *, timeout: float = STEP_TIMEOUT) -> str:
         """What `command` prints in the checkout. Raises StepError if it fails."""
-        return self._inside(self._path, user or self._user, command)
+        return self._inside(self._path, user or self._user, command, timeout)
 
     def start(self, command: str) -> subprocess.Popen[bytes]:
         """Begin `command` in the checkout."""
@@ -139,8 +159,10 @@ class Root:
     def log(self) -> Path:
         return self._log
 
-    def _inside(self, root: Path, user: str, command: str) -> str:
-        return self._do(self._command(root, user, command), user)
+    def _inside(
+        self, root: Path, user: str, command: str, timeout: float = STEP_TIMEOUT
+    ) -> str:
+        return self._do(self._command(root, user, command), user, timeout)
 
     def _command(self, root: Path, user: str, command: str) -> list[str]:
         # A name space of its own: mounts and processes go when the command does.
@@ -152,10 +174,11 @@ class Root:
         place = f"cd {INSIDE} 2>/dev/null || cd /"
         entered = f"exec chroot --userspec={user}:{user} {root} /bin/sh -c"
         script = f"{mounts} && {entered} {quoted(f'{place}; {command}')}"
-        isolated = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
-        return [*isolated, "/bin/sh", "-c", script]
+        return [*NAMESPACES, "/bin/sh", "-c", script]
 
-    def _do(self, command: list[str], user: str = "root") -> str:
+    def _do(
+        self, command: list[str], user: str = "root", timeout: float = STEP_TIMEOUT
+    ) -> str:
         since = self._log.stat().st_size
         with self._log.open("ab") as log:
             try:
@@ -165,11 +188,11 @@ class Root:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     env=environment(user),
-                    timeout=STEP_TIMEOUT,
+                    timeout=timeout,
                     check=False,
                 )
             except subprocess.TimeoutExpired:
-                raise StepError(f"{command[-1]}: not done after an hour") from None
+                raise StepError(f"{command[-1]}: not done after {timeout:.0f} s") from None
         if done.returncode != 0:
             raise StepError(f"{command[-1]}: exit status {done.returncode}")
         return self.tail(since)
@@ -287,7 +310,7 @@ def attempt(folder: Path, release: Release, user: str, *, short: bool) -> Outcom
     """All of it for one release and user."""
     root = Root(folder, release, user)
     begun = time.monotonic()
-    versions, ran, is_good = "?", "not reached", False
+    versions, ran, status = "?", "not reached", 0
     make = "make" if release.python == "python3" else f"make PYTHON={release.python}"
     since = 0
     try:
@@ -299,21 +322,32 @@ def attempt(folder: Path, release: Release, user: str, *, short: bool) -> Outcom
         versions = root.run(f'.venv/bin/python -c "{ask}"').strip()
         since = root.log.stat().st_size
         if short:
-            root.run('.venv/bin/python -m pytest -n 2 --dist worksteal -m "not slow"')
+            tests = '.venv/bin/python -m pytest -n 2 --dist worksteal -m "not slow"'
+            root.run(tests, timeout=SHORT_TIMEOUT)
         else:
             root.run(f"{make} test")
-        is_good = True
     except StepError as error:
-        sys.stderr.write(f"{release.name}, {user}: {error}; see {root.log}\n")
-        if ran == "not reached":
-            ran = "failed"
-    tests = tuple(closing_lines(root.tail(since))) if since else ()
-    if is_good:
-        root.remove()
-    else:
+        status = what_failed(error, root.tail(), is_built=since > 0)
         sys.stderr.write("\n".join(root.tail().splitlines()[-60:]) + "\n")
+        what = "NOT TRIED" if status == NOT_TRIED else "failed"
+        sys.stderr.write(f"{release.name}, {user}: {what}: {error}; see {root.log}\n")
+        if ran == "not reached":
+            ran = "not tried" if status == NOT_TRIED else "failed"
+    if not status:
+        root.remove()
+    done = tuple(closing_lines(root.tail(since))) if since else ()
     minutes = (time.monotonic() - begun) / 60
-    return Outcome(release.name, user, versions, ran, tests, minutes, is_good)
+    return Outcome(release.name, user, versions, ran, done, minutes, status)
+
+
+def what_failed(error: StepError, output: str, *, is_built: bool) -> int:
+    """FAILED, or NOT_TRIED where packages could not be fetched, a fault of others.
+
+    Once k8strace is built and runs (`is_built`) nothing is fetched any more: whatever
+    fails then is a failure.
+    """
+    unreachable = isinstance(error, NotTriedError) or UNREACHABLE.search(output)
+    return NOT_TRIED if unreachable and not is_built else FAILED
 
 
 def report(outcomes: Iterable[Outcome]) -> str:
@@ -351,14 +385,15 @@ def main() -> int:
         sys.stderr.write("this needs root, and debootstrap: apt-get install debootstrap\n")
         return 2
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    outcomes = []
+    outcomes: list[Outcome] = []
     for name in arguments.releases.split():
         suite, _, python = name.partition(":")
         for user in arguments.users.split():
             release = Release(suite, python or "python3")
             outcomes.append(attempt(arguments.folder, release, user, short=arguments.short))
     sys.stdout.write(report(outcomes))
-    return 0 if all(one.is_good for one in outcomes) else 1
+    statuses = {one.status for one in outcomes}
+    return FAILED if FAILED in statuses else max(statuses, default=0)
 
 
 if __name__ == "__main__":

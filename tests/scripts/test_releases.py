@@ -11,14 +11,19 @@ import pytest
 
 from scripts.releases import (
     CHECKOUT,
+    FAILED,
+    NOT_TRIED,
     TOLD,
+    NotTriedError,
     Outcome,
     Release,
+    StepError,
     closing_lines,
     environment,
     quoted,
     report,
     spans_sent,
+    what_failed,
 )
 
 PACKAGES = CHECKOUT / "scripts" / "system-packages"
@@ -94,11 +99,34 @@ def test_spans_that_came_through() -> None:
     assert spans_sent("") == 0
 
 
+@pytest.mark.parametrize(
+    ("output", "is_built", "status"),
+    [
+        ("gcc: error\nmake: *** [Makefile:1: build] Error 1\n", False, FAILED),
+        (
+            "E: Failed to fetch http://mirror/gcc 503\nmake: Error 100\n",
+            False,
+            NOT_TRIED,
+        ),
+        ("W: Failed to fetch http://mirror/InRelease\ngcc: error\n", False, FAILED),
+        ("WARNING: Retrying (Retry(total=4, connect=None\ngcc: error\n", False, FAILED),
+        ("WARNING: Retrying (Retry(total=0, connect=None\nERROR: No\n", False, NOT_TRIED),
+        ("E: Failed to fetch http://mirror/gcc.deb\n1 failed\n", True, FAILED),
+    ],
+)
+def test_only_what_cannot_be_fetched_is_not_a_failure(
+    output: str, is_built: bool, status: int
+) -> None:
+    assert what_failed(StepError("make build"), output, is_built=is_built) == status
+
+
+def test_where_a_release_cannot_be_made_it_is_not_tried() -> None:
+    assert what_failed(NotTriedError("debootstrap"), "", is_built=False) == NOT_TRIED
+
+
 def test_the_report_has_a_row_for_each() -> None:
-    good = Outcome(
-        "trixie", "root", "3.13.5 OpenSSL 3.5", "217 spans", ("9 passed",), 3, True
-    )
-    bad = Outcome("bookworm", "user", "?", "failed", (), 1, False)
+    good = Outcome("trixie", "root", "3.13.5 OpenSSL 3.5", "217 spans", ("9 passed",), 3, 0)
+    bad = Outcome("bookworm", "user", "?", "failed", (), 1, 1)
     lines = report([good, bad]).splitlines()
     assert lines[2] == "| trixie | root | 3.13.5 OpenSSL 3.5 | 217 spans | 9 passed | 3 |"
     assert lines[3] == "| bookworm | user | ? | failed | not reached | 1 |"
