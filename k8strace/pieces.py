@@ -41,6 +41,7 @@ class Pieces:
         self._spare = spare
         self._requests = Requests(payload)
         self._request: Payload | None = None  # what is being cut
+        self._request_left = 0  # of its spans
         self._cutting: Cutting | None = None
         self._heads: Lease | None = None  # what the cutting keeps from piece to piece
         self._loan = Loan(None, None)  # for the piece
@@ -52,8 +53,8 @@ class Pieces:
     async def next(self, until: float = inf) -> Payload | None:
         """The next piece, None where there is none. The one before must be done with.
 
-        Raises MalformedPayloadError; RefusedError when there is no room by the loop's time
-        `until`, after which it can be asked again.
+        Raises MalformedPayloadError, after which `unreadable` is to be called; RefusedError
+        when there is no room by the loop's time `until`. After both it can be asked again.
         """
         self._let_go()
         if self._request is None:
@@ -64,21 +65,31 @@ class Pieces:
                 self.left -= piece.spans
                 return piece
             self._request, self.is_whole = piece, False
+            self._request_left = piece.spans
             self._whole, self._loan = self._loan, self._whole
         piece = await self._cut(until)
         self.left -= piece.spans
+        self._request_left -= piece.spans
         return piece
+
+    def unreadable(self) -> Payload:
+        """The rest of the request that could not be read: it will be in no piece.
+
+        `next` goes on behind it.
+        """
+        rest = self._rest_of_request()
+        self.left -= rest.spans
+        self.is_whole = True
+        self._request = self._cutting = self._heads = None
+        return rest
 
     def rest(self) -> list[Payload]:
         """What is in no piece yet, as nobody will ask for it any more."""
         rest = []
-        request, count = self._request, self._requests.left
-        behind = self._requests.take(count) if count else None
-        if request is not None:
-            spans = self.left - (behind.spans if behind else 0)
-            rest.append(Payload(request.chunks, spans, request.size, request.origin))
-        if behind is not None:
-            rest.append(behind)
+        if self._request is not None:
+            rest.append(self._rest_of_request())
+        if self._requests.left:
+            rest.append(self._requests.take(self._requests.left))
         self.left = 0
         self.close()
         return rest
@@ -87,6 +98,12 @@ class Pieces:
         """Say that the last piece is done with, and that there will be no other."""
         self._request = self._cutting = self._heads = None
         self._let_go()
+
+    def _rest_of_request(self) -> Payload:
+        """The request that is being cut, with the number of spans that are in no piece."""
+        request = self._request
+        assert request is not None
+        return Payload(request.chunks, self._request_left, request.size, request.origin)
 
     def _let_go(self) -> None:
         """End the loans for what is done with."""

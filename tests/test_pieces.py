@@ -14,6 +14,7 @@ from k8strace.errors import MalformedPayloadError, RefusedError
 from k8strace.passes import Spare
 from k8strace.payload import Origin, Payload, Source
 from k8strace.pieces import Pieces
+from tests.support.pipeline import unreadable
 from tests.support.requests import parse, request, span_ids
 from tests.support.wire import field, span
 from tests.support.wire import request as written
@@ -230,6 +231,42 @@ async def test_what_cannot_be_read_is_an_error() -> None:
     broken = Payload((b"\x0a\x05\x12\x03\x12\x7f\xff",), 2, 7, A)
     with pytest.raises(MalformedPayloadError):
         await Pieces(broken, Spare(Budget(MIB)), max_spans=1).next()
+
+
+@pytest.mark.parametrize("bad", [3, 8])
+async def test_a_request_that_cannot_be_read_costs_itself(bad: int) -> None:
+    """Also where some pieces of it were made already."""
+    one, broken, other = payload(2, A), unreadable(bad), payload(7, B)
+    pieces = Pieces(Payload.join([one, broken, other]), Spare(Budget(MIB)), max_spans=2)
+    taken, left_out = [], 0
+    while True:
+        try:
+            piece = await pieces.next()
+        except MalformedPayloadError:
+            assert not pieces.is_whole
+            rest = pieces.unreadable()
+            assert rest.origin == broken.origin
+            left_out += rest.spans
+            continue
+        if piece is None:
+            break
+        if piece.origin != broken.origin:
+            taken.append(piece)
+        else:
+            bad -= piece.spans
+        assert pieces.left == 9 + bad - left_out - sum(one.spans for one in taken)
+    assert ids(*taken) == ids(one, other)
+    assert 0 < left_out == bad
+
+
+async def test_the_rest_behind_a_request_that_cannot_be_read() -> None:
+    joined = Payload.join([unreadable(3), payload(3, A)])
+    pieces = Pieces(joined, Spare(Budget(MIB)), max_spans=2)
+    with pytest.raises(MalformedPayloadError):
+        await pieces.next()
+    assert pieces.unreadable().spans == 3
+    assert [(one.spans, one.origin) for one in pieces.rest()] == [(3, A)]
+    assert pieces.left == 0
 
 
 async def test_a_long_request_is_cut_by_threads(monkeypatch: pytest.MonkeyPatch) -> None:

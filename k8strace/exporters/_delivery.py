@@ -128,8 +128,10 @@ class Delivery:
         try:
             piece = await cut.next()
         except MalformedPayloadError as error:
-            work.pop()
-            self.give_up([cut], RejectedError(str(error), "decode_error"))
+            text = f"it has to be cut, and cannot be read: {error}"
+            failure = RejectedError(text, "decode_error")
+            self._outcomes.fail(cut.unreadable(), failure, was_offered=False)
+            await asyncio.sleep(0)  # there may be many
         except MemoryError as error:
             refusal = passing_refusal(self._destination, error)
             delay = self._delay(cut.spans, refusal, course)

@@ -78,8 +78,14 @@ class Outcomes:
             )
             self._send_failed.add(rejected)
 
-    def fail(self, parcel: Parcel, error: RefusedError | RejectedError) -> None:
-        """Settle what was given up, for `error`."""
+    def fail(
+        self,
+        parcel: Parcel,
+        error: RefusedError | RejectedError,
+        *,
+        was_offered: bool = True,
+    ) -> None:
+        """Settle what was given up, for `error`: the destination's, if it `was_offered`."""
         payload = parcel.payload
         if self.hurried and isinstance(error, RefusedError) and parcel.is_stored:
             self._leave(parcel)
@@ -95,7 +101,8 @@ class Outcomes:
             why = "not taken in time"
             kept = RefusedError(str(error), error.retry_after, error.reason)
         self._send_failed.add(payload.spans)
-        text = f"{why} by {self.destination}: {error}"
+        by = f"{why} by" if was_offered else "not sent to"
+        text = f"{by} {self.destination}: {error}"
         shares = parcel.shares()
         lost = 0
         for ticket, share in shares.items():

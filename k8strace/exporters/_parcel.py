@@ -161,7 +161,8 @@ class CutParcel:
     async def next(self) -> Parcel | None:
         """The next piece as a parcel; None, and all is handed on, where there is none.
 
-        Raises MalformedPayloadError; MemoryError, after which it can be asked again.
+        Raises MalformedPayloadError, after which `unreadable` is to be called; MemoryError.
+        After both it can be asked again.
         """
         pieces = self._pieces
         piece = await pieces.next()
@@ -177,6 +178,19 @@ class CutParcel:
         if not self._by_requests:
             parcel.is_smallest |= piece.spans == self._spans
         return parcel
+
+    def unreadable(self) -> Parcel:
+        """The rest of the request that could not be read, to be settled.
+
+        `next` goes on behind it.
+        """
+        first, end = self._pieces.first, self._pieces.end
+        tickets, sources = self.tickets[first:end], self._sources
+        if len(self.tickets) > 1:
+            sources = sources[first:end]
+        if self.tickets[end : end + 1] == tickets[-1:]:
+            tickets[-1].parts += 1
+        return Parcel(self._pieces.unreadable(), tickets, sources)
 
     def rest(self) -> list[Parcel]:
         """Parcels of what is in no piece yet, to be settled, not sent."""

@@ -30,7 +30,7 @@ from k8strace.errors import (
 )
 from k8strace.metrics import BATCH_SEND_SIZE, BATCH_SEND_SIZE_BYTES
 from k8strace.passes import Spare
-from k8strace.payload import Payload, Requests
+from k8strace.payload import Payload, Requests, Source
 from k8strace.pieces import Pieces
 
 SHORTEST_PAUSE = 0.001  # seconds: who refuses and says "at once" must not make us spin
@@ -131,15 +131,17 @@ class Outgoing(ABC):
         return pieces
 
     async def _next(self, pieces: Pieces, until: float = inf) -> Payload | None:
-        """The next piece. Raises RejectedError where there is no sense in going on,
-        RefusedError where there is no room by the loop's time `until`, or no memory.
+        """The next piece. Raises MalformedPayloadError, as `pieces` does; RefusedError
+        where there is no room by the loop's time `until`, or no memory.
         """
         try:
             return await pieces.next(until)
-        except MalformedPayloadError as error:
-            raise RejectedError(str(error), "decode_error") from error
         except MemoryError as error:
             raise self._no_memory(pieces.left, error) from None
+
+    def _unreadable(self, error: MalformedPayloadError) -> RejectedError:
+        text = f"{self.label} has to cut the request, and cannot read it: {error}"
+        return RejectedError(text, "decode_error")
 
     def _no_memory(self, spans: int, error: MemoryError) -> RefusedError:
         self.drops.lines.fault("cannot make a batch of %d spans now", spans, error=error)
@@ -187,16 +189,19 @@ class Keeping(Outgoing):
                     pause = error.retry_after or MAX_RETRY_AFTER
                     await self._pause(pause)
                     continue
-                if piece is None:
-                    return
-                await self._insist(piece)
+                except MalformedPayloadError as error:
+                    assert pieces is not None
+                    piece = pieces.unreadable()
+                    self._drop(piece, piece.spans, self._unreadable(error))
+                    await asyncio.sleep(0)  # there may be many
+                else:
+                    if piece is None:
+                        return
+                    await self._insist(piece)
                 given = min(piece.size, size) if pieces.left else size
                 self.unpark(piece.spans, given)
                 spans, size = spans - piece.spans, size - given
                 piece = None
-        except RejectedError as error:
-            self.unpark(spans, size)
-            self.drops.spans(spans, error.reason, str(error))
         except GIVEN_UP:
             self.unpark(spans, size)
             rest = parcel.payloads if pieces is None else pieces.rest()
@@ -236,16 +241,19 @@ class Keeping(Outgoing):
             return RefusedError(str(error), error.retry_after)
         except RejectedError as error:
             taken = self._count_partly_sent(piece, by_request(piece, error))
-            culprits = error.culprits if isinstance(error, PartlyRejectedError) else ()
-            # Not of the error: its traceback holds this frame, and that this sender.
-            sender = partial(culprit_of, piece, culprits)
-            self.drops.spans(piece.spans - taken, error.reason, str(error), sender)
+            self._drop(piece, piece.spans - taken, error)
         else:
             self._count_sent(piece)
             if self._refused:
                 self._refused = False
                 self.log.info("spans are taken again")
         return None
+
+    def _drop(self, piece: Payload, spans: int, error: RejectedError) -> None:
+        culprits = error.culprits if isinstance(error, PartlyRejectedError) else ()
+        # Not of the error: its traceback holds this frame, and that this sender.
+        sender = partial(culprit_of, piece, culprits)
+        self.drops.spans(spans, error.reason, str(error), sender)
 
     async def _pause(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()
@@ -282,7 +290,13 @@ class Answering(Outgoing):
         try:
             pieces = self._pieces(parcel)
             while failure is None:
-                piece = await self._next(pieces, until)
+                try:
+                    piece = await self._next(pieces, until)
+                except MalformedPayloadError as error:
+                    spans = pieces.unreadable().spans
+                    outcomes.append((spans, self._unreadable(error)))
+                    await asyncio.sleep(0)  # there may be many
+                    continue
                 if piece is None:
                     break
                 try:
@@ -295,7 +309,7 @@ class Answering(Outgoing):
                     self._count_sent(piece)
                     outcomes.append((piece.spans, None))
                 piece = None
-        except (RefusedError, RejectedError) as error:
+        except RefusedError as error:
             failure = same(error)
         finally:
             left = parcel.spans
@@ -337,21 +351,31 @@ class Answering(Outgoing):
 
         Payloads and pieces hold the same spans in the same order; `outcomes` gives the
         number of spans in each piece and what went wrong with it. A refusal outweighs a
-        rejection: the sender may try again.
+        rejection: the sender may try again. Of a payload that was joined in front of us,
+        those requests are named that were rejected.
         """
         pieces = iter(outcomes)
         left, error = next(pieces)
         for held in parcel.held:
-            missing = held.payload.spans
-            while missing:
-                if not left:
-                    left, error = next(pieces)
-                part = min(missing, left)
-                missing, left = missing - part, left - part
-                if error is None:
-                    held.taken += part
-                elif not isinstance(held.error, RefusedError):
-                    held.error = error
+            payload = held.payload
+            culprits: list[Source] = []
+            for source in payload.sources or (Source(payload.spans, 0, None),):
+                missing, is_rejected = source.spans, False
+                while missing:
+                    if not left:
+                        left, error = next(pieces)
+                    part = min(missing, left)
+                    missing, left = missing - part, left - part
+                    if error is None:
+                        held.taken += part
+                        continue
+                    is_rejected |= isinstance(error, RejectedError)
+                    if not isinstance(held.error, RefusedError):
+                        held.error = error
+                if is_rejected:
+                    culprits.append(source)
+            if payload.sources and isinstance(held.error, RejectedError):
+                held.error = among(held.error, culprits, payload)
             held.settled = True
             held.parcel = None  # a cycle would keep the payloads in memory
             self.unpark(held.payload.spans, held.payload.size)
@@ -378,8 +402,9 @@ def by_request(piece: Payload, error: RejectedError) -> list[tuple[int, Failure 
     if not (isinstance(error, PartlyRejectedError) and piece.sources):
         return [(piece.spans, same(error))]
     culprits = {id(one) for one in error.culprits}
+    failure = RejectedError(str(error), error.reason)
     return [
-        (source.spans, same(error) if id(source) in culprits else None)
+        (source.spans, failure if id(source) in culprits else None)
         for source in piece.sources
     ]
 
@@ -395,8 +420,17 @@ def culprit_of(piece: Payload, culprits: tuple[object, ...]) -> Sender:
     return sender_of(piece)
 
 
+def among(error: RejectedError, culprits: list[Source], payload: Payload) -> Failure:
+    """The rejection of those requests of `payload` that are `culprits`."""
+    if len(culprits) == len(payload.sources):
+        return error
+    return PartlyRejectedError(str(error), error.reason, tuple(culprits))
+
+
 def same(error: Failure) -> Failure:
     """`error` without its traceback, whose frames would keep payloads in memory."""
     if isinstance(error, RefusedError):
         return RefusedError(str(error), error.retry_after, error.reason)
+    if isinstance(error, PartlyRejectedError):
+        return PartlyRejectedError(str(error), error.reason, error.culprits)
     return RejectedError(str(error), error.reason, about_data=error.about_data)

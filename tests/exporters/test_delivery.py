@@ -13,6 +13,7 @@ from k8strace.exporters._delivery import MAX_GROUPS
 from k8strace.exporters._sending import Sent, TooLargeError
 from k8strace.payload import Payload
 from k8strace.pieces import Pieces
+from tests.support.pipeline import unreadable
 from tests.support.requests import parse, span_ids
 from tests.support.sending import (
     BRIEF_RETRY,
@@ -261,6 +262,60 @@ async def test_a_culprit_that_is_cut_itself_is_told_of(
         await rig.settled()
         assert 1 < rig.ledger.sent < 41
         assert rig.ledger.dropped == {}
+
+
+BROKEN = 91  # spans, of which the last is not there: larger than Small takes at once
+
+
+@MODES
+async def test_a_request_that_cannot_be_cut_costs_itself(
+    queue: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is dropped where its sender does not wait, and the log says whose it was."""
+    waits = bool(queue)
+    async with running_as(Small, sending_queue=queue) as rig:
+        requests = [
+            rig.payload(2),
+            unreadable(BROKEN, budget=rig.budget),
+            rig.payload(40),
+            rig.payload(3),
+        ]
+        good = [one for request in (requests[0], *requests[2:]) for one in ids(request)]
+        joined = Payload.join(requests)
+        requests.clear()
+        culprits: tuple[object, ...] = ()
+        try:
+            await rig.edge(joined)
+        except PartlyRejectedError as error:
+            culprits = error.culprits
+        assert culprits == ((joined.sources[1],) if waits else ())
+        del joined, culprits
+        await rig.settled()
+        assert sorted(set(rig.exporter.taken) - {b"s" * 8}) == sorted(good)
+        assert max(rig.exporter.taken[one] for one in good) == 1
+        lost = len(good) + BROKEN - rig.ledger.sent
+        assert 0 < lost <= BROKEN
+        assert rig.ledger.dropped == ({} if waits else {"decode_error": lost})
+    (line,) = [r.__dict__ for r in caplog.records if "cannot be read" in r.getMessage()]
+    assert "not sent to backend:4317: it has to be cut" in line["message"]
+    if not waits:
+        assert (line["reason"], line["peer"]) == ("decode_error", "10.0.0.9:1")
+
+
+async def test_only_the_sender_of_what_cannot_be_cut_is_told() -> None:
+    """Of several that wait for the same parcel."""
+    queue = {"wait_for_result": True, "batch": {"flush_timeout": "1h", "min_size": 96}}
+    async with running_as(Small, sending_queue=queue) as rig:
+        requests = [rig.payload(2), unreadable(BROKEN, budget=rig.budget), rig.payload(3)]
+        senders = [asyncio.create_task(rig.edge(one)) for one in requests]
+        requests.clear()
+        done = await asyncio.gather(*senders, return_exceptions=True)
+        senders.clear()
+        first, told, last = map(repr, done)
+        assert (first, last) == ("None", "None")
+        assert "RejectedError" in told
+        assert "it has to be cut, and cannot be read" in told
+        del done
 
 
 async def test_a_refusal_that_is_not_about_data_is_not_taken_apart() -> None:

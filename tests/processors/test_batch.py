@@ -15,7 +15,7 @@ from k8strace.errors import ConfigError, RefusedError, RejectedError
 from k8strace.payload import Payload
 from k8strace.processors.batch import Batch, Config
 from tests.support.batch import Rig
-from tests.support.pipeline import Drive, both_drivers, configured, until
+from tests.support.pipeline import Drive, both_drivers, configured, unreadable, until
 from tests.support.requests import parse, span_ids
 
 
@@ -274,6 +274,26 @@ async def test_a_rejected_piece_does_not_take_the_others_with_it() -> None:
     assert rig.sizes == [4, 1]
     assert rig.ledger.dropped == {"permanent_error": 4}
     rig.assert_at_rest()
+
+
+async def test_a_request_that_cannot_be_cut_does_not_take_the_others_with_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rig = Rig(send_batch_size=4, send_batch_max_size=4)
+    requests = [rig.payload(2), unreadable(5, budget=rig.budget), rig.payload(9)]
+    wanted = ids(requests[0], requests[2])
+    joined = Payload.join(requests)
+    requests.clear()
+    await rig.into(joined)
+    del joined
+    await until(lambda: sum(rig.sizes) == 11)
+    assert rig.sizes == [2, 4, 4, 1]
+    assert rig.sink.span_ids() == wanted
+    assert rig.ledger.dropped == {"decode_error": 5}
+    rig.assert_at_rest()
+    (line,) = [r.__dict__ for r in caplog.records if "dropped spans" in r.getMessage()]
+    assert "batch has to cut the request, and cannot read it" in line["message"]
+    assert line["peer"] == "10.0.0.9:1"
 
 
 @both_drivers

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from k8strace.component import Promise
 from k8strace.driver import Rest, begin
-from k8strace.errors import RefusedError, RejectedError
+from k8strace.errors import PartlyRejectedError, RefusedError, RejectedError
 from k8strace.payload import Payload
 from k8strace.processors._outgoing import Answering, culprit_of
 from tests.support.batch import Rig
@@ -25,6 +25,7 @@ from tests.support.pipeline import (
     both_drivers,
     cancel,
     payload,
+    unreadable,
     until,
     without_a_task,
 )
@@ -137,6 +138,35 @@ async def test_a_sender_whose_request_alone_is_rejected_is_told(
     assert good == [None, None]
     assert rig.source.sent == rig.ledger.sent == 5
     assert (rig.ledger.rejected, rig.ledger.dropped) == (1, {})
+    rig.assert_at_rest()
+
+
+@held_modes
+@both_drivers
+async def test_a_sender_whose_request_cannot_be_cut_is_told(
+    drive: Drive, promise: Promise
+) -> None:
+    """The others of the payload that it came in were joined by somebody in front."""
+    rig = Rig(promise, send_batch_size=4, send_batch_max_size=4)
+    requests = [rig.payload(2), unreadable(5, budget=rig.budget), rig.payload(3)]
+    joined = Payload.join(requests)
+    requests.clear()
+    sources = joined.sources
+
+    async def send(payload: Payload) -> None:
+        await drive(rig.into(payload))
+
+    tasks = [asyncio.create_task(send(joined))]
+    del joined
+    (error,) = await outcomes(tasks)
+    assert isinstance(error, PartlyRejectedError)
+    assert "cannot read it" in str(error)
+    assert error.reason == "decode_error"
+    (culprit,) = error.culprits
+    assert culprit is sources[1]
+    assert rig.sizes == [2, 3]
+    # All ten are handed back; the five that went on count as received once more.
+    assert (rig.ledger.sent, rig.ledger.rejected, rig.ledger.dropped) == (5, 10, {})
     rig.assert_at_rest()
 
 

@@ -26,6 +26,7 @@ from k8strace.errors import RefusedError, RejectedError
 from k8strace.metrics import Ledger, Metrics
 from k8strace.payload import Origin, Payload
 from tests.support.requests import parse, request, span_ids
+from tests.support.wire import field, span
 
 MIB = 1024 * 1024
 
@@ -122,6 +123,16 @@ def payload(
     return Payload(
         (body,), spans, len(body), Origin(peer), lease=lease, wait_until=wait_until
     )
+
+
+def unreadable(
+    spans: int, *, peer: str = "10.0.0.9:1", budget: Budget | None = None
+) -> Payload:
+    """A request whose last span is announced and not there: who cuts it cannot go on."""
+    inner = field(2, span()) * (spans - 1) + b"\x12\x7f"
+    body = field(1, field(2, inner))
+    lease = budget.lease(len(body), peer) if budget else None
+    return Payload((body,), spans, len(body), Origin(peer), lease=lease)
 
 
 def assert_at_rest(ledger: Ledger) -> None:
