@@ -54,9 +54,9 @@ def spawn(
 async def ended(task: asyncio.Task[Any], timeout: float | None = None) -> None:
     """Wait until `task` has ended, or for `timeout` seconds; it goes on either way.
 
-    For what holds payloads, in place of `asyncio.wait`, whose frame refers to the task that
-    waits from Python 3.14 on. One that is cancelled there would refer to itself, and what
-    it holds would stay until the garbage collector comes.
+    In place of `asyncio.wait`, whose frame refers to the task that waits from Python 3.14
+    on. One that is cancelled there would refer to itself, and what it holds, payloads
+    perhaps, would stay until the garbage collector comes.
     """
     if task.done():
         return

@@ -19,7 +19,7 @@ from typing import Annotated
 
 from msgspec import Meta
 
-from k8strace.background import keep_running
+from k8strace.background import ended, keep_running
 from k8strace.budget import MAX_RETRY_AFTER, Budget, Room
 from k8strace.component import NO_EFFECT, Config, Context
 from k8strace.errors import RefusedError
@@ -168,7 +168,7 @@ class MemoryGuard:
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
             monitor.cancel()
-            await asyncio.wait([monitor])
+            await ended(monitor)
 
     def headroom(self, amount: int) -> int:
         """The bytes that may become resident besides those that are to come already.

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from k8strace import __version__
-from k8strace.background import Ticker
+from k8strace.background import Ticker, ended
 from k8strace.component import Worker
 from k8strace.config import Loaded, Telemetry
 from k8strace.errors import ConfigError
@@ -226,7 +226,7 @@ class Gateway:
                     log.error("%d spans were not delivered component=%s", spans, component)
                 log.error("a second signal: stopped without draining")
                 draining.cancel()
-                await asyncio.wait((draining,), timeout=CANCEL_TIMEOUT)
+                await ended(draining, CANCEL_TIMEOUT)
                 return
             draining.result()
         finally:

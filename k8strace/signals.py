@@ -8,6 +8,8 @@ from collections.abc import Coroutine
 from types import FrameType
 from typing import Any, TypeVar
 
+from k8strace.background import ended
+
 T = TypeVar("T")
 
 ENDED = 130  # the exit status after a second signal: 128 and SIGINT
@@ -58,7 +60,7 @@ class Signals:
         if await ends_before(task, self.stop_asked):
             return task.result()
         task.cancel()
-        await asyncio.wait((task,))
+        await ended(task)
         return None if task.cancelled() else task.result()
 
 

@@ -42,7 +42,7 @@ from k8strace._store import (
     Settle,
     record_size,
 )
-from k8strace.background import spawn
+from k8strace.background import ended, spawn
 from k8strace.segments import (
     DAMAGED,
     SUFFIX,
@@ -261,7 +261,7 @@ class Store:
     async def flush(self) -> None:
         """Return when nothing waits to be stored."""
         while self._committer is not None:
-            await asyncio.wait((self._committer,))
+            await ended(self._committer)
 
     async def close(self) -> Totals:
         """Bring everything to the disk, and let go of it.
@@ -273,7 +273,7 @@ class Store:
         if current is not None:
             self._seal(current)
         while self._settler is not None:
-            await asyncio.wait((self._settler,))
+            await ended(self._settler)
         rest, self._segments = list(self._segments.values()), {}
         self._unread.clear()
         lost = Totals()

@@ -21,7 +21,7 @@ from time import monotonic, time
 import msgspec
 
 from k8strace import __version__
-from k8strace.background import keep_running
+from k8strace.background import ended, keep_running
 from k8strace.component import ComponentID, Overview
 from k8strace.config import GatewayConfig, Loaded
 from k8strace.errors import ConfigError
@@ -396,7 +396,7 @@ class Supervisor:
                 log.error("a second signal: stopping without draining")
             for process in self._processes:
                 process.end()
-            await asyncio.wait((gone,), timeout=END_TIMEOUT)
+            await ended(gone, END_TIMEOUT)
             for process in self._processes:
                 process.kill()
             await gone

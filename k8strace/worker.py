@@ -23,7 +23,7 @@ import msgspec
 import uvloop
 
 from k8strace._counters import Block
-from k8strace.background import keep_running
+from k8strace.background import ended, keep_running
 from k8strace.component import Worker
 from k8strace.config import GatewayConfig, Loaded, Telemetry
 from k8strace.errors import ConfigError
@@ -247,7 +247,7 @@ class _Writer:
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
-            await asyncio.wait((task,))
+            await ended(task)
             self._metrics.write_down()
 
     async def _write(self) -> None:

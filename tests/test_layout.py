@@ -278,6 +278,32 @@ def test_no_task_is_dropped() -> None:
             assert not lines, f"{path}: a task that nobody holds in lines {lines}"
 
 
+def waits_for_one(source: str) -> list[int]:
+    """Lines that wait for a single task by `asyncio.wait`."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) == "asyncio.wait"
+        and isinstance(node.args[0], (ast.Tuple, ast.List, ast.Set))
+        and len(node.args[0].elts) == 1
+    ]
+
+
+def test_the_search_for_waits_for_one_task_finds_them() -> None:
+    source = (
+        "asyncio.wait((one,))\nasyncio.wait([one], timeout=1)\nasyncio.wait({one})\n"
+        "asyncio.wait((one, other))\nasyncio.wait(all)\nended(one)\n"
+    )
+    assert waits_for_one(source) == [1, 2, 3]
+
+
+def test_one_task_is_waited_for_without_a_cycle() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        lines = waits_for_one(path.read_text())
+        assert not lines, f"{path}: take `ended` of background.py in lines {lines}"
+
+
 # Where tasks are started that `k8strace/background.py` doesn't watch, and who looks at how
 # they end.
 LOOKED_AT = {

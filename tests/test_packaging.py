@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import tomllib
 import venv
 import zipfile
 from collections.abc import Iterator
@@ -139,6 +141,35 @@ def required(name: str) -> Iterator[metadata.Distribution]:
             )
             if found and (canonicalize_name(wanted.name) not in seen or wanted.extras):
                 waiting.append((wanted.name, frozenset(wanted.extras)))
+
+
+def imported() -> set[str]:
+    """The modules at the top that the tree imports and neither has nor Python brings."""
+    found: set[str] = set()
+    for folder in ("k8strace", "scripts", "tests", "benchmarks"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    found |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module:
+                    found.add(node.module.partition(".")[0])
+    ours = {"k8strace", "scripts", "tests", "benchmarks"}
+    return found - sys.stdlib_module_names - ours
+
+
+def test_what_is_imported_is_required_by_its_name() -> None:
+    """Not only by something else, which may do without it one day."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    lines = [*project["dependencies"], *(line for extra in extras for line in extra)]
+    named = {canonicalize_name(Requirement(line).name) for line in lines}
+    bring = metadata.packages_distributions()
+    missing = {
+        module
+        for module in imported()
+        if not named & {canonicalize_name(one) for one in bring.get(module, ())}
+    }
+    assert missing == {"atheris"}, "atheris comes with `make fuzz`"
 
 
 def marks_of_rust(distribution: metadata.Distribution) -> list[str]:

@@ -15,7 +15,7 @@ from time import monotonic
 
 import msgspec
 
-from k8strace.background import keep_running, spawn
+from k8strace.background import ended, keep_running, spawn
 from k8strace.budget import MAX_RETRY_AFTER, Lease
 from k8strace.component import Context, Storage
 from k8strace.errors import RefusedError
@@ -213,7 +213,7 @@ class StoredQueue(Queue):
             if task is not None:
                 if task is self._keeper:
                     task.cancel()
-                await asyncio.wait((task,))
+                await ended(task)
 
     async def flush(self) -> None:
         """Return when nothing waits to be stored."""

@@ -20,7 +20,7 @@ from typing import ClassVar, Literal
 
 from msgspec import UNSET, UnsetType
 
-from k8strace.background import keep_running
+from k8strace.background import ended, keep_running
 from k8strace.component import Context, Worker
 from k8strace.errors import RefusedError
 from k8strace.exporters import _otlp_json
@@ -182,10 +182,10 @@ class File(SendingExporter[Config]):
         self._closing.set()
         flusher, self._flusher = self._flusher, None
         if flusher is not None:
-            await asyncio.wait((flusher,), timeout=CLOSE_TIMEOUT)
+            await ended(flusher, CLOSE_TIMEOUT)
             if not flusher.done():
                 flusher.cancel()
-                await asyncio.wait((flusher,))
+                await ended(flusher)
                 self.log.error(
                     "the end of %s may not be on the disk: its mount does not answer",
                     self._path,

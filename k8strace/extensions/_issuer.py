@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from k8strace.background import spawn
+from k8strace.background import ended, spawn
 from k8strace.errors import RefusedError
 from k8strace.extensions._files import WatchedFile
 from k8strace.extensions._jwt import Key, read_keys
@@ -72,7 +72,7 @@ class Issuer:
     async def close(self) -> None:
         for asking in tuple(self._asking):
             asking.cancel()
-            await asyncio.wait((asking,))
+            await ended(asking)
         await self._remote.close()
 
     async def _renew(self) -> RefusedError | None:

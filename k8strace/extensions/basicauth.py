@@ -23,6 +23,7 @@ from k8strace.auth import (
     Side,
     Verdict,
 )
+from k8strace.background import ended
 from k8strace.component import Config as ComponentConfig
 from k8strace.component import Context
 from k8strace.extensions._files import WatchedFile
@@ -210,7 +211,7 @@ async def _to_its_end(judging: Coroutine[Any, Any, bool]) -> bool:
         return await asyncio.shield(task)
     finally:
         if not task.done():
-            await asyncio.wait((task,))
+            await ended(task)
 
 
 def _read(credential: bytes) -> _Credentials | Verdict:

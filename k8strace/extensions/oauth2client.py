@@ -16,6 +16,7 @@ from urllib.parse import quote_plus, urlencode
 import msgspec
 
 from k8strace.auth import AuthConfig, Authenticator, ClientAuthenticator, Metadata, Side
+from k8strace.background import ended
 from k8strace.component import Context
 from k8strace.errors import OptionError, RefusedError
 from k8strace.extensions._files import WatchedFile
@@ -130,7 +131,7 @@ class OAuth2Client(Authenticator[Config]):
     async def stop(self, deadline: float) -> None:  # noqa: ARG002
         if self._renewing is not None:
             self._renewing.cancel()
-            await asyncio.wait((self._renewing,))
+            await ended(self._renewing)
         await self._remote.close()
 
     def client(self) -> ClientAuthenticator:

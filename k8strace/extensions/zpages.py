@@ -17,7 +17,7 @@ import msgspec
 from k8strace import component
 from k8strace._http1 import Request
 from k8strace.addresses import listen_address
-from k8strace.background import keep_running
+from k8strace.background import ended, keep_running
 from k8strace.component import Context, Overview
 from k8strace.extensions import _zpages_facts, _zpages_html
 from k8strace.extensions._page_options import NOT_AVAILABLE
@@ -94,7 +94,7 @@ class ZPages(component.Extension[Config]):
         ticking, self._ticking = self._ticking, None
         if ticking is not None:
             ticking.cancel()
-            await asyncio.wait((ticking,))
+            await ended(ticking)
         await self._server.stop()
 
     async def _tick(self) -> None:
