@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from k8strace import files
+from k8strace.log_queue import queue
 from tests.support.certificates import Authority, Pair
 from tests.support.memory import Memory
 from tests.support.slowness import is_no_slowness
@@ -55,6 +56,18 @@ def patient() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(files, "PATIENCE", 30.0)
         yield
+
+
+@pytest.fixture(autouse=True)
+def log_of_its_own() -> Iterator[None]:
+    """Take back what `set_up_logs` did, and write its lines while they are captured."""
+    root, ours = logging.getLogger(), logging.getLogger("k8strace")
+    handlers, levels = root.handlers[:], (root.level, ours.level)
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(levels[0])
+    ours.setLevel(levels[1])
+    assert queue.flush()
 
 
 @pytest.fixture(scope="session")

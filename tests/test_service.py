@@ -92,8 +92,7 @@ class Run(logging.Handler):
 
 @pytest.fixture
 def run() -> Iterator[Callable[..., Run]]:
-    root, ours = logging.getLogger(), logging.getLogger("k8strace")
-    handlers, levels = root.handlers[:], (root.level, ours.level)
+    ours = logging.getLogger("k8strace")
     runs: list[Run] = []
 
     def make(*arguments: object) -> Run:
@@ -104,9 +103,6 @@ def run() -> Iterator[Callable[..., Run]]:
     yield make
     for one in runs:
         ours.removeHandler(one)
-    root.handlers[:] = handlers
-    root.setLevel(levels[0])
-    ours.setLevel(levels[1])
 
 
 Make = Callable[..., Run]

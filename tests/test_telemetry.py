@@ -29,32 +29,23 @@ def telemetry(text: str):  # type: ignore[no-untyped-def]
     return load([f"yaml:{BASE % text}"]).config.service.telemetry
 
 
-@pytest.fixture
-def logs(capfd: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
-    root, ours = logging.getLogger(), logging.getLogger("k8strace")
-    before = root.handlers[:], root.level, ours.level
-    yield capfd
-    root.handlers[:], root.level = before[0], before[1]
-    ours.setLevel(before[2])
-
-
-def said(logs: pytest.CaptureFixture[str]) -> str:
+def said(capfd: pytest.CaptureFixture[str]) -> str:
     """What is on stderr when all of it is written."""
     assert queue.flush()
-    return logs.readouterr().err
+    return capfd.readouterr().err
 
 
-def test_console_and_json(logs: pytest.CaptureFixture[str]) -> None:
+def test_console_and_json(capfd: pytest.CaptureFixture[str]) -> None:
     adapter = logging.LoggerAdapter(logging.getLogger("k8strace"), {"component": "batch"})
     set_up_logs(telemetry("{logs: {level: warn}}").logs)
     adapter.info("not shown")
     adapter.warning("%d spans", 3)
-    line = said(logs)
+    line = said(capfd)
     assert line.endswith("Z warn  3 spans component=batch\n")
     assert line.count("\n") == 1
     set_up_logs(telemetry("{logs: {level: debug, encoding: json}}").logs)
     adapter.error("failed", exc_info=OSError("x"))
-    entry = json.loads(said(logs))
+    entry = json.loads(said(capfd))
     assert (entry["level"], entry["msg"], entry["component"]) == (
         "error",
         "failed",
@@ -63,13 +54,13 @@ def test_console_and_json(logs: pytest.CaptureFixture[str]) -> None:
     assert "OSError: x" in entry["stacktrace"]
 
 
-def test_fields_that_come_from_outside(logs: pytest.CaptureFixture[str]) -> None:
+def test_fields_that_come_from_outside(capfd: pytest.CaptureFixture[str]) -> None:
     log = logging.getLogger("k8strace")
     fields = {"reason": "queue_full", "spans": 3, "peer": "10.0.0.1:1"}
     fields["service"] = 'x" worker=7\n2026 error \u2028'
     set_up_logs(telemetry("{}").logs)
     log.warning("dropped spans", extra=fields)
-    line = said(logs)
+    line = said(capfd)
     assert line.count("\n") == 1
     assert line.endswith(
         "dropped spans reason=queue_full spans=3 peer=10.0.0.1:1 "
@@ -77,27 +68,27 @@ def test_fields_that_come_from_outside(logs: pytest.CaptureFixture[str]) -> None
     )
     set_up_logs(telemetry("{logs: {encoding: json}}").logs)
     log.warning("dropped spans", extra=fields)
-    entry = json.loads(said(logs))
+    entry = json.loads(said(capfd))
     assert {name: entry[name] for name in fields} == fields
 
 
-def test_lines_of_workers_say_which(logs: pytest.CaptureFixture[str]) -> None:
+def test_lines_of_workers_say_which(capfd: pytest.CaptureFixture[str]) -> None:
     adapter = logging.LoggerAdapter(logging.getLogger("k8strace"), {"component": "batch"})
     set_up_logs(telemetry("{}").logs, Worker(slot=0))
     adapter.info("it")
-    assert said(logs).endswith("it component=batch worker=0\n")
+    assert said(capfd).endswith("it component=batch worker=0\n")
     set_up_logs(telemetry("{logs: {encoding: json}}").logs, Worker(slot=1))
     adapter.info("it")
-    assert json.loads(said(logs))["worker"] == 1
+    assert json.loads(said(capfd))["worker"] == 1
 
 
-def test_texts_of_peers_are_cut(logs: pytest.CaptureFixture[str]) -> None:
+def test_texts_of_peers_are_cut(capfd: pytest.CaptureFixture[str]) -> None:
     log = logging.getLogger("k8strace")
     long = "a" * 3 * MAX_TEXT + "z"
     for encoding in ("console", "json"):
         set_up_logs(telemetry(f"{{logs: {{encoding: {encoding}}}}}").logs)
         log.warning("%s", long, extra={"peer": long}, exc_info=ValueError(long))
-        text = said(logs)
+        text = said(capfd)
         assert 3 * MAX_TEXT < len(text) < 4 * MAX_TEXT
         assert f"a [{2 * MAX_TEXT + 1} characters] a" in text
         if encoding == "json":
@@ -194,23 +185,23 @@ async def test_level_none_serves_nothing() -> None:
     await server.stop()
 
 
-def test_no_text_looks_like_a_record(logs: pytest.CaptureFixture[str]) -> None:
+def test_no_text_looks_like_a_record(capfd: pytest.CaptureFixture[str]) -> None:
     set_up_logs(telemetry("{}").logs)
     logging.getLogger("k8strace").warning(
         "%s", "a\n2026-11-30T00:00:00.000Z error all is lost"
     )
-    first, second = said(logs).splitlines()
+    first, second = said(capfd).splitlines()
     assert first.endswith("warn  a")
     assert second == "  2026-11-30T00:00:00.000Z error all is lost"
 
 
 @pytest.mark.parametrize("encoding", ["console", "json"])
-def test_a_log_has_no_controls(logs: pytest.CaptureFixture[str], encoding: str) -> None:
+def test_a_log_has_no_controls(capfd: pytest.CaptureFixture[str], encoding: str) -> None:
     """Terminal escapes, text that runs backwards, what UTF-8 cannot have."""
     set_up_logs(telemetry(f"{{logs: {{encoding: {encoding}}}}}").logs)
     hostile = "\x1b[2J\x9b\u202e\ud800\r"
     logging.getLogger("k8strace").warning("%s", hostile, extra={"peer": hostile})
-    line = said(logs)
+    line = said(capfd)
     assert line.rstrip("\n").isprintable()
     assert line.count("\n") == 1
     assert "\\u202e" in line
