@@ -65,7 +65,11 @@ class Prometheus(Config, frozen=True, kw_only=True):
 
     `without_type_suffix` leaves out `_total`, `without_units` those units that the
     collector's own names do not have; `without_scope_info: false` adds `otel_scope_name`
-    and `otel_scope_version` as labels, which the collector's does if nothing is said.
+    and `otel_scope_version` as labels.
+
+    The collector's default is true for all three from v0.152.0 on; before, it was that for
+    a configuration without `readers` only, and false for one with them. Names keep their
+    suffixes here unless it is said: alerts and dashboards for either ask for those.
     """
 
     host: str = "localhost"
