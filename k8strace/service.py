@@ -204,6 +204,14 @@ class Gateway:
         log.info("reloading: draining for at most %g s", self._shutdown_timeout)
         if self._worker is None:
             self._listeners.keep(wanted, 1)
+        for receiver in running.graph.receivers.values():
+            for name, one in receiver.endpoints().items():
+                if not one.adopts:
+                    log.warning(
+                        "%s: the port of %s (%s) is closed until the new configuration "
+                        "runs; with engine native it would stay open",
+                        *(receiver.context.label, name, one.endpoint),
+                    )
         await self._drain(running)
         if self.signals.stop_asked.is_set():
             return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -58,9 +58,18 @@ def patient() -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call() -> Generator[None, object, object]:
+    """Write what the gateway logs in this process while it is captured, not between."""
+    try:
+        return (yield)
+    finally:
+        assert queue.flush()
+
+
 @pytest.fixture(autouse=True)
 def log_of_its_own() -> Iterator[None]:
-    """Take back what `set_up_logs` did, and write its lines while they are captured."""
+    """Take back what `set_up_logs` does."""
     root, ours = logging.getLogger(), logging.getLogger("k8strace")
     handlers, levels = root.handlers[:], (root.level, ours.level)
     yield

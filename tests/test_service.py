@@ -234,6 +234,27 @@ async def test_who_connects_during_a_reload_waits_for_the_new_graph(
             await connect(address)
 
 
+async def test_the_log_says_that_the_port_of_grpcio_is_closed_in_a_reload(
+    run: Make,
+) -> None:
+    """gRPC's library listens by itself: it takes no socket that is open already."""
+    address = f"127.0.0.1:{free_port()}"
+    text = (
+        "{receivers: {otlp: {protocols: {grpc: {engine: grpcio, endpoint: '%s'}}}},"
+        " exporters: {nop: }, service: {telemetry: {metrics: {level: none}},"
+        " pipelines: {traces: {receivers: [otlp], exporters: [nop]}}}}"
+    )
+    gateway = run(load([f"yaml:{text % address}"]))
+    await gateway.send(1)
+    gateway.gateway.signals.note(signal.SIGHUP)
+    await gateway.said("is ready", 2)
+    (line,) = [one for one in gateway.lines if "is closed until" in one]
+    assert line.startswith(f"otlp: the port of grpc ({address})")
+    await gateway.send(1, 2)
+    gateway.gateway.signals.note(signal.SIGTERM)
+    assert await gateway.ended == 0
+
+
 async def test_a_stop_closes_the_port_before_it_drains(run: Make) -> None:
     release = asyncio.Event()
 
