@@ -181,8 +181,10 @@ class Listener:
                 self._on_reject("tls", peer, why)
 
     def _open(self, task: asyncio.Task[None], transport: asyncio.BaseTransport) -> None:
-        # The task ends later than this: a connection would count here and in its server.
+        # The task ends later: until then a connection would count here and in its server,
+        # and might be closed to make room for itself.
         self._connecting.discard(task)
+        self._shaken(task)
         protocol = self._make()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)

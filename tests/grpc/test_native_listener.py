@@ -11,12 +11,13 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from k8strace.budget import Budget
 from k8strace.grpc import native, native_listener, native_server
-from k8strace.grpc.native_listener import Listener
+from k8strace.grpc.native_listener import HANDSHAKE_COST, Listener
 from k8strace.tls.contexts import Contexts, client_context
 from k8strace.tls.options import ServerTLS
 from tests.support.certificates import Authority, Pair
-from tests.support.engine import Rig, channel, send
+from tests.support.engine import MIB, Rig, channel, send
 
 
 @contextmanager
@@ -90,20 +91,24 @@ async def test_of_too_many_the_oldest_goes_that_brought_no_request(
 
 
 class Watched:
-    """A listener, and how many connections it says are being made at each step.
+    """A listener, how many connections it says are connecting, and what they hold.
 
-    `accepted` gets the number before another is accepted, `made` when one has been made.
+    `accepted` gets both before another is accepted, `made` when one has been made.
     """
 
     def __init__(self, tls: Contexts | None = None) -> None:
-        self.accepted: asyncio.Queue[int] = asyncio.Queue()
-        self.made: asyncio.Queue[int] = asyncio.Queue()
+        self.accepted: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+        self.made: asyncio.Queue[tuple[int, int]] = asyncio.Queue()
+        self.upkeep = Budget(64 * MIB).upkeep
         sock = socket.create_server(("127.0.0.1", 0))
         self.host, self.port = sock.getsockname()
-        self.listener = Listener(sock, self._protocol, tls, self._has_room, lambda *_: None)
+        self.listener = Listener(
+            *(sock, self._protocol, tls, self._has_room, lambda *_: None),
+            upkeep=self.upkeep,
+        )
 
     def _has_room(self) -> bool:
-        self.accepted.put_nowait(self.listener.connecting)
+        self.accepted.put_nowait((self.listener.connecting, self.upkeep.used))
         return True
 
     def _protocol(self) -> asyncio.Protocol:
@@ -111,7 +116,7 @@ class Watched:
 
         class Protocol(asyncio.Protocol):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
-                watched.made.put_nowait(watched.listener.connecting)
+                watched.made.put_nowait((watched.listener.connecting, watched.upkeep.used))
                 transport.close()
 
         return Protocol()
@@ -122,8 +127,8 @@ async def test_a_connection_that_is_made_is_not_connecting_any_more() -> None:
     watched.listener.start()
     async with asyncio.timeout(20):
         reader, writer = await asyncio.open_connection(watched.host, watched.port)
-        assert await watched.accepted.get() == 0
-        assert await watched.made.get() == 0
+        assert await watched.accepted.get() == (0, 0)
+        assert await watched.made.get() == (0, 0)
         assert await reader.read() == b""
         writer.close()
     await watched.listener.stop()
@@ -139,17 +144,17 @@ async def test_a_connection_is_connecting_as_long_as_its_handshake_runs(
     trusting = client_context(authority.cert.read_text())
     async with asyncio.timeout(20):
         _, silent = await asyncio.open_connection(watched.host, watched.port)
-        assert await watched.accepted.get() == 0
+        assert await watched.accepted.get() == (0, 0)
         reader, writer = await asyncio.open_connection(
             watched.host, watched.port, ssl=trusting, server_hostname="localhost"
         )
-        assert await watched.accepted.get() == 1
-        assert await watched.made.get() == 1
+        assert await watched.accepted.get() == (1, HANDSHAKE_COST)
+        assert await watched.made.get() == (1, HANDSHAKE_COST)
         assert await reader.read() == b""
         for one in (silent, writer):
             one.close()
     await watched.listener.stop()
-    assert watched.listener.connecting == 0
+    assert (watched.listener.connecting, watched.upkeep.used) == (0, 0)
 
 
 async def closed(reader: asyncio.StreamReader) -> bool:
