@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +47,12 @@ def config(protocols: dict[str, Any], exporter: str = "nop", **options: Any) -> 
     )
 
 
-def start(path: Path, text: str, *arguments: str) -> GatewayProcess:
+def start(
+    path: Path, text: str, *arguments: str, env: Mapping[str, str] | None = None
+) -> GatewayProcess:
     (path / "gateway.yaml").write_text(text)
-    return GatewayProcess(
-        "--config", str(path / "gateway.yaml"), *arguments, out=path / "out.txt"
-    )
+    arguments = ("--config", str(path / "gateway.yaml"), *arguments)
+    return GatewayProcess(*arguments, out=path / "out.txt", env=env)
 
 
 def grpc(engine: str = "native", **options: str) -> dict[str, Any]:
@@ -220,7 +223,7 @@ async def test_the_number_of_workers_changes_with_a_reload(tmp_path: Path) -> No
             # The port that the system chose stays with the receiver.
             (tmp_path / "gateway.yaml").write_text(changed)
             gateway.signal(signal.SIGHUP)
-            await gateway.wait_for_log(f"is ready with {workers} workers", after=seen)
+            await gateway.wait_until_ready(after=seen)
             for pid in former.values():
                 await until_gone(pid)
             await gateway.wait_for_metric("k8strace_workers", workers)
@@ -271,24 +274,37 @@ async def test_one_process_does_not_become_several(tmp_path: Path) -> None:
         assert await gateway.stop() == 0
 
 
+# Python runs it at the start of each process.
+WAIT_FOR_LOCK = """
+import fcntl, sys
+if "--worker" in sys.orig_argv:
+    fcntl.flock(open({path!r}), fcntl.LOCK_SH)
+"""
+
+
 async def test_a_stop_while_workers_start(tmp_path: Path) -> None:
-    gateway = start(tmp_path, config(grpc()))
-    await gateway.start()
-    await gateway.wait_for_log("metrics on")
-    gateway.signal(signal.SIGTERM)
+    gate = tmp_path / "gate"
+    (tmp_path / "sitecustomize.py").write_text(WAIT_FOR_LOCK.format(path=str(gate)))
+    env = {"PYTHONPATH": str(tmp_path)}
+    with gate.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        gateway = start(tmp_path, config(grpc()), env=env)
+        await gateway.start()
+        await gateway.wait_for_log("metrics on")
+        gateway.signal(signal.SIGTERM)
+        await gateway.wait_for_log("stopping")
     assert await gateway.wait() == 0
     assert not any("is ready with" in line for line in gateway.log)
 
 
 @pytest.mark.slow
 async def test_a_worker_that_hangs_is_killed_in_the_end(tmp_path: Path) -> None:
-    timeout = ("--shutdown-timeout", "0")
+    timeout = ("--shutdown-timeout", "60")
     async with start(tmp_path, config(grpc()), *timeout) as gateway:
         pid = processes(gateway)[0]
         os.kill(pid, signal.SIGSTOP)
         gateway.signal(signal.SIGTERM)
         await gateway.wait_for_log("stopping")
-        await asyncio.sleep(0)
         gateway.signal(signal.SIGTERM)
         assert await gateway.wait() == 130
         await until_gone(pid)

@@ -109,12 +109,14 @@ async def test_a_second_signal_stops_at_once(start: Start) -> None:
 
 
 async def test_not_ready_while_draining(start: Start) -> None:
-    async def hang(message: ExportTraceServiceRequest) -> None:
-        await asyncio.Event().wait()
+    is_released = asyncio.Event()
+
+    async def late(message: ExportTraceServiceRequest) -> None:
+        await is_released.wait()
 
     async with Backend() as backend:
-        backend.answer = hang
-        async with start(backend.endpoint, "--shutdown-timeout", "3") as gateway:
+        backend.answer = late
+        async with start(backend.endpoint, "--shutdown-timeout", "60") as gateway:
             url = f"http://{await gateway.address('health')}/"
             assert (await gateway.get(url))[0] == 200
             async with Client(await gateway.address("grpc")) as client:
@@ -122,6 +124,7 @@ async def test_not_ready_while_draining(start: Start) -> None:
                 gateway.signal(signal.SIGTERM)
                 await gateway.wait_for_log("draining")
                 assert (await gateway.get(url))[0] == 503
+                is_released.set()
             assert await gateway.wait() == 0
 
 
@@ -144,7 +147,7 @@ async def test_sighup_reloads_and_a_bad_configuration_changes_nothing(
         path.write_text(good.replace("timeout: 20ms", "timeout: 10ms"))
         before = len(gateway.log)
         gateway.signal(signal.SIGHUP)
-        await gateway.wait_for_log("is ready", after=before)
+        await gateway.wait_until_ready(after=before)
         address = (await gateway.wait_for_log(r"grpc on (\S+)", after=before))[1]
         async with Client(address) as client:
             await client.send(request(10))

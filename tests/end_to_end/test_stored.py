@@ -166,7 +166,7 @@ async def test_a_reload_keeps_the_store(
                 await client.send(request(30))
             seen = len(gateway.log)
             gateway.signal(signal.SIGHUP)
-            await gateway.wait_for_log("k8strace .* is ready", after=seen)
+            await gateway.wait_until_ready(after=seen)
             backend.answer = None
             await backend.wait_for_spans(30)
             if arguments is WORKERS:  # alone it serves metrics elsewhere since the reload

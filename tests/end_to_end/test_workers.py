@@ -172,10 +172,10 @@ async def test_a_worker_that_is_told_to_end_drains_and_is_followed(start: Start)
         async with start(backend.endpoint, *WORKERS, *NATIVE) as gateway:
             async with Client(await gateway.address("grpc")) as client:
                 await client.send(request(30))
-            seen = len(gateway.log)
+            seen, pid = len(gateway.log), processes(gateway)[0]
             for _ in range(2):  # a worker drains, however often it is told
                 with suppress(ProcessLookupError):
-                    os.kill(processes(gateway)[0], signal.SIGTERM)
+                    os.kill(pid, signal.SIGTERM)
             await gateway.wait_for_log("ended with status 0: starting again", after=seen)
             await gateway.wait_for_log("worker is ready.* worker=0", after=seen)
             assert await gateway.stop() == 0
@@ -223,7 +223,7 @@ async def test_reloads_under_load(start: Start, tmp_path: Path) -> None:
                 path.write_text(good.replace("timeout: 20ms", "timeout: 10ms"))
                 seen = len(gateway.log)
                 gateway.signal(signal.SIGHUP)
-                await gateway.wait_for_log("is ready with 2 workers", after=seen)
+                await gateway.wait_until_ready(after=seen)
                 for pid in first.values():
                     await until_gone(pid)
                 await backend.wait_for_spans(backend.spans + 200)

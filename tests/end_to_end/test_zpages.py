@@ -22,6 +22,7 @@ from tests.support.backend import Backend
 from tests.support.clients import Client
 from tests.support.gateway import GatewayProcess, Samples
 from tests.support.requests import request
+from tests.support.workers import processes
 
 ZPAGES = (
     *("--set", "extensions.zpages.endpoint=127.0.0.1:0"),
@@ -169,22 +170,13 @@ async def test_what_a_worker_took_with_it_is_shown(start: Start) -> None:
             async with Client(await gateway.address("grpc")) as client:
                 await client.send(request(7))
             await gateway.wait_for_metric("k8strace_spans_parked", 7)
-            for pid in json_processes(gateway).values():
+            for pid in processes(gateway).values():
                 os.kill(pid, signal.SIGKILL)
             await gateway.at_rest()
             in_all, _ = await dropz(gateway, "dropped")
             assert in_all == {("exporters/otlp", "worker_died"): 7}
-            assert said(gateway, "spans", "dropped spans: ") == in_all
             assert await gateway.stop() == 0
-
-
-def json_processes(gateway: GatewayProcess) -> dict[int, int]:
-    """The workers' processes by slot, from a log in JSON."""
-    return {
-        line["worker"]: int(line["msg"].rpartition(" ")[2])
-        for line in map(json.loads, gateway.log)
-        if line["msg"].startswith("worker is ready")
-    }
+    assert said(gateway, "spans", "dropped spans: ") == in_all
 
 
 @pytest.mark.slow
@@ -197,7 +189,7 @@ async def test_a_reload_keeps_what_is_known(start: Start) -> None:
             before = await dropz(gateway, "dropped")
             seen = len(gateway.log)
             gateway.signal(signal.SIGHUP)
-            await gateway.wait_for_log(r"k8strace \S+ is ready", after=seen)
+            await gateway.wait_until_ready(after=seen)
             address = await gateway.wait_for_log(r"zpages on http://(\S+:\d+)", after=seen)
             _, text = await gateway.get(f"http://{address[1]}/debug/dropz?format=json")
             rows = json.loads(text)["losses"]

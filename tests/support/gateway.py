@@ -15,7 +15,9 @@ from typing import Any
 import aiohttp
 from prometheus_client.parser import text_string_to_metric_families
 
-READY = re.compile(r"k8strace \S+ is ready")
+# Both in a log of text and in one of JSON.
+READY = re.compile(r"k8strace \S+ is ready(?: with (\d+) workers)?")
+WORKER = re.compile(r"worker is ready: process (\d+)\W+worker\W+(\d+)\b")
 METRICS_PORT = (
     "service.telemetry.metrics="
     "{readers: [{pull: {exporter: {prometheus: {host: 127.0.0.1, port: 0}}}}]}"
@@ -29,6 +31,10 @@ class GatewayProcess:
 
     Used as an async context manager: entered when it is ready, killed at the end if it
     still runs.
+
+    A line comes into `log` at any time after what it tells of, and lines of different
+    processes come in any order: each process has a thread that writes. All are there when
+    `wait` or `stop` returns; before that, wait for a line.
     """
 
     def __init__(
@@ -45,7 +51,7 @@ class GatewayProcess:
     async def __aenter__(self) -> GatewayProcess:
         await self.start()
         try:
-            await self.wait_for_log(READY)
+            await self.wait_until_ready()
         except BaseException:
             await self.kill()
             raise
@@ -92,17 +98,37 @@ class GatewayProcess:
     ) -> re.Match[str]:
         """The first line from number `after` on that matches."""
         async with asyncio.timeout(timeout):
-            while True:
-                self._changed.clear()
-                for line in self.log[after:]:
-                    if match := re.search(pattern, line):
-                        return match
-                assert self._reader is not None
-                if self._reader.done():  # it has ended, and all that it said is here
-                    raise AssertionError(
-                        f"ended with {self.process.returncode}:\n" + "\n".join(self.log)
-                    )
-                await self._changed.wait()
+            while not (found := self.matches(pattern, after)):
+                await self._wait_for_change()
+            return found[0]
+
+    async def wait_until_ready(self, after: int = 0, timeout: float = 60.0) -> None:
+        """Wait for the line that it is ready, and for that of each worker.
+
+        Lines before number `after` don't count: they are of a start before.
+        """
+        async with asyncio.timeout(timeout):
+            ready = await self.wait_for_log(READY, after)
+            workers = int(ready[1] or 0)
+            while len({one[2] for one in self.matches(WORKER, after)}) < workers:
+                await self._wait_for_change()
+
+    def matches(
+        self, pattern: str | re.Pattern[str], after: int = 0
+    ) -> list[re.Match[str]]:
+        """Of the lines that are here, from number `after` on, those that match."""
+        found = (re.search(pattern, line) for line in self.log[after:])
+        return [one for one in found if one]
+
+    async def _wait_for_change(self) -> None:
+        """Wait for more lines. Raises AssertionError where there can be none."""
+        assert self._reader is not None
+        if self._reader.done():  # it has ended, and all that it said is here
+            raise AssertionError(
+                f"ended with {self.process.returncode}:\n" + "\n".join(self.log)
+            )
+        self._changed.clear()
+        await self._changed.wait()
 
     async def address(self, what: str) -> str:
         """The bound address from the log: "grpc", "http", "metrics" or "health"."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 from collections import Counter
 
@@ -15,7 +14,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from tests.support.clients import Client
-from tests.support.gateway import GatewayProcess, Samples
+from tests.support.gateway import WORKER, GatewayProcess, Samples
 from tests.support.requests import request, span_ids
 
 RETRIED = (  # the last where a connection waited long for a worker that was starting
@@ -23,13 +22,14 @@ RETRIED = (  # the last where a connection waited long for a worker that was sta
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
-WORKER = re.compile(r"worker is ready: process (\d+) worker=(\d+)")
 
 
 def processes(gateway: GatewayProcess) -> dict[int, int]:
-    """The process that became ready last in each slot."""
-    found = [match for line in gateway.log if (match := WORKER.search(line))]
-    return {int(match[2]): int(match[1]) for match in found}
+    """The process that became ready last in each slot.
+
+    All are known when a gateway is entered, and after `wait_until_ready` and `kill`.
+    """
+    return {int(match[2]): int(match[1]) for match in gateway.matches(WORKER)}
 
 
 async def kill(gateway: GatewayProcess, slot: int) -> None:
