@@ -12,7 +12,7 @@ there. It has no state but what is in the struct, and that doesn't grow.
 from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memmove
 
-from k8strace._index cimport Walk, check_span
+from k8strace._index cimport Walk, check_span, look_ahead
 from k8strace._otlp cimport (
     CHILD,
     REQUEST_LEVEL,
@@ -84,6 +84,7 @@ cdef struct Open:
     Cursor left
     uint64_t header  # where its header is in the output
     uint64_t header_size
+    Code flaw  # what is wrong with what it is in
     bint is_changed
     bint has_spans  # some of them stay
     bint has_lost  # some of them don't
@@ -115,6 +116,7 @@ cdef inline void start_chunk(Filter *f, Bytes at, Bytes end) noexcept nogil:
     f.open[0].is_changed = False
     f.open[0].has_spans = False
     f.open[0].has_lost = False
+    f.check.flaw = OK
     f.is_decided = False
     f.out = NULL
     f.room = 0
@@ -209,6 +211,7 @@ cdef inline bint close_message(Filter *f) noexcept nogil:
         write_varint(f.out + one.header + 1, size)
     parent.is_changed |= one.is_changed
     parent.has_spans |= one.has_spans
+    f.check.flaw = one.flaw
     f.level -= 1
     return True
 
@@ -374,8 +377,13 @@ cdef inline Code filter_chunk(Filter *f) noexcept nogil:
                 inner.is_changed = False
                 inner.has_spans = False
                 inner.has_lost = False
+                inner.flaw = f.check.flaw
+                code = look_ahead(&f.check, &field, f.level)
+                if code != OK:
+                    f.fault = f.check.fault
+                    return code
         else:
-            code = check_own(&field, f.level, f.check.deep, &f.fault)
+            code = check_own(&field, f.level, &f.fault)
             if code != OK:
                 return code
             fits = copy_on(f, field.start, field.end)

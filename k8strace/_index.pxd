@@ -29,9 +29,11 @@ from k8strace._otlp cimport (
     Leaves,
     check_leaves,
     check_own,
+    check_own_leaves,
     is_zero,
 )
 from k8strace._wire cimport (
+    BAD_TEXT,
     NO_MEMORY,
     OK,
     TOO_DEEP,
@@ -86,6 +88,7 @@ cdef struct Index:
 cdef struct Walk:
     Purpose purpose
     bint deep
+    Code flaw  # deep: what is wrong with the resource or scope that is walked
     Index *index  # NULL for COUNT and VERDICTS
     uint64_t spans  # COUNT, VERDICTS: the valid ones; else all
     uint64_t bad_ids
@@ -246,19 +249,21 @@ cdef inline Code check_span(Walk *w, Field *span) noexcept nogil:
     cdef Leaves found
     cdef bint good = False
     cdef Code code = read_ids(span, &ids, &w.fault)
-    if code != OK:
+    if code != OK and code != TOO_DEEP:
         return code
     found.bad_text = NULL
-    if w.deep:
+    if w.flaw != OK:
+        code = w.flaw
+    elif w.deep and code == OK:
         code = check_leaves(&found, SPAN, span.body, span.end, SPAN_LEVEL)
         if code != OK and code != TOO_DEEP:
             w.fault = found.fault
             return code
     if code == TOO_DEEP:
         w.too_deep += 1
-    elif not are_good(&ids):
+    elif code != BAD_TEXT and not are_good(&ids):
         w.bad_ids += 1
-    elif found.bad_text != NULL:
+    elif code == BAD_TEXT or found.bad_text != NULL:
         w.bad_text += 1
     else:
         w.spans += 1
@@ -287,6 +292,18 @@ cdef inline Code index_span(Walk *w, Field *span, uint64_t scope) noexcept nogil
             trace_id = f.body if f.end - f.body == TRACE_ID_SIZE else NULL
     w.spans += 1
     return add_span(w.index, span, trace_id, scope)
+
+
+cdef inline uint64_t seen(Walk *w) noexcept nogil:
+    """How many spans were walked, whatever is wrong with them."""
+    return w.spans + w.bad_ids + w.bad_text + w.too_deep
+
+
+cdef inline Code look_ahead(Walk *w, Field *message, int level) noexcept nogil:
+    """Find out what is wrong with a resource or scope before its spans are walked."""
+    if w.deep and w.flaw == OK and level != REQUEST_LEVEL:
+        return check_own_leaves(message, level, &w.flaw, &w.fault)
+    return OK
 
 
 cdef inline Code walk_span(Walk *w, Field *span, uint64_t scope) noexcept nogil:
@@ -319,6 +336,11 @@ cdef inline Code walk_node(
     cdef uint64_t me = 0
     cdef uint64_t before
     cdef uint64_t spans = w.spans
+    cdef uint64_t walked = seen(w)
+    cdef Code flaw = w.flaw  # of what it is in
+    code = look_ahead(w, place, level)
+    if code != OK:
+        return code
     if index != NULL:
         nodes = &index.nodes[level]
         gaps = &index.gaps[level]
@@ -343,7 +365,7 @@ cdef inline Code walk_node(
             w.fault = c.at
             return code
         if f.tag != child:
-            code = check_own(&f, level, w.deep, &w.fault)
+            code = check_own(&f, level, &w.fault)
             if code == OK and index != NULL:
                 made.gap_size += <uint64_t>(f.end - f.start)
                 code = add_gap(gaps, made.first_gap, &f, children.count)
@@ -358,6 +380,10 @@ cdef inline Code walk_node(
                     made.cut = True
         if code != OK:
             return code
+    if w.flaw != flaw:
+        if seen(w) == walked:
+            return w.flaw  # there are no spans that could be left out with it
+        w.flaw = flaw
     if index == NULL:
         return OK
     made.end_span = <uint32_t>index.spans.count

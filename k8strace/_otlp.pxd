@@ -229,34 +229,45 @@ cdef inline Code check_fields(Bytes at, Bytes end, int depth, Bytes *fault) noex
     return OK
 
 
-cdef inline Code check_own(
-    Field *f, int level, bint deep, Bytes *fault
-) noexcept nogil:
-    """Check a field that a message above the spans has besides its children.
+cdef inline Code check_own(Field *f, int level, Bytes *fault) noexcept nogil:
+    """Check a field that a message above the spans has besides its children."""
+    if level == REQUEST_LEVEL or f.tag != OWN:
+        return OK
+    return check_fields(f.body, f.end, level + 1, fault)
 
-    Bad text is an error here, since it concerns all the spans below.
+
+cdef inline Code check_own_leaves(
+    Field *message, int level, Code *flaw, Bytes *fault
+) noexcept nogil:
+    """Check all that a resource or scope has besides its children.
+
+    `flaw` becomes TOO_DEEP or BAD_TEXT where that is wrong with it: what is wrong with
+    all the spans below it, and with nothing else.
     """
+    cdef Cursor c
+    cdef Field f
     cdef Leaves found
     cdef Code code
-    if level == REQUEST_LEVEL:
-        return OK
-    if f.tag == OWN and not deep:
-        return check_fields(f.body, f.end, level + 1, fault)
+    cdef Shape shape = RESOURCE if level == RESOURCE_LEVEL else SCOPE
     found.bad_text = NULL
-    if f.tag == OWN:
-        code = check_leaves(
-            &found,
-            RESOURCE if level == RESOURCE_LEVEL else SCOPE,
-            f.body,
-            f.end,
-            level + 1,
-        )
+    c.at = message.body
+    c.end = message.end
+    while c.at < c.end:
+        code = next_field(&c, &f, level)
         if code != OK:
-            fault[0] = found.fault
+            fault[0] = c.at
             return code
-    elif deep and f.tag == SCHEMA_URL and not is_text(f.body, f.end):
-        found.bad_text = f.start
+        if f.tag == OWN:
+            code = check_leaves(&found, shape, f.body, f.end, level + 1)
+            fault[0] = found.fault
+            if code == TOO_DEEP:
+                flaw[0] = TOO_DEEP
+                return OK
+            if code != OK:
+                return code
+        elif f.tag == SCHEMA_URL and not is_text(f.body, f.end):
+            found.bad_text = f.start
     if found.bad_text != NULL:
         fault[0] = found.bad_text
-        return BAD_TEXT
+        flaw[0] = BAD_TEXT
     return OK

@@ -131,16 +131,77 @@ def test_text_in_a_span_is_checked_where_deep(place: object, text: bytes) -> Non
         lambda text: written(span(), scope=field(3, text)),
     ],
 )
-def test_bad_text_above_the_spans_is_an_error(place: object) -> None:
+def test_bad_text_above_spans_costs_what_is_below_it(place: object) -> None:
     assert callable(place)
     good = place(b"text")
     assert _fastpath.count((good,), True) == (1, 0, 0, 0)
     bad = place(b"te\xfft")
     assert _fastpath.count((bad,)) == (1, 0, 0, 0)
-    with pytest.raises(MalformedPayloadError, match="isn't UTF-8") as raised:
-        _fastpath.count((good, bad), True)
-    # The field in which the text stands: one byte of tag, one of length in front.
-    assert raised.value.offset == len(good) + bad.index(b"te\xfft") - 2
+    assert_cleaned(good, bad, (2, 0, 1, 0))
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        lambda value: written(span(), resource=field(1, field(1, field(2, value)))),
+        lambda value: written(span(), scope=field(1, field(3, field(2, value)))),
+    ],
+)
+def test_deep_nesting_above_spans_costs_what_is_below_it(place: object) -> None:
+    assert callable(place)
+    good, bad = place(nested(10)), place(nested(60))
+    assert _fastpath.count((bad,)) == (1, 0, 0, 0)
+    assert_cleaned(good, bad, (2, 0, 0, 1))
+
+
+def assert_cleaned(good: bytes, bad: bytes, counted: tuple[int, ...]) -> None:
+    """Of `bad` between two of `good`, in one chunk or in three, `good` stays."""
+    for chunks in ((good + bad + good,), (good, bad, good)):
+        assert _fastpath.count(chunks, True) == counted
+        assert _fastpath.valid(chunks, True) == b"\1\0\1"
+        cleaning = _fastpath.Cleaning(chunks, True)
+        while not cleaning.is_done:
+            cleaning.run()
+        made, spans = cleaning.take()
+        assert (b"".join(made), spans) == (good + good, 2)
+        assert cleaning.first_lost == 1
+
+
+def test_a_bad_scope_does_not_cost_its_neighbours() -> None:
+    bad = field(1, b"\x0a\x01\xff")
+    scopes = [field(2, more + field(2, span())) for more in (b"", bad, field(3, b"x"))]
+    resource = field(1, field(1, field(3, field(3, b"x"))))
+    chunk = field(1, resource + b"".join(scopes))
+    assert _fastpath.count((chunk,), True) == (2, 0, 1, 0)
+    cleaning = _fastpath.Cleaning((chunk,), True)
+    while not cleaning.is_done:
+        cleaning.run()
+    assert cleaning.take() == ((field(1, resource + scopes[0] + scopes[2]),), 2)
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (field(1, field(3, b"te\xfft")), "isn't UTF-8"),
+        (field(1, field(2, field(1, field(1, b"te\xfft")))), "isn't UTF-8"),
+        (field(1, field(1, field(1, field(2, nested(60))))), "deeper than 100"),
+    ],
+)
+def test_a_bad_resource_or_scope_without_spans_is_an_error(bad: bytes, reason: str) -> None:
+    """There is nothing that could be left out and counted."""
+    assert _fastpath.count((written(span()) + bad,)) == (1, 0, 0, 0)
+    with pytest.raises(MalformedPayloadError, match=reason):
+        _fastpath.count((written(span()) + bad,), True)
+
+
+def test_a_span_with_groups_that_are_too_deep_costs_itself() -> None:
+    chunk = written(span(), span(more=b"\x7b" * 101 + b"\x7c" * 101), span())
+    for deep in (False, True):
+        assert _fastpath.count((chunk,), deep) == (2, 0, 0, 1)
+        assert _fastpath.valid((chunk,), deep) == b"\1\0\1"
+
+
+COUNTING = (_fastpath.count, _fastpath.valid, _fastpath.split)
 
 
 @pytest.mark.parametrize(
@@ -167,13 +228,13 @@ def test_bad_text_above_the_spans_is_an_error(place: object) -> None:
 )
 def test_malformed_bytes_say_what_and_where(bad: bytes, reason: str, offset: int) -> None:
     good = written(span())
-    for around in (
-        lambda inner: inner,
-        lambda inner: field(1, inner),
-        lambda inner: field(1, field(1, inner)),
-        lambda inner: field(1, field(2, inner)),
-        lambda inner: field(1, field(2, field(1, inner))),
-        lambda inner: field(1, field(2, field(2, inner))),
+    for around, is_span in (
+        (lambda inner: inner, False),
+        (lambda inner: field(1, inner), False),
+        (lambda inner: field(1, field(1, inner)), False),
+        (lambda inner: field(1, field(2, inner)), False),
+        (lambda inner: field(1, field(2, field(1, inner))), False),
+        (lambda inner: field(1, field(2, field(2, inner))), True),
     ):
         whole = around(bad)
         at = len(good) + len(whole) - len(bad) + offset
@@ -186,6 +247,8 @@ def test_malformed_bytes_say_what_and_where(bad: bytes, reason: str, offset: int
             lambda chunks: _fastpath.keep(chunks, b"\1"),
             lambda chunks: _fastpath.sample(chunks, 0, 100.0, 0, 4, True),
         ):
+            if reason == "deeper than 100" and operation in COUNTING and is_span:
+                continue  # it is counted, and left out
             with pytest.raises(MalformedPayloadError, match=reason) as raised:
                 operation((good, whole))
             assert raised.value.offset == at, operation

@@ -19,6 +19,8 @@ from tests.support.backend import PATH, Backend
 from tests.support.clients import Client, recorded
 from tests.support.gateway import GatewayProcess, run_gateway
 from tests.support.requests import request
+from tests.support.wire import field, span
+from tests.support.wire import request as written
 
 GOOD = request(10).SerializeToString()
 
@@ -124,9 +126,18 @@ async def test_deep_nesting_is_bounded_where_it_is_looked_at(start: Start) -> No
                 body = nested(20_000)
                 assert await status_of(client, body) is grpc.StatusCode.OK
                 assert await status_of(client, GOOD + body) is grpc.StatusCode.OK
+                # So do a resource and a scope, with the spans below them.
+                value = field(1, b"x")
+                for _ in range(60):
+                    value = field(5, field(1, value))
+                for where, number in (("resource", 1), ("scope", 3)):
+                    own = field(1, field(number, field(1, b"k") + field(2, value)))
+                    body = written(span(), span(), **{where: own})
+                    answer = await client.send(GOOD + body)
+                    assert answer.partial_success.rejected_spans == 2
             samples = await gateway.at_rest()
-            assert samples.sum("k8strace_spans_dropped_total", reason="too_deep") == 2
-        assert backend.spans == 10
+            assert samples.sum("k8strace_spans_dropped_total", reason="too_deep") == 6
+        assert backend.spans == 30
 
 
 async def test_a_client_that_goes_away_mid_request_leaves_nothing(
