@@ -5,8 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import aiohttp
-from opentelemetry import trace
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+
+from k8strace.kube._extra import missing
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+except ImportError as error:
+    raise missing(error) from error
 
 from k8strace.kube.propagation import propagators
 

@@ -6,8 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 
-from opentelemetry.propagators.textmap import Getter
-from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
+from k8strace.kube._extra import missing
+
+try:
+    from opentelemetry.propagators.textmap import Getter
+    from opentelemetry.trace import SpanKind, Status, StatusCode, TracerProvider
+except ImportError as error:
+    raise missing(error) from error
 
 from k8strace.kube.propagation import incoming
 

@@ -9,8 +9,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
-from opentelemetry.propagators.textmap import Getter
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+
+from k8strace.kube._extra import missing
+
+try:
+    from opentelemetry.propagators.textmap import Getter
+    from opentelemetry.trace import Span, SpanKind, Status, StatusCode, TracerProvider
+except ImportError as error:
+    raise missing(error) from error
 
 from k8strace.kube.asgi import nobody
 from k8strace.kube.propagation import incoming

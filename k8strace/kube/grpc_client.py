@@ -6,9 +6,15 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import grpc
-from opentelemetry import trace
-from opentelemetry.propagators.textmap import Setter
-from opentelemetry.trace import Span, SpanKind, TracerProvider
+
+from k8strace.kube._extra import missing
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.propagators.textmap import Setter
+    from opentelemetry.trace import Span, SpanKind, TracerProvider
+except ImportError as error:
+    raise missing(error) from error
 
 from k8strace.kube.grpc import names, tell
 from k8strace.kube.propagation import propagators

@@ -9,27 +9,32 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from opentelemetry import trace
-from opentelemetry.baggage.propagation import W3CBaggagePropagator
-from opentelemetry.context import Context
-from opentelemetry.propagators.composite import CompositePropagator
-from opentelemetry.propagators.textmap import (
-    CarrierT,
-    Getter,
-    Setter,
-    TextMapPropagator,
-    default_getter,
-    default_setter,
-)
-from opentelemetry.trace import (
-    INVALID_SPAN,
-    Link,
-    NonRecordingSpan,
-    SpanContext,
-    TraceFlags,
-    TraceState,
-)
-from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+from k8strace.kube._extra import missing
+
+try:
+    from opentelemetry import trace
+    from opentelemetry.baggage.propagation import W3CBaggagePropagator
+    from opentelemetry.context import Context
+    from opentelemetry.propagators.composite import CompositePropagator
+    from opentelemetry.propagators.textmap import (
+        CarrierT,
+        Getter,
+        Setter,
+        TextMapPropagator,
+        default_getter,
+        default_setter,
+    )
+    from opentelemetry.trace import (
+        INVALID_SPAN,
+        Link,
+        NonRecordingSpan,
+        SpanContext,
+        TraceFlags,
+        TraceState,
+    )
+    from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+except ImportError as error:
+    raise missing(error) from error
 
 _TRACEPARENT = "traceparent"
 _KNOWN_FLAGS = 2  # Go's propagator takes a version 00 with more for no trace context
