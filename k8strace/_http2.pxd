@@ -49,6 +49,7 @@ cdef class Session:
     cdef int take_frame(self, const h2.frame *frame, void *owner) except -1
     cdef int ended(self, void *owner) except -1
     cdef int not_sent(self, int32_t stream, void *owner) except -1
+    cdef int invalid(self, void *owner, int code) except -1
     cdef int send_data(self, void *source, const uint8_t *head, size_t size) except -1
     cdef int closed(self, int32_t stream, uint32_t code) except -1
 

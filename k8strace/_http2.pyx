@@ -8,8 +8,9 @@ Rules for it and for the sessions that derive from it:
 
 A session overrides what it wants to know of: `begin_frame`, `begin_headers`,
 `take_header`, `take_data`, `take_frame`, `ended` (all of a stream was sent), `not_sent`,
-`closed`; and `send_data`, which hands out what a source of data has without copying it.
-`owner` is the object of the stream, as the session gave it to nghttp2, or NULL.
+`invalid` (what came on a stream breaks HTTP/2's rules, and ends it), `closed`; and
+`send_data`, which hands out what a source of data has without copying it. `owner` is the
+object of the stream, as the session gave it to nghttp2, or NULL.
 """
 
 from cpython.bytearray cimport PyByteArray_AS_STRING
@@ -201,6 +202,9 @@ cdef class Session:
     cdef int not_sent(self, int32_t stream, void *owner) except -1:
         return 0
 
+    cdef int invalid(self, void *owner, int code) except -1:
+        return 0
+
     cdef int send_data(self, void *source, const uint8_t *head, size_t size) except -1:
         return 0
 
@@ -249,6 +253,12 @@ cdef int on_header(
     void *owner,
 ) noexcept:
     cdef void *stream = h2.session_get_stream_user_data(session, frame.hd.stream_id)
+    # Space around a value is no part of it (RFC 9110, 5.5).
+    while size and (value[0] == b" " or value[0] == b"\t"):
+        value += 1
+        size -= 1
+    while size and (value[size - 1] == b" " or value[size - 1] == b"\t"):
+        size -= 1
     try:
         return (<Session>owner).take_header(stream, name, name_size, value, size)
     except BaseException as error:
@@ -261,6 +271,18 @@ cdef int on_frame(h2.session *session, const h2.frame *frame, void *owner) noexc
         stream = h2.session_get_stream_user_data(session, frame.hd.stream_id)
     try:
         return (<Session>owner).take_frame(frame, stream)
+    except BaseException as error:
+        return keep_error(owner, error)
+
+
+cdef int on_invalid(
+    h2.session *session, const h2.frame *frame, int code, void *owner
+) noexcept:
+    cdef void *stream = NULL
+    if frame.hd.stream_id:
+        stream = h2.session_get_stream_user_data(session, frame.hd.stream_id)
+    try:
+        return 0 if stream == NULL else (<Session>owner).invalid(stream, code)
     except BaseException as error:
         return keep_error(owner, error)
 
@@ -351,6 +373,7 @@ cdef void prepare() except *:
     h2.set_on_begin_headers(_callbacks, on_begin_headers)
     h2.set_on_header(_callbacks, on_header)
     h2.set_on_frame_recv(_callbacks, on_frame)
+    h2.set_on_invalid(_callbacks, on_invalid)
     h2.set_on_data_chunk_recv(_callbacks, on_data)
     h2.set_on_frame_send(_callbacks, on_sent)
     h2.set_on_frame_not_send(_callbacks, on_not_sent)
@@ -358,5 +381,6 @@ cdef void prepare() except *:
     h2.set_send_data(_callbacks, on_send_data)
     # What a stream may send is said when its message is admitted, not as it comes.
     h2.option_set_no_auto_window_update(_options, 1)
+    h2.take_outer_space(_options)
 
 prepare()

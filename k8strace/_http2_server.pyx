@@ -487,6 +487,15 @@ cdef class ServerSession(Session):
             self.events.append((WHOLE, request))
         return 0
 
+    cdef int invalid(self, void *owner, int code) except -1:
+        """libnghttp2 resets the stream: a header with a control character in it, say."""
+        cdef Request request = <Request>owner
+        if request.stage != SERVED and request.reason is None:
+            why = (<bytes>h2.strerror(code)).decode()
+            request.reason = "decode_error"
+            request.text = f"the call breaks the rules of HTTP/2: {why}"
+        return 0
+
     cdef int closed(self, int32_t stream, uint32_t code) except -1:
         request = self.streams.pop(stream, None)
         return 0 if request is None else self.gone(request)
@@ -494,7 +503,7 @@ cdef class ServerSession(Session):
     cdef int gone(self, Request request) except -1:
         if request.stage == ANSWERED:
             return 0
-        if request.stage != SERVED:
+        if request.stage != SERVED and request.reason is None:
             request.reason = "incomplete"
             request.text = "the call ended before its message"
         request.stage = ANSWERED

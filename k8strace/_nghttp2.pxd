@@ -89,6 +89,9 @@ cdef extern from "nghttp2/nghttp2.h":
     ctypedef int (*on_frame_not_send_callback)(
         session *, const frame *, int, void *
     ) noexcept
+    ctypedef int (*on_invalid_frame_callback)(
+        session *, const frame *, int, void *
+    ) noexcept
     ctypedef int (*on_begin_frame_callback)(
         session *, const frame_hd *, void *
     ) noexcept
@@ -133,6 +136,10 @@ cdef extern from "nghttp2/nghttp2.h":
     )
     void set_send_data "nghttp2_session_callbacks_set_send_data_callback"(
         session_callbacks *, send_data_callback
+    )
+
+    void set_on_invalid "nghttp2_session_callbacks_set_on_invalid_frame_recv_callback"(
+        session_callbacks *, on_invalid_frame_callback
     )
 
     int option_new "nghttp2_option_new"(option **)
@@ -187,3 +194,15 @@ cdef extern from "nghttp2/nghttp2.h":
     )
     int submit_trailer "nghttp2_submit_trailer"(session *, int32_t, const nv *, size_t)
     const char *strerror "nghttp2_strerror"(int)
+
+cdef extern from *:
+    """
+    /* From 1.50.0 on, space around a header's value ends the stream unless this is said. */
+    #if NGHTTP2_VERSION_NUM >= 0x013200
+    #define k8strace_take_outer_space(options) \\
+        nghttp2_option_set_no_rfc9113_leading_and_trailing_ws_validation(options, 1)
+    #else
+    #define k8strace_take_outer_space(options) ((void)(options))
+    #endif
+    """
+    void take_outer_space "k8strace_take_outer_space"(option *)

@@ -25,6 +25,7 @@ from tests.support.http2 import (
     NO_ERROR,
     PING,
     PREFACE,
+    PROTOCOL_ERROR,
     RST_STREAM,
     SETTINGS,
     WINDOW_UPDATE,
@@ -165,6 +166,33 @@ def test_metadata() -> None:
         frame(DATA, END_STREAM, 1, message(b"")),
     )
     assert request.metadata == (("x-tenant", "blue"),)
+
+
+@pytest.mark.parametrize("value", ["blue ", " blue", "\tblue \t", "blue\t"])
+def test_space_around_a_value_is_no_part_of_it(value: str) -> None:
+    """RFC 9110, 5.5; grpc-go sends it, and takes it."""
+    side = Side(metadata=True)
+    block = headers(("content-type", "application/grpc "), GRPC[1], ("x-tenant", value))
+    ((kind, request),) = side.receive(
+        frame(HEADERS, END_HEADERS, 1, block), frame(DATA, END_STREAM, 1, message(b""))
+    )
+    assert kind == WHOLE
+    assert request.metadata == (("x-tenant", "blue"),)
+
+
+@pytest.mark.parametrize(
+    "pair", [("x-tenant", "a\x01b"), ("X-Tenant", "a"), ("connection", "close")]
+)
+def test_a_call_that_breaks_the_rules_is_counted_as_that(pair: tuple[str, str]) -> None:
+    side = Side()
+    side.receive(begin(pair), frame(DATA, END_STREAM, 1, message(b"")))
+    (reset,) = side.output(RST_STREAM)
+    assert reset.body == PROTOCOL_ERROR.to_bytes(4, "big")
+    side.receive()
+    kind, reason = side.reason()
+    assert (kind, reason) == (CANCELLED, "decode_error")
+    assert "breaks the rules of HTTP/2" in str(side.events[0][1].text)
+    assert side.session.requests == []
 
 
 @pytest.mark.parametrize(
