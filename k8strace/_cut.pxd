@@ -5,7 +5,8 @@ are open there, and how far each has been read. `advance` goes on from there, fi
 where the longest piece within the limits ends, then to write it. Both make the same
 decisions: a resource or scope that fits is taken as it stands, one that doesn't is opened,
 and what it has besides its children is repeated in each piece that has some of them. One
-without spans is left out. What a Cut holds is a copy of that, of the open ones.
+without spans is left out. What a Cut holds is a copy of that, of the open ones; it is made
+while a piece is written, whose search has said how large it will be.
 """
 
 from libc.stdint cimport UINT64_MAX, uint8_t, uint32_t, uint64_t
@@ -37,8 +38,10 @@ cdef struct Head:
     # What an open resource or scope has besides its children.
     Bytes body  # of which one
     uint64_t size
+    Bytes copied_body  # of which one `copied` is
     uint8_t *copied
-    uint64_t room
+    uint64_t room  # of `copied`
+    uint64_t most  # the largest size so far
 
 cdef struct Cut:
     const Cursor *chunks
@@ -70,7 +73,8 @@ cdef inline void free_heads(Cut *c) noexcept nogil:
 
 
 cdef inline uint64_t heads_size(Cut *c) noexcept nogil:
-    return c.heads[<int>RESOURCE_LEVEL].room + c.heads[<int>SCOPE_LEVEL].room
+    """The bytes that the copies take when the piece that was found is written."""
+    return c.heads[<int>RESOURCE_LEVEL].most + c.heads[<int>SCOPE_LEVEL].most
 
 
 cdef inline uint32_t child_of(int level) noexcept nogil:
@@ -102,37 +106,58 @@ cdef inline Code count_below(
     return OK
 
 
-cdef inline Code read_head(Cut *c, Place *place, bint copies) noexcept nogil:
-    """Measure what the innermost open message has besides its children, or copy it."""
+cdef inline Code scan_head(
+    Cut *c, Place *place, uint8_t *to, uint64_t *size
+) noexcept nogil:
+    """Measure what the innermost open message has besides its children; copy it to `to`."""
     cdef int level = place.level
-    cdef Head *head = &c.heads[level]
     cdef Cursor cursor
     cdef Field f
     cdef Code code
-    cdef uint64_t size = 0
-    cdef void *copied
     cursor.at = place.body[level]
     cursor.end = place.end[level]
+    size[0] = 0
     while cursor.at < cursor.end:
         code = next_field(&cursor, &f, level)
         if code != OK:
             c.fault = cursor.at
             return code
         if f.tag != CHILD:
-            if copies:
-                memcpy(head.copied + size, f.start, <size_t>(f.end - f.start))
-            size += <uint64_t>(f.end - f.start)
-    if copies:
+            if to != NULL:
+                memcpy(to + size[0], f.start, <size_t>(f.end - f.start))
+            size[0] += <uint64_t>(f.end - f.start)
+    return OK
+
+
+cdef inline Code measure_head(Cut *c, Place *place) noexcept nogil:
+    cdef Head *head = &c.heads[place.level]
+    cdef Code code
+    if head.body == place.body[place.level] and head.body != NULL:
         return OK
-    head.body = place.body[level]
-    head.size = size
-    if size > head.room:
-        copied = realloc(head.copied, size)
+    head.body = NULL
+    code = scan_head(c, place, NULL, &head.size)
+    if code != OK:
+        return code
+    head.body = place.body[place.level]
+    head.most = max(head.most, head.size)
+    return OK
+
+
+cdef inline Code copy_head(Cut *c, Place *place) noexcept nogil:
+    """Copy what was measured, unless it is there already."""
+    cdef Head *head = &c.heads[place.level]
+    cdef void *copied
+    if head.copied_body == head.body or not head.size:
+        return OK
+    head.copied_body = NULL
+    if head.size > head.room:
+        copied = realloc(head.copied, head.size)
         if copied == NULL:
             return NO_MEMORY
         head.copied = <uint8_t *>copied
-        head.room = size
-    return read_head(c, place, True) if size else OK
+        head.room = head.size
+    head.copied_body = head.body
+    return scan_head(c, place, head.copied, &head.size)
 
 
 cdef inline uint64_t added(
@@ -182,14 +207,16 @@ cdef inline Code advance(Cut *c, Out *out) noexcept nogil:
             # A message that is new here, or one in which the piece begins.
             now.level += 1
             level = now.level
-            if c.heads[level].body != now.body[level] or c.heads[level].body == NULL:
-                code = read_head(c, &now, False)
-                if code != OK:
-                    return code
+            code = measure_head(c, &now)
+            if code != OK:
+                return code
             inner[level] = c.heads[level].size
             has_some[level] = False
             number[level] = opened
             if out != NULL and c.opened[opened]:
+                code = copy_head(c, &now)
+                if code != OK:
+                    return code
                 open_field(out, <uint8_t>child_of(level - 1), c.opened[opened])
                 copy(out, c.heads[level].copied, c.heads[level].copied + inner[level])
             opened += 1

@@ -98,6 +98,14 @@ class Filtering(Work):
     Chunks in which nothing changes are not copied, nor part of `size`.
     """
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether anything has changed so far."""
+
+    @property
+    def kept(self) -> int:
+        """Bytes of the chunks in which nothing has changed."""
+
 @final
 class Cleaning(Filtering):
     """Keeps the spans that `count` finds valid; gives chunks and their number."""

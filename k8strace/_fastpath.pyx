@@ -374,7 +374,8 @@ cdef Code count_chunk(void *state) noexcept nogil:
 
 cdef class Filtering(Work):
     cdef Filter state
-    cdef bint has_changed
+    cdef readonly bint has_changed
+    cdef readonly uint64_t kept  # bytes of chunks that stay as they are
     cdef list made
 
     def __cinit__(self, tuple chunks not None, *arguments):
@@ -420,6 +421,7 @@ cdef class Filtering(Work):
             made = self.taken(f.written)
         else:
             made = self.chunks[self.next]
+            self.kept += <uint64_t>PyBytes_GET_SIZE(made)
         if made:
             self.made.append(made)
             if f.open[0].is_changed:

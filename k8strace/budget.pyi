@@ -114,10 +114,15 @@ class Budget(Room):
     def unfollow(self, freed: Callable[[int], None]) -> None:
         """Undo `follow`; nothing to undo is fine."""
 
-    def lease(self, amount: int, peer: str) -> Lease | None:
-        """Reserve `amount` bytes for `peer`, or None where budget or share is used up."""
+    def lease(self, amount: int, peer: str, beside: int = -1) -> Lease | None:
+        """Reserve `amount` bytes for `peer`, or None where budget or share is used up.
 
-    async def admit(self, amount: int, peer: str, until: float) -> Lease | None:
+        `beside` is `per_lease` unless it is given, as in `Lease`.
+        """
+
+    async def admit(
+        self, amount: int, peer: str, until: float, beside: int = -1
+    ) -> Lease | None:
         """A lease as soon as there is room, None when there is none by `until`.
 
         `until` is the loop's time. A peer that is over its share waits for itself only.
@@ -210,7 +215,8 @@ class Lease:
         """Hold `amount` bytes besides the message, if budget and share have them."""
 
     def resized(self, size: int) -> Lease:
-        """A lease of another size for the same peer, with as much beside."""
+        """A lease of another size for the same peer, with as much beside: for what is made
+        of the same message, and keeps its metadata when that is gone."""
 
     def shrink_to(self, size: int) -> None:
         """Give back what is above `size`; it never grows."""

@@ -196,11 +196,11 @@ cdef class Budget(Room):
         for freed in self.followers:
             freed(amount)
 
-    def lease(self, Py_ssize_t amount, str peer not None):
-        cdef Py_ssize_t whole = amount + self.per_lease
+    def lease(self, Py_ssize_t amount, str peer not None, Py_ssize_t beside=-1):
+        cdef Py_ssize_t whole = amount + (self.per_lease if beside < 0 else beside)
         if not self.has(whole, peer) or not self.is_safe(whole):
             return None
-        return Lease(self, amount, peer)
+        return Lease(self, amount, peer, beside)
 
     cdef bint has(self, Py_ssize_t amount, str peer) except -1:
         """Whether the budget and the peer's share have `amount` more."""
@@ -223,11 +223,13 @@ cdef class Budget(Room):
         self.headroom = self._guard(amount)
         return amount <= self.headroom or self.used + amount <= self.limit // SHARES
 
-    async def admit(self, Py_ssize_t amount, str peer not None, double until):
-        cdef Py_ssize_t whole = amount + self.per_lease
+    async def admit(
+        self, Py_ssize_t amount, str peer not None, double until, Py_ssize_t beside=-1
+    ):
+        cdef Py_ssize_t whole = amount + (self.per_lease if beside < 0 else beside)
         while await self.opens(whole, peer, until):
             if self.is_safe(whole):
-                return Lease(self, amount, peer)
+                return Lease(self, amount, peer, beside)
             if asyncio.get_running_loop().time() + ASK_AGAIN > until:
                 break
             await asyncio.sleep(ASK_AGAIN)

@@ -16,6 +16,7 @@ from k8strace.budget import Budget, Lease
 from k8strace.errors import RefusedError
 from k8strace.payload import Payload
 
+MAX_WAIT = 2.0  # seconds
 ASK_AGAIN = 0.1  # seconds between two looks at whether the limit may be passed
 
 
@@ -39,7 +40,7 @@ async def count(chunks: tuple[bytes, ...], *, deep: bool) -> Count:
 
 
 async def complete(work: Filtering, of: Lease | None, until: float) -> Lease | None:
-    """Do all of `work`; gives what holds its output, None where there is none.
+    """Do all of `work`; gives what holds its output, None where nothing has changed.
 
     The output is charged to the peer and the budget of the lease `of` what is worked on.
     Raises RefusedError where there is no room for it up to the loop's time `until`.
@@ -57,6 +58,10 @@ async def complete(work: Filtering, of: Lease | None, until: float) -> Lease | N
             lease = await _reserve(of, lease, need, until)
     if lease is not None:
         lease.shrink_to(work.size)
+    if of is not None and work.has_changed and work.kept:
+        # Chunks that go on as they are: what held them until now goes with the others.
+        lease = lease or of.resized(0)
+        lease.grow(work.kept)
     return lease
 
 
@@ -67,9 +72,9 @@ async def _reserve(of: Lease, lease: Lease | None, need: int, until: float) -> L
     if lease is not None and (more <= 0 or lease.try_grow(more)):
         return lease
     # Who holds some already doesn't wait for more: others may do the same.
-    found = None if lease is not None else budget.lease(need, of.peer)
+    found = None if lease is not None else budget.lease(need, of.peer, of.beside)
     if found is None and lease is None:
-        found = await budget.admit(need, of.peer, until)
+        found = await budget.admit(need, of.peer, until, of.beside)
     if found is None:
         raise budget.refusal(more, of.peer)
     return found
@@ -91,12 +96,21 @@ class Spare:
         self._is_taken = False
 
     async def lend(
-        self, size: int, of: Payload, until: float = inf, beside: Loan | None = None
+        self,
+        size: int,
+        of: Payload,
+        until: float = inf,
+        beside: Loan | None = None,
+        own: int = 0,
+        *,
+        may_pass: bool = True,
     ) -> Loan:
         """Have `size` bytes for a part of the payload `of`, by the loop's time `until`.
 
         `beside` is a loan that the same borrower keeps meanwhile: if that is the one past
         the limit, this one goes past it, too, as nobody else would ever make room for it.
+        `own` are bytes that it keeps for its next loan, too. What may not go past the limit
+        waits for `MAX_WAIT` seconds at most, as it may be what fills the budget.
 
         Raises RefusedError when the time is over.
         """
@@ -104,23 +118,30 @@ class Spare:
         if lease is None or not size:
             return Loan(None, None)
         budget, loop = self._budget, asyncio.get_running_loop()
-        while not budget.fits(size):
-            used = budget.used
-            if beside is not None and beside.is_past and beside.lease is not None:
-                if not self._lasts or used - beside.lease.size <= budget.limit:
+        whole = size + lease.beside
+        if not may_pass:
+            until = min(until, loop.time() + MAX_WAIT)
+        while not budget.fits(whole):
+            used = budget.used - own
+            if not may_pass:
+                pass
+            elif beside is not None and beside.is_past and beside.lease is not None:
+                if not self._lasts or used - beside.lease.held <= budget.limit:
                     break
             elif not self._is_taken and (not self._lasts or used <= budget.limit):
                 self._is_taken = True
-                return Loan(Lease(budget, size, lease.peer), self)
+                return Loan(lease.resized(size), self)
             now = loop.time()
             if now >= until:
-                raise RefusedError("the memory budget is used up", budget.retry_after(size))
+                raise RefusedError(
+                    "the memory budget is used up", budget.retry_after(whole)
+                )
             wake = min(until, now + ASK_AGAIN)
-            if size <= budget.limit:
-                await budget.wait(size, wake)
+            if whole <= budget.limit:
+                await budget.wait(whole, wake)
             else:
                 await asyncio.sleep(wake - now)
-        return Loan(Lease(budget, size, lease.peer), None)
+        return Loan(lease.resized(size), None)
 
     def give_back(self) -> None:
         self._is_taken = False

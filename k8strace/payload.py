@@ -12,6 +12,7 @@ from k8strace.budget import Budget, Lease
 Leases = Lease | tuple["Leases", ...] | None
 """What holds bytes in the budget, for as long as it is there."""
 
+PAIR_COST = 192  # bytes of the objects of a pair of metadata, or of a group
 JOIN_BELOW = 16 * 1024  # runs of smaller chunks become one chunk when payloads are joined
 
 
@@ -27,6 +28,11 @@ class Origin(msgspec.Struct, frozen=True, gc=False, array_like=True):
     subject: str | None = None
     metadata: tuple[tuple[str, str], ...] = ()
     groups: tuple[str, ...] = ()
+
+    @property
+    def cost(self) -> int:
+        """Bytes that its metadata and groups take."""
+        return sum(PAIR_COST + sum(map(len, one)) for one in (*self.metadata, *self.groups))
 
 
 class Source(msgspec.Struct, frozen=True, gc=False, array_like=True):

@@ -131,15 +131,19 @@ class Pieces:
             cutting = self._cutting = Cutting(request.chunks, *self._limits)
         if not cutting.has_found:
             await step(cutting)
-        self._heads = None  # they are part of what is needed
-        need = cutting.need
-        loan = self._loan = await self._spare.lend(need, request, until, self._whole)
+        held = 0 if self._heads is None else self._heads.size
+        loan = self._loan = await self._spare.lend(
+            cutting.need - held, request, until, self._whole, held
+        )
         await step(cutting)
         chunk = cutting.take()
         if loan.lease is not None:
-            heads = cutting.need - cutting.size
+            heads = cutting.need - len(chunk)
             loan.lease.shrink_to(len(chunk))
-            self._heads = Lease(loan.lease.budget, heads, loan.lease.peer)
+            if self._heads is None:
+                self._heads = Lease(loan.lease.budget, heads, loan.lease.peer, 0)
+            else:
+                self._heads.grow(heads - held)
         self.is_whole = cutting.is_done
         if cutting.is_done:
             self._request = self._cutting = self._heads = None

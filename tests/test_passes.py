@@ -73,6 +73,36 @@ async def test_bad_spans_are_cut_out(spans: int) -> None:
     assert cleaning.first_lost == spans
 
 
+@pytest.mark.parametrize("spans", [3, 30_000])
+async def test_what_stays_as_it_is_beside_what_changes_is_held_too(spans: int) -> None:
+    """Its former lease may go with what was left out."""
+    budget = Budget(64 * MIB, per_lease=100)
+    same, gone, cut = body(spans), written(BAD), body(2, BAD)
+    of = Lease(budget, len(same) + len(gone) + len(cut), "a")
+    for chunks, held in (((same, gone), same), ((gone, same, cut), same + body(2))):
+        cleaning = Cleaning(chunks)
+        lease = await passes.complete(cleaning, of, 0.0)
+        assert b"".join(cleaning.take()[0]) == held
+        assert lease is not None
+        assert lease.size == len(held)
+        assert budget.used == of.held + lease.held
+
+
+async def test_what_is_made_has_the_metadata_too() -> None:
+    budget = Budget(64 * MIB, per_lease=100)
+    data = body(3, BAD)
+    of = leased(data, budget)
+    assert of.attach(5 * MIB)
+    lease = await passes.complete(Cleaning((data,)), of, 0.0)
+    assert lease is not None
+    assert lease.beside == 5 * MIB + 100
+    assert budget.used == of.held + lease.held
+    del lease
+    budget.limit = budget.used + 5 * MIB
+    with pytest.raises(RefusedError):
+        await passes.complete(Cleaning((data,)), of, 0.0)
+
+
 async def test_where_there_is_no_room_it_is_refused() -> None:
     budget = Budget(64 * MIB)
     data = body(1000)

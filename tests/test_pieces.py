@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import gc
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from k8strace._fastpath import Cutting
 from k8strace.budget import Budget, Lease
 from k8strace.errors import MalformedPayloadError, RefusedError
-from k8strace.passes import Spare
+from k8strace.passes import Spare, step
 from k8strace.payload import Origin, Payload, Source
 from k8strace.pieces import Pieces
 from tests.support.pipeline import unreadable
@@ -21,6 +23,26 @@ from tests.support.wire import request as written
 
 MIB = 1024 * 1024
 A, B = Origin("a"), Origin("b")
+
+
+class Heap(ctypes.Structure):
+    """What glibc's mallinfo2 says; see mallinfo(3)."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks"),
+            *("uordblks", "fordblks", "keepcost"),
+        )
+    )
+
+
+def allocated() -> int:
+    """Bytes that are allocated from the C heap."""
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = Heap
+    heap = mallinfo()
+    return int(heap.uordblks + heap.hblkhd)
 
 
 def ids(*payloads: Payload) -> list[bytes]:
@@ -185,6 +207,35 @@ async def test_of_a_large_chunk_what_lasts_goes_past_the_limit_once() -> None:
         await pieces.next(asyncio.get_running_loop().time())
     del kept
     assert await pieces.next() is not None
+
+
+async def test_a_piece_holds_the_metadata_when_its_request_is_gone() -> None:
+    budget = Budget(64 * MIB)
+    one = large(10, budget)
+    assert one.any_lease is not None
+    assert one.any_lease.attach(MIB)
+    pieces = Pieces(one, Spare(budget, lasts=True), max_spans=5)
+    del one
+    kept = [await pieces.next(), await pieces.next()]
+    assert await pieces.next() is None
+    del pieces
+    gc.collect()
+    sizes = [piece.size for piece in kept if piece is not None]
+    assert budget.used == sum(sizes) + 2 * MIB
+    kept.clear()
+    assert budget.used == 0
+
+
+async def test_what_resources_repeat_is_not_copied_before_there_is_room() -> None:
+    budget = Budget(64 * MIB)
+    one = large(10, budget, resource=3 * MIB)
+    before = allocated()
+    cutting = Cutting(one.chunks, 4)
+    await step(cutting)
+    assert cutting.need > 6 * MIB  # the piece, and what is kept for the next one
+    assert allocated() - before < MIB
+    await step(cutting)
+    assert allocated() - before > 6 * MIB - 1000
 
 
 async def test_the_rest_is_all_of_a_request_that_no_piece_was_made_of() -> None:

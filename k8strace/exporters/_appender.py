@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from k8strace import threads
 from k8strace._files import Append, Sync
+from k8strace._threads import Port
 from k8strace.background import in_thread, spawn
 from k8strace.errors import RefusedError
 from k8strace.exporters._output import open_to_append
@@ -86,9 +87,12 @@ class Appender:
         """Bring to the disk what was written since the last time. Raises OSError."""
         if not self._dirty:
             return
-        file = os.dup(self._file)
         self._dirty = False
-        await _sync(file)
+        try:
+            await _sync(lambda: os.dup(self._file))
+        except BaseException:
+            self._dirty = True
+            raise
 
     async def close(self) -> None:
         """Close the file when what is being written is, if that is soon."""
@@ -184,7 +188,7 @@ class Appender:
     async def _end(self, former: int, rotation: Rotation) -> None:
         """Bring what was set aside to the disk, and remove what is too much of it."""
         try:
-            await _sync(former)
+            await _sync(lambda: former)
         except OSError as error:
             self._log.error("cannot bring %s to the disk: %s", self._path, error.strerror)
         await in_thread(prune, self._path, rotation, self._log)
@@ -217,9 +221,28 @@ def _next_file(path: Path, rotation: Rotation) -> int:
         raise
 
 
-async def _sync(file: int) -> None:
+class Syncing:
+    """Brings a file to the disk, and closes it.
+
+    `file` is asked for when a thread takes it: who is cancelled before leaves none open.
+    """
+
+    def __init__(self, file: Callable[[], int]) -> None:
+        self._file = file
+        self._job: Sync | None = None
+
+    def submit(self, port: Port, token: object) -> None:
+        self._job = Sync(self._file())
+        self._job.submit(port, token)
+
+    @property
+    def error(self) -> int:
+        return 0 if self._job is None else self._job.error
+
+
+async def _sync(file: Callable[[], int]) -> None:
     """Bring a file to the disk, and close it. Raises OSError."""
-    job = Sync(file)
+    job = Syncing(file)
     await threads.run(job, may_hang=True)
     if job.error:
         raise OSError(job.error, os.strerror(job.error))

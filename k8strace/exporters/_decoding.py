@@ -5,6 +5,9 @@ for each of its fields. So exporters that do it get requests in steps of `MAX_BY
 step makes is in the budget before it is made, and it is made a little at a time. A step
 that could take too much of the budget is halved. A single span that is larger is taken
 whole, if it is within `MAX_FIELDS` and `MAX_SPAN`, and if the budget could hold it.
+
+Where the budget is used up a small step goes past its limit, so that what fills it goes on;
+a larger one is halved until it is small, and a large span is refused for now.
 """
 
 from __future__ import annotations
@@ -36,6 +39,7 @@ PER_FIELD = 400  # protobuf's object of an empty message, Python's, and what is 
 PER_SPAN = 600  # the lines of an empty span
 PER_BYTE = 16  # of text: copies, four bytes a character, and escapes of six characters
 BUDGET_SHARE = 4  # a quarter of the budget is the most that one step may take
+PAST_SHARE = 32  # and this part of it is the most that goes past its limit
 
 TURN = 0.005  # seconds of printing after which others go on
 LOOK = 64  # fragments, or `LOOK_BYTES` of them, between two looks at the clock
@@ -56,7 +60,13 @@ async def printed(
 
     Raises RejectedError; RefusedError where there is no room up to the loop's time `until`.
     """
-    loan = await spare.lend(_need(payload), payload, until)
+    need, lease = _need(payload), payload.any_lease
+    if lease is not None and need > lease.budget.limit // PAST_SHARE:
+        if payload.spans > 1 and not lease.budget.fits(need):
+            raise TooLargeError("the memory budget has no room to print as much at once")
+        loan = await spare.lend(need, payload, until, may_pass=False)
+    else:
+        loan = await spare.lend(need, payload, until)
     try:
         made = await gathered(fragments(_decoded(payload)))
     except BaseException:

@@ -29,8 +29,9 @@ class Ticket:
     """Follows one payload that was handed to `consume`, through all its pieces.
 
     `payload` is set while it waits in the queue, `amount` is the room it holds there and
-    `since` when it came (monotonic seconds). `parts` are the parcels that have some of it
-    and aren't settled yet.
+    `held` its bytes of memory (0 while a stored one is only on disk), `since` when it came
+    (monotonic seconds). `parts` are the parcels that have some of it and aren't settled
+    yet.
 
     `place` is where it is stored, if it is; `stays` says that it is left there, to be sent
     another time.
@@ -45,8 +46,9 @@ class Ticket:
     """
 
     __slots__ = (
-        *("amount", "answered", "culprits", "done", "error", "failures", "parked", "parts"),
-        *("is_joined", "payload", "place", "since", "size", "spans", "stays", "waiter"),
+        *("amount", "answered", "culprits", "done", "error", "failures", "held"),
+        *("is_joined", "parked", "parts", "payload", "place", "since", "size", "spans"),
+        *("stays", "waiter"),
     )
 
     def __init__(
@@ -57,6 +59,7 @@ class Ticket:
         self.spans = payload.spans
         self.size = payload.size
         self.amount = amount
+        self.held = 0
         self.since = monotonic()
         self.parts = 1
         self.parked = is_answered

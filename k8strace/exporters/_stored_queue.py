@@ -32,10 +32,12 @@ from k8strace.metrics import (
 )
 from k8strace.payload import Origin, Payload, Source
 from k8strace.segments import Place, Totals
-from k8strace.store import Store, Stored
+from k8strace.store import READ_SIZE, Store, Stored
 
 WINDOW = 16 * 1024 * 1024  # bytes of waiting payloads that are kept in memory, at the most
 WINDOW_SHARE = 8  # or this part of the budget
+READ_SHARE = 8  # of the window: small records take so much more in memory than on disk
+LEAST_READ = 64 * 1024  # bytes that are read at once, unless it is more
 READ_AGAIN = 1.0  # seconds after reading has failed on something unexpected
 LOOK_EVERY = 1.0  # seconds between two looks at the folder, and at what others still hold
 
@@ -117,7 +119,8 @@ class StoredQueue(Queue):
         self._store = store
         self._ready = ready
         self._window = min(WINDOW, max(1, context.budget.limit // WINDOW_SHARE))
-        self._held = 0  # bytes of payloads that wait in memory
+        self._read_size = min(READ_SIZE, max(LEAST_READ, self._window // READ_SHARE))
+        self._held = 0  # bytes of payloads that wait in memory, with their objects
         self._ledger = context.ledger
         self._log = context.log
         self._label = context.label
@@ -170,8 +173,13 @@ class StoredQueue(Queue):
         ticket = Ticket(payload, amount, is_answered=True)
         waiter = asyncio.get_running_loop().create_future()
         meta = encode_facts(Facts(payload.origin, payload.sources))
+        lease = payload.any_lease
+        if lease is not None:
+            lease = Lease(lease.budget, len(meta), lease.peer, 0)
 
         def committed(stored: Place | OSError, is_next: bool) -> bool:
+            nonlocal lease
+            lease = None  # the metadata are written
             return self._on_committed(ticket, waiter, stored, is_next)
 
         self._store.put(meta, payload.chunks, payload.spans, committed)
@@ -189,7 +197,13 @@ class StoredQueue(Queue):
     def put(self, ticket: Ticket) -> None:
         """Append a ticket that is stored, and has its payload in memory."""
         self._enter(ticket)  # it counts since it was stored
-        self._held += ticket.size
+        ticket.held = self._cost(ticket)
+        self._held += ticket.held
+
+    def _cost(self, ticket: Ticket) -> int:
+        """Bytes that it takes as long as its payload is in memory."""
+        payload = ticket.payload
+        return 0 if payload is None else max(payload.held(self._budget), payload.size)
 
     def settle(self, ticket: Ticket) -> None:
         """Have done with a ticket, unless it stays stored."""
@@ -260,7 +274,7 @@ class StoredQueue(Queue):
             self._ledger.received += ticket.spans
         else:
             waiter.set_result(None)
-        fits = not self._line or self._held + ticket.size <= self._window
+        fits = not self._line or self._held + self._cost(ticket) <= self._window
         asyncio.get_running_loop().call_soon(self._ready)
         if is_next and fits and payload is not None:
             self.put(ticket)
@@ -317,7 +331,7 @@ class StoredQueue(Queue):
     async def _read(self) -> None:
         try:
             while self._held < self._window and not self._draining:
-                records = await self._store.read()
+                records = await self._store.read(self._read_size)
                 if not records:
                     return
                 for record in records:
@@ -345,13 +359,18 @@ class StoredQueue(Queue):
                 self._lose(record, f"a record of {record.size} bytes cannot be used")
             return
         peer = facts.origin.peer if facts.origin is not None else ""
+        requests = facts.sources or (Source(record.spans, record.size, facts.origin),)
+        beside = sum(
+            self._budget.per_lease + (0 if one.origin is None else one.origin.cost)
+            for one in requests
+        )
         payload = Payload(
             (record.body,),
             record.spans,
             record.size,
             facts.origin,
             facts.sources,
-            Lease(self._budget, record.size, peer),
+            Lease(self._budget, record.size, peer, beside),
         )
         ticket = Ticket(payload, self.amount(payload), is_answered=True)
         ticket.since = monotonic() - max(0.0, time.time() - record.time)
@@ -370,7 +389,7 @@ class StoredQueue(Queue):
 
     def _pop(self) -> Ticket:
         ticket = super()._pop()
-        self._held -= ticket.size
+        self._held -= ticket.held
         return ticket
 
 

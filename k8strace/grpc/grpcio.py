@@ -255,6 +255,8 @@ class Server:
         if subject is None and self._tls is not None:
             subject = subject_of_call(context)
         origin = Origin(peer, subject, metadata, caller.groups)
+        if metadata and not lease.attach(origin.cost):
+            raise self._refusal(origin.cost, peer)
         return Call(message, origin, lease, deadline, wait_until)
 
     async def _read(self, context: Any, peer: str) -> bytes:

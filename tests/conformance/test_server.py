@@ -100,6 +100,8 @@ async def test_deadline_peer_and_metadata(engine: ModuleType) -> None:
         assert port.isdigit()
         assert dict(short.origin.metadata)["x-tenant"] == "blue"
         assert "x-raw-bin" not in dict(short.origin.metadata)
+        assert short.lease is not None
+        assert short.lease.beside >= len("x-tenant") + len("blue")
 
 
 async def test_metadata_is_left_out_when_nobody_asks(engine: ModuleType) -> None:

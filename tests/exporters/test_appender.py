@@ -177,6 +177,44 @@ async def test_syncing(path: Path, disk: Disk) -> None:
         assert len(disk.jobs) == 2
 
 
+async def test_what_could_not_be_synced_is_tried_again(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with appending(path) as one:
+        await one.write(record(b"1"), None)
+        with monkeypatch.context() as patch:
+            unsyncable, writer = os.pipe()
+            patch.setattr(os, "dup", lambda _: unsyncable)
+            with pytest.raises(OSError, match=os.strerror(errno.EINVAL)):
+                await one.sync()
+            os.close(writer)
+        synced: list[threads.Job] = []
+
+        async def run(job: threads.Job, *, may_hang: bool) -> None:
+            synced.append(job)
+            await RUN(job, may_hang=may_hang)
+
+        monkeypatch.setattr(threads, "run", run)
+        await one.sync()
+        assert len(synced) == 1
+
+
+async def test_a_sync_that_is_cancelled_leaves_no_file_open(path: Path, disk: Disk) -> None:
+    async with appending(path) as one:
+        await one.write(record(b"1"), None)
+        before = os.listdir("/proc/self/fd")
+        disk.answers.clear()
+        disk.asked.clear()
+        syncing = asyncio.ensure_future(one.sync())
+        await disk.asked.wait()
+        syncing.cancel()
+        await asyncio.wait((syncing,))
+        assert os.listdir("/proc/self/fd") == before
+        disk.answers.set()
+        await one.sync()
+        assert len(disk.jobs) == 3
+
+
 async def test_a_mount_that_hangs_when_it_is_opened(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,9 @@ import asyncio
 from collections.abc import Callable, Iterator
 
 import pytest
+from msgspec import structs
 
+from k8strace import passes
 from k8strace.budget import Budget, Lease
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters import _decoding
@@ -16,6 +18,7 @@ from k8strace.exporters._decoding import (
     MAX_BYTES,
     MAX_FIELDS,
     MAX_SPAN,
+    PAST_SHARE,
     PER_FIELD,
     gathered,
     printed,
@@ -82,6 +85,30 @@ async def test_without_room_nothing_is_decoded() -> None:
     again, other = await waiting
     assert again == first
     other.end()
+
+
+async def test_only_small_steps_go_past_the_budget(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(passes, "MAX_WAIT", 0.01)
+    fields = 10_000
+    budget = Budget(PER_FIELD * fields * PAST_SHARE // 2)
+    large = held(written(span(more=field(9, b"") * fields)), budget)
+    two = held(written(*[span(more=field(9, b"") * (fields // 2))] * 2), budget)
+    two = structs.replace(two, spans=2)
+    full = Lease(budget, budget.limit - budget.used, PEER)
+    spare = Spare(budget)
+    with pytest.raises(TooLargeError):  # so that it is halved
+        await printed(two, spare, encode)
+    with pytest.raises(RefusedError):
+        await printed(large, spare, encode)
+    _, loan = await printed(held(written(span()), budget), spare, encode)
+    assert budget.used > budget.limit
+    loan.end()
+    del full
+    for one in (two, large):
+        _, loan = await printed(one, spare, encode)
+        loan.end()
 
 
 @pytest.mark.parametrize("share", [1, 2 * BUDGET_SHARE])

@@ -392,7 +392,7 @@ async def test_a_disk_that_never_flushes_does_not_hold_up_the_end(
     run, asked = threads.run, asyncio.Event()
 
     async def hang(job: threads.Job, *holds: Any, may_hang: bool) -> None:
-        if isinstance(job, Sync):
+        if isinstance(job, _appender.Syncing):
             asked.set()
             await asyncio.Event().wait()
         await run(job, *holds, may_hang=may_hang)

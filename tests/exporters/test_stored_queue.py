@@ -157,6 +157,35 @@ async def test_what_is_stored_is_recovered_with_its_senders(tmp_path: Path) -> N
     assert sorted(map(len, again.exporter.attempts)) == [2, 3, 4, 7]
 
 
+async def test_what_small_records_and_their_metadata_take_is_in_the_window(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_stored_queue, "LEAST_READ", 4096)
+    origin = Origin("10.0.0.1:1", metadata=(("tenant", "t" * 1000),) * 5)
+    count = 200
+    async with stored(tmp_path, gate=False, num_consumers=1) as rig:
+        for _ in range(count):
+            one = structs.replace(rig.payload(1), origin=origin)
+            await rig.edge(one)
+        del one
+    assert rig.ledger.stored == count
+
+    monkeypatch.setattr(_stored_queue, "WINDOW", 100_000)
+    async with stored(tmp_path, gate=False, num_consumers=1) as again:
+        await until(lambda: again.budget.used > 50_000)
+        again.exporter.gate.set()
+        peak = 0
+
+        def is_sent() -> bool:
+            nonlocal peak
+            peak = max(peak, again.budget.used)
+            return again.ledger.sent == count
+
+        await until(is_sent)
+        # The window, what is read into it at once, and what is sent.
+        assert peak < 150_000 < count * origin.cost
+
+
 async def test_what_is_stored_beyond_the_window_is_in_no_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
