@@ -11,7 +11,7 @@ is counted by the budget's `Upkeep`.
 from asyncio import Future
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Self, final
+from typing import NamedTuple, Self, final
 
 from typing_extensions import disjoint_base
 
@@ -163,20 +163,39 @@ class Coming(Budget):
     def amount(self, size: int) -> int:
         """What a message of `size` bytes counts; the largest has to fit, too."""
 
+UNSERVED: int
+HOLDS_MUCH: int
+IDLE: int
+"""The ranks of those that make room: who never brought a request goes first."""
+
+class Victim(NamedTuple):
+    """What can be closed to make room; the lowest `order` of the lowest `rank` is."""
+
+    rank: int
+    order: float
+    evict: Callable[[], None]
+
 @final
 class Upkeep:
     """Bytes that connections hold besides messages: sessions, streams, headers, tasks.
 
     `1 / UPKEEP_SHARE` of the budget at most. `1 / UPKEEP_FLOOR` (`LEAST_UPKEEP` of a small
     one) is beside the budget, so that some connections fit even where messages take all of
-    it; what is above is charged to it.
+    it; what is above is charged to it. `evictors` are asked for who makes room: each, given
+    for whom, has a victim or None.
     """
 
+    @property
+    def evictors(self) -> list[Callable[[object], Victim | None]]: ...
     @property
     def used(self) -> int: ...
     @property
     def limit(self) -> int: ...
     def __new__(cls, budget: Budget) -> Self: ...
+    def evict(self, by: object = None) -> bool:
+        """Close whoever comes first of all that can be closed, which isn't `by`; False:
+        there is nobody."""
+
     def take(self, amount: int) -> bool:
         """Take `amount` bytes, if there is room for them; say whether there was."""
 

@@ -10,7 +10,9 @@ import asyncio
 from collections import OrderedDict
 from itertools import islice
 from math import isinf
+from operator import itemgetter
 from time import monotonic
+from typing import NamedTuple
 
 from k8strace.errors import RefusedError
 
@@ -24,6 +26,7 @@ UPKEEP_SHARE = 4
 UPKEEP_FLOOR = 16
 LEAST_UPKEEP = 1024 * 1024
 ASK_AGAIN = 0.05  # seconds
+UNSERVED, HOLDS_MUCH, IDLE = range(3)
 
 cdef enum:
     PASSING = 16  # waiters behind the first that are looked at when something comes free
@@ -342,18 +345,36 @@ cdef class Coming(Budget):
         return min(size, self.whole.limit // 4)
 
 
+class Victim(NamedTuple):
+    rank: int
+    order: float
+    evict: object
+
+
+cdef object _first = itemgetter(0, 1)
+
+
 @cython.final
 cdef class Upkeep:
     cdef Budget budget
+    cdef readonly list evictors
     cdef readonly Py_ssize_t used
     cdef Py_ssize_t charged  # of it, to the budget
 
     def __cinit__(self, Budget budget not None):
         self.budget = budget
+        self.evictors = []
 
     @property
     def limit(self):
         return self.most()
+
+    def evict(self, by=None):
+        found = [victim for find in self.evictors if (victim := find(by)) is not None]
+        if not found:
+            return False
+        min(found, key=_first).evict()
+        return True
 
     cpdef bint take(self, Py_ssize_t amount) except -1:
         cdef Budget budget = self.budget

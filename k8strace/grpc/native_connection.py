@@ -43,6 +43,7 @@ from k8strace.grpc.endpoints import (
 )
 from k8strace.grpc.native_announced import Leases, admit, reserve
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
+from k8strace.net.connections import Connections
 from k8strace.payload import Origin
 from k8strace.tls.peers import NO_HTTP2, PLAINTEXT_PORT, speaks_tls, subject_of
 
@@ -58,8 +59,6 @@ MAX_WAITING = 256  # messages that wait for room
 CONNECTION_COST = 64 * 1024
 TLS_COST = 152 * 1024
 TASK_COST = 4 * 1024  # bytes of a request that waits, its coroutines among them
-HEAVY = 2 * CONNECTION_COST  # what a connection holds that is closed to make room
-IDLE_AFTER = 1.0  # seconds without a request, after which a connection may be closed
 MIN_PING_INTERVAL = 300.0  # seconds; from here on defaults are those of gRPC's servers
 PING_AFTER = 7200.0
 PING_TIMEOUT = 20.0
@@ -71,7 +70,7 @@ LINGER = 2.0  # seconds in which a client has to close what has come to its end
 NOTICE = 1.0  # seconds for an answer to the ping that goes with a GOAWAY
 
 
-class Shared:
+class Shared(Connections["Connection"]):
     """What the connections of a server have in common."""
 
     def __init__(
@@ -81,46 +80,22 @@ class Shared:
         admission: Admission,
         on_reject: Reject,
     ) -> None:
+        self.upkeep = upkeep = admission.budget.upkeep
+        super().__init__(upkeep.take, upkeep, _now)
         self.settings = settings
         self.handlers = handlers
         self.admission = admission
-        self.upkeep = admission.budget.upkeep
         self.on_reject = on_reject
         self.buffer = bytearray(READ_SIZE)
         self.view = memoryview(self.buffer)  # asyncio's TLS takes slices to write into
-        self.connections: set[Connection] = set()
-        self.unserved: dict[Connection, None] = {}  # that never brought a request
         self.tasks: set[asyncio.Task[Any]] = set()
         self.waiting = 0
         self.is_draining = False
         self.changed = asyncio.Event()
 
-    def take(self, amount: int, by: Connection | None = None) -> bool:
-        """Have `amount` bytes of upkeep for a connection, if need be at others' cost."""
-        while not self.upkeep.take(amount):
-            if not self.evict(by):
-                return False
-        return True
 
-    def evict(self, by: Connection | None = None) -> bool:
-        """Close a connection for what it holds, which isn't `by`; False: there is none.
-
-        Nobody has to go for one that has not brought a request yet, unless it is new.
-        """
-        if by in self.unserved:
-            return False
-        victim = next(iter(self.unserved), None)
-        others = [one for one in self.connections if one is not by]
-        if victim is None and others:
-            heaviest = max(others, key=Connection.held.__get__)
-            victim = heaviest if heaviest.held > HEAVY else None
-        if victim is None:
-            idle = [one for one in others if one.is_idle]
-            victim = min(idle, key=Connection.active.__get__, default=None)
-        if victim is None:
-            return False
-        victim.evict()
-        return True
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 class Running:
@@ -170,7 +145,7 @@ class Connection(asyncio.BufferedProtocol):
         if settings.tls is not None:
             self._subject = subject_of(transport)
         self._origin = Origin(self._peer, self._subject)
-        self._begun = self._heard = self._active = self._wrote = now
+        self._begun = self._heard = self._active = self._wrote = self._since = now
         age = keepalive.max_connection_age
         self._old_at = now + age * uniform(0.9, 1.1) if age else None
         options = {
@@ -190,8 +165,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         self._cost = cost
         self._session = self._begin(now, options)
-        shared.connections.add(self)
-        shared.unserved[self] = None
+        shared.add(self)
         if not speaks_http2(transport):
             shared.on_reject("tls", self._peer, NO_HTTP2)
             self._transport.abort()
@@ -210,8 +184,7 @@ class Connection(asyncio.BufferedProtocol):
         """Give back all that was held; requests end as where the client is gone."""
         session, self._session = self._session, None
         shared = self._shared
-        shared.connections.discard(self)
-        shared.unserved.pop(self, None)
+        shared.remove(self)
         shared.changed.set()
         if session is not None:
             self._handle(session, session.close())
@@ -224,20 +197,19 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def held(self) -> int:
-        """Bytes of upkeep."""
+        """Bytes of upkeep besides what each connection costs."""
         session = self._session
-        return self._cost + (session.upkeep if session is not None else 0)
+        return session.upkeep if session is not None else 0
 
     @property
-    def active(self) -> float:
-        """When a request came last."""
-        return self._active
+    def since(self) -> float:
+        """When a whole request came last, or the connection."""
+        return self._since
 
     @property
     def is_idle(self) -> bool:
         session = self._session
-        idle_since = self._loop.time() - IDLE_AFTER
-        return session is not None and not session.requests and self._active < idle_since
+        return session is not None and all(one.task is None for one in session.requests)
 
     def evict(self) -> None:
         """Make room for others."""
@@ -422,6 +394,7 @@ class Connection(asyncio.BufferedProtocol):
             return
         lease = leases[0] if isinstance(leases, tuple) else leases
         del leases
+        self._since = self._heard
         if not self._is_served:
             self._is_served = True
             self._shared.unserved.pop(self, None)

@@ -16,7 +16,7 @@ from functools import partial
 from typing import cast
 
 from k8strace.background import spawn
-from k8strace.budget import Upkeep
+from k8strace.budget import UNSERVED, Upkeep, Victim
 from k8strace.grpc import Reject
 from k8strace.grpc.endpoints import peer_of_socket
 from k8strace.tls.contexts import Contexts
@@ -51,8 +51,8 @@ class Listener:
 
     `has_room` is asked for each; `connecting` are those that `make` isn't asked for yet.
     `on_reject` is told of those whose TLS handshake failed. `reserve` are the file
-    descriptors that are left to others. A TLS handshake takes its bytes from `upkeep`;
-    where there are none the oldest one is broken off, or `evict` is asked for room.
+    descriptors that are left to others. A TLS handshake takes its bytes from `upkeep`, and
+    may have to make room for others as a connection that brought no request.
     """
 
     def __init__(
@@ -65,7 +65,6 @@ class Listener:
         reserve: int = RESERVE,
         *,
         upkeep: Upkeep | None = None,
-        evict: Callable[[], bool] | None = None,
     ) -> None:
         self._sock = sock
         self._make = make
@@ -74,11 +73,11 @@ class Listener:
         self._on_reject = on_reject
         self._reserve = reserve
         self._upkeep = upkeep if tls is not None else None
-        self._evict = evict
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._connecting: set[asyncio.Task[None]] = set()
-        self._handshakes: dict[asyncio.Task[None], socket.socket] = {}  # the oldest first
+        # Each with its socket, and since when; the oldest first.
+        self._handshakes: dict[asyncio.Task[None], tuple[socket.socket, float]] = {}
         self._paused: asyncio.TimerHandle | None = None
         self._refused = 0
         self._logged_at = float("-inf")
@@ -138,7 +137,9 @@ class Listener:
                 self._connecting.add(task)
                 task.add_done_callback(self._connecting.discard)
                 if self._upkeep is not None:
-                    self._handshakes[task] = sock
+                    if not self._handshakes:
+                        self._upkeep.evictors.append(self._victim)
+                    self._handshakes[task] = sock, self._loop.time()
                     task.add_done_callback(self._shaken)
 
     def _affords_handshake(self) -> bool:
@@ -146,20 +147,30 @@ class Listener:
         if upkeep is None:
             return True
         while not upkeep.take(HANDSHAKE_COST):
-            oldest = next(iter(self._handshakes), None)
-            if oldest is not None:
-                # Its place is the new one's, from now on.
-                peer = _peer_of(self._handshakes.pop(oldest))
-                self._on_reject("memory", peer, "the TLS handshake made room for others")
-                oldest.cancel()
-                return True
-            if self._evict is None or not self._evict():
+            if not upkeep.evict():
                 return False
         return True
 
+    def _victim(self, by: object) -> Victim | None:  # noqa: ARG002
+        """The oldest handshake."""
+        for task, (_, since) in self._handshakes.items():
+            return Victim(UNSERVED, since, partial(self._break_off, task))
+        return None
+
+    def _break_off(self, task: asyncio.Task[None]) -> None:
+        peer = _peer_of(self._handshakes[task][0])
+        self._on_reject("memory", peer, "the TLS handshake made room for others")
+        task.cancel()
+        self._shaken(task)
+
     def _shaken(self, task: asyncio.Task[None]) -> None:
-        if self._handshakes.pop(task, None) is not None and self._upkeep is not None:
-            self._upkeep.give(HANDSHAKE_COST)
+        """A handshake has ended."""
+        upkeep = self._upkeep
+        if upkeep is None or self._handshakes.pop(task, None) is None:
+            return
+        upkeep.give(HANDSHAKE_COST)
+        if not self._handshakes:
+            upkeep.evictors.remove(self._victim)
 
     async def _connect(self, sock: socket.socket) -> None:
         tls = self._tls

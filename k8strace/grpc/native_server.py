@@ -70,7 +70,6 @@ class Server:
                 Listener(
                     *(sock, make, self._tls, self._has_room, reject),
                     upkeep=self.shared.upkeep,
-                    evict=self.shared.evict,
                 )
             )
         try:

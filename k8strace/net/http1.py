@@ -71,7 +71,7 @@ class Connection(asyncio.BufferedProtocol):
             self.abort()
             return
         self._upkeep = cost
-        shared.connections[self] = shared.unserved[self] = None
+        shared.add(self)
         if shared.is_draining:
             self.drain()
 
@@ -150,13 +150,18 @@ class Connection(asyncio.BufferedProtocol):
         self._go_on()
 
     @property
+    def held(self) -> int:
+        """Bytes of upkeep besides what each connection costs."""
+        return self._kept_cost + self._head_cost
+
+    @property
     def since(self) -> float:
         """The loop's time of its last response, or of its beginning."""
         return self._since
 
     @property
     def is_idle(self) -> bool:
-        return self._phase == HEAD and not self._kept and not self._is_paused
+        return self._phase not in (ADMITTING, ANSWERING)
 
     def drain(self) -> None:
         """Take no more requests; end as soon as none is here."""

@@ -55,14 +55,13 @@ class Serving:
         that are left to others.
         """
         self._loop = loop = asyncio.get_running_loop()
-        self.shared = Shared(site, limits, loop)
+        self.shared = Shared(site, limits, loop, upkeep)
         make = partial(Connection, self.shared, loop)
         self._has_room = has_room
         self._listeners = [
             Listener(
                 *(one, make, tls, self._accepts, site.on_reject, reserve),
                 upkeep=upkeep,
-                evict=self.shared.evict,
             )
             for one in sockets
         ]

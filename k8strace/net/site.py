@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import Any, Protocol
 
 import msgspec
 
 from k8strace._http1 import Request
 from k8strace.addresses import host_of
+from k8strace.budget import Upkeep
 from k8strace.grpc import SLOW_AFTER, SLOW_RATE
 from k8strace.grpc.endpoints import peer_of_socket
+from k8strace.net.connections import Connections, Evictable
 from k8strace.net.messages import Response
 
 READ_SIZE = 16 * 1024  # bytes; one buffer serves all connections, one after the other
 LOOKAHEAD = 1024  # bytes that are read while a request waits
 STEP = 64 * 1024  # bytes that a body of unknown length has at first, and a step more
 MAX_UNSENT = 4 * 1024 * 1024  # bytes of responses that clients do not take
-IDLE_AFTER = 1.0  # seconds without a request, after which a connection may be closed
 CANCEL_TIMEOUT = 1.0  # seconds for handlers that clean up
 
 
@@ -87,81 +87,40 @@ class Site(Protocol):
         `request` has what was read before, or is None."""
 
 
-class Connected(Protocol):
+class Connected(Evictable, Protocol):
     """A connection, as its server looks after it."""
-
-    @property
-    def since(self) -> float: ...
-
-    @property
-    def is_idle(self) -> bool: ...
 
     def drain(self) -> None: ...
 
     def abort(self) -> None: ...
 
-    def evict(self) -> None: ...
-
     def look_after(self, now: float) -> None: ...
 
 
-class Shared:
+class Shared(Connections[Connected]):
     """What the connections of a server have in common."""
 
-    def __init__(self, site: Site, limits: Limits, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        site: Site,
+        limits: Limits,
+        loop: asyncio.AbstractEventLoop,
+        upkeep: Upkeep | None = None,
+    ) -> None:
+        super().__init__(site.take, upkeep, loop.time)
         self.site = site
         self.limits = limits
         self.view = memoryview(bytearray(READ_SIZE))
         self.lookahead = self.view[:LOOKAHEAD]
-        self.connections: dict[Connected, None] = {}
-        self.unserved: dict[Connected, None] = {}  # that never brought a request
         self.tasks: set[asyncio.Task[Any]] = set()
         self.is_draining = False
         self.changed = asyncio.Event()
-        self._loop = loop
         self._unsent: dict[Connected, int] = {}
         self._unsent_size = 0
-        self._idle: deque[Connected] = deque()  # when they were looked for last
-        self._looked_at = float("-inf")
-
-    def take(self, size: int, by: Connected) -> bool:
-        """Room for `size` bytes that `by` holds, if need be at the cost of others."""
-        while not self.site.take(size):
-            if not self.evict(by):
-                return False
-        return True
-
-    def evict(self, by: Connected | None = None) -> bool:
-        """Close a connection that makes room for `by`; False where there is none."""
-        victim = self._victim(by)
-        if victim is None:
-            return False
-        victim.evict()
-        return True
-
-    def _victim(self, by: Connected | None) -> Connected | None:
-        """A connection that makes room: the oldest that never brought a request, or one
-        that was idle for long. For one that brought none itself nobody has to go, unless
-        it is new."""
-        if by in self.unserved:
-            return None
-        for one in self.unserved:
-            return one
-        now = self._loop.time()
-        if not self._idle and now - self._looked_at > IDLE_AFTER:
-            self._looked_at = now
-            found = [one for one in self.connections if one.is_idle]
-            self._idle.extend(sorted(found, key=lambda one: one.since))
-        while self._idle:
-            one = self._idle.popleft()
-            if one is not by and one in self.connections and one.is_idle:
-                return one if now - one.since > IDLE_AFTER else None
-        return None
 
     def forget(self, connection: Connected) -> None:
         """A connection has ended."""
-        self.connections.pop(connection, None)
-        self.unserved.pop(connection, None)
+        self.remove(connection)
         self.let_go(connection)
         self.changed.set()
 

@@ -46,18 +46,28 @@ BEGIN = headers(*GRPC)
 INDEXED = b"\xbe"  # the header that was added to the table last
 
 
+class Endpoints(NamedTuple):
+    """Where the gateway listens; behind `auth` is somebody who never answers."""
+
+    grpc: str
+    http: str
+    grpc_tls: str
+    http_tls: str
+    grpc_auth: str
+    http_auth: str
+
+
 class Attack:
     """What an attack has: where the gateway listens, and connections of its own."""
 
-    def __init__(self, endpoint: str, tls_endpoint: str, count: int) -> None:
-        self.endpoint = endpoint
-        self.tls_endpoint = tls_endpoint
+    def __init__(self, to: Endpoints, count: int) -> None:
+        self.to = to
         self.count = count
         self._plugs: list[socket.socket] = []
 
     async def plug(self, number: int, endpoint: str = "") -> socket.socket:
         """A connection, from one of some hosts."""
-        host, _, port = (endpoint or self.endpoint).rpartition(":")
+        host, _, port = (endpoint or self.to.grpc).rpartition(":")
         plug = socket.socket()
         plug.bind((HOSTS[number % len(HOSTS)], 0))
         plug.setblocking(False)
@@ -323,7 +333,7 @@ async def tls_handshakes(attack: Attack) -> None:
     small, large = hello(16_000), hello(120_000)
 
     async def one(number: int) -> None:
-        plug = await attack.plug(number, attack.tls_endpoint)
+        plug = await attack.plug(number, attack.to.grpc_tls)
         await attack.send(plug, large if number % 2 else small, 1)
 
     await attack.each(one)
@@ -340,7 +350,7 @@ async def tls_connections(attack: Attack) -> None:
     data += frame(DATA, 0, 1, os.urandom(FRAME)) * 15
 
     async def one(number: int) -> None:
-        plug = await attack.plug(number, attack.tls_endpoint)
+        plug = await attack.plug(number, attack.to.grpc_tls)
         async with asyncio.timeout(5):
             _, writer = await asyncio.open_connection(
                 sock=plug, ssl=context, server_hostname="localhost"
@@ -355,12 +365,173 @@ async def tls_connections(attack: Attack) -> None:
         writer.transport.abort()
 
 
+def post(length: int | str, *headers: str) -> bytes:
+    """A head of OTLP over HTTP; its body has a length, or is chunked."""
+    coding = "Transfer-Encoding: chunked" if length == "chunked" else ""
+    lines = [
+        *("POST /v1/traces HTTP/1.1", "Host: gateway"),
+        *("Content-Type: application/x-protobuf", coding or f"Content-Length: {length}"),
+        *headers,
+    ]
+    return "\r\n".join((*lines, "", "")).encode()
+
+
+async def silent_http(attack: Attack) -> None:
+    async def one(number: int) -> None:
+        await attack.plug(number, attack.to.http)
+
+    await attack.each(one)
+
+
+async def half_heads(attack: Attack) -> None:
+    """Heads of HTTP that do not end, small ones and some of 60 KiB."""
+
+    async def one(number: int) -> None:
+        data = post(10) + b"X: "
+        if number % 8 == 0:
+            data = data[:-5] + b"X: " + b"y" * 60_000
+        await attack.send(await attack.plug(number, attack.to.http), data[:-3], 1)
+
+    await attack.each(one)
+
+
+async def half_heads_behind_a_request(attack: Attack) -> None:
+    """As those who mean well begin."""
+    body = request(1).SerializeToString()
+    data = post(len(body)) + body + post(10)[:-10]
+
+    async def one(number: int) -> None:
+        await attack.send(await attack.plug(number, attack.to.http), data)
+
+    await attack.each(one)
+
+
+async def heads(attack: Attack) -> None:
+    """Heads of 60 KiB and 200 fields, of a body that never comes."""
+    data = post(1000, *(f"x-{number}: " + "y" * 290 for number in range(200)))
+
+    async def one(number: int) -> None:
+        await attack.send(await attack.plug(number, attack.to.http), data, 1)
+
+    await attack.each(one)
+
+
+async def bodies(attack: Attack) -> None:
+    """Bodies of 60 MB by their heads, of which as much comes as is taken."""
+    data = post(60_000_000) + os.urandom(200_000)
+
+    async def one(number: int) -> None:
+        await attack.send(await attack.plug(number, attack.to.http), data, 1)
+
+    await attack.each(one)
+
+
+async def chunked_bodies(attack: Attack) -> None:
+    """Chunked bodies that go on until no more is taken, and do not end."""
+    data = post("chunked") + (b"4000\r\n" + os.urandom(0x4000) + b"\r\n") * 40
+
+    async def one(number: int) -> None:
+        await attack.send(await attack.plug(number, attack.to.http), data, 1)
+
+    await attack.each(one)
+
+
+async def bodies_before_authentication(attack: Attack) -> None:
+    """Over HTTP and gRPC: nobody says whether the caller is who it says."""
+
+    async def one(number: int) -> None:
+        token = f"Bearer token-{number}"
+        if number % 2:
+            data = post(2_000_000, f"Authorization: {token}") + os.urandom(200_000)
+        else:
+            block = headers(*GRPC, ("authorization", token))
+            data = PREFACE + b"".join(
+                frame(HEADERS, END_HEADERS, stream, block)
+                + frame(DATA, 0, stream, struct.pack(">BI", 0, 2 * MIB) + bytes(8000))
+                for stream in range(1, 40, 2)
+            )
+        endpoint = attack.to.http_auth if number % 2 else attack.to.grpc_auth
+        await attack.send(await attack.plug(number, endpoint), data, 1)
+
+    await attack.each(one)
+
+
+async def pipelined_requests(attack: Attack) -> None:
+    """Requests that are refused, behind each other, whose responses are not read."""
+    data = post(3) + b"\xff\xff\xff"
+
+    async def one(number: int) -> None:
+        plug = await attack.plug(number, attack.to.http)
+        plug.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        await attack.send(plug, data * 5000, 1)
+
+    await attack.each(one)
+
+
+async def http_tls_handshakes(attack: Attack) -> None:
+    small, large = hello(16_000), hello(120_000)
+
+    async def one(number: int) -> None:
+        plug = await attack.plug(number, attack.to.http_tls)
+        await attack.send(plug, large if number % 2 else small, 1)
+
+    await attack.each(one)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of protobuf that has a length."""
+    size, length = len(content), b""
+    while size > 127:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+def repeated(resource: int, spans: int) -> bytes:
+    """A request packed by gzip: an attribute of so many bytes, and so many small spans."""
+    value = field(1, b"k") + field(2, field(1, b"v" * resource))
+    span = field(2, field(1, b"\1" * 16) + field(2, b"\2" * 8))
+    body = field(1, field(1, field(1, value)) + field(2, span * spans))
+    return gzip.compress(body, 6)
+
+
+async def _packed(attack: Attack, resource: int, spans: int) -> None:
+    packed = repeated(resource, spans)
+    data = post(len(packed), "Content-Encoding: gzip") + packed
+
+    async def one(number: int) -> None:
+        await attack.send(await attack.plug(number, attack.to.http), data)
+
+    await attack.each(one)
+
+
+async def repeated_resources(attack: Attack) -> None:
+    """Small requests of a large resource and many spans: each piece repeats it."""
+    await _packed(attack, 500_000, 100_000)
+
+
+async def larger_repeated_resources(attack: Attack) -> None:
+    """As many as a message may have: 58 MiB."""
+    await _packed(attack, 3_600_000, 1_900_000)
+
+
+async def many_spans(attack: Attack) -> None:
+    """Packed to nothing; each is a line of text, or a place in an index."""
+    await _packed(attack, 10, 300_000)
+
+
 class Row(NamedTuple):
-    """An attack of the table, and how many connections it takes, in short and for long."""
+    """An attack of the table, and how many connections it takes, in short and for long.
+
+    `pipeline` is one of `PIPELINES` of `test_memory.py`. Where it `hangs` the backend takes
+    nothing until the attack is over.
+    """
 
     run: Callable[[Attack], Awaitable[None]]
     short: int
     long: int
+    pipeline: str = "batch"
+    hangs: bool = False
 
 
 ATTACKS = {
@@ -371,8 +542,6 @@ ATTACKS = {
         (streams_behind_a_request, 150, 1700),
         (small_announcements, 40, 400),
         (windows_of_waiting_streams, 30, 300),
-        (metadata, 100, 1000),
-        (small_requests, 100, 2000),
         (unread_answers, 20, 200),
         (bombs, 10, 200),
         (large_messages, 20, 400),
@@ -382,5 +551,22 @@ ATTACKS = {
         (floods, 20, 300),
         (tls_handshakes, 60, 1000),
         (tls_connections, 40, 500),
+        (silent_http, 1500, 9000),
+        (half_heads, 1500, 9000),
+        (half_heads_behind_a_request, 1500, 9000),
+        (heads, 100, 1500),
+        (bodies, 100, 1500),
+        (chunked_bodies, 60, 1000),
+        (bodies_before_authentication, 100, 1000),
+        (pipelined_requests, 20, 200),
+        (http_tls_handshakes, 60, 1000),
     )
+} | {
+    "metadata": Row(metadata, 100, 1000, hangs=True),
+    "small requests": Row(small_requests, 100, 2000, hangs=True),
+    "splitting by spans": Row(repeated_resources, 4, 30, "split"),
+    "splitting by bytes": Row(larger_repeated_resources, 2, 4),
+    "text of file": Row(many_spans, 3, 30, "file"),
+    "text of debug": Row(many_spans, 2, 10, "debug"),
+    "index of the sampler": Row(many_spans, 4, 30, "sampler"),
 }
