@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from copy import copy
+from itertools import accumulate
 
 import msgspec
 
@@ -12,8 +13,10 @@ from k8strace.budget import Budget, Lease
 Leases = Lease | tuple["Leases", ...] | None
 """What holds bytes in the budget, for as long as it is there."""
 
+MOST_JOINED = 8192
+"""Requests that a joined payload is made of, at most: joining them, sending them on and
+settling what became of each is done in one go, and takes the event loop milliseconds."""
 PAIR_COST = 192  # bytes of the objects of a pair of metadata, or of a group
-JOIN_BELOW = 16 * 1024  # runs of smaller chunks become one chunk when payloads are joined
 
 
 class Origin(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -115,25 +118,34 @@ class Payload(msgspec.Struct, frozen=True, eq=False, gc=False):
             lease = next((one for one in lease if one), None)
         return lease
 
+    @property
+    def request_count(self) -> int:
+        """How many requests it was joined from; 1 where it is one."""
+        return len(self.sources) or 1
+
     @staticmethod
     def join(payloads: Sequence[Payload]) -> Payload:
-        """One payload of all of them, in order; small chunks are copied together."""
+        """One payload of all of them, in order; their chunks are its chunks."""
         if len(payloads) == 1:
             return payloads[0]
         origin = payloads[0].origin
+        chunks: list[bytes] = []
         sources: list[Source] = []
         leases: list[Leases] = []
         spans = size = 0
         for payload in payloads:
+            chunks += payload.chunks
             spans += payload.spans
             size += payload.size
             if payload.origin is not origin and payload.origin != origin:
                 origin = None
-            own = payload.sources or (Source(payload.spans, payload.size, payload.origin),)
-            sources += own
-            leases += payload.leases_of(own)
-        chunks = tuple(_joined([c for p in payloads for c in p.chunks]))
-        return Payload(chunks, spans, size, origin, tuple(sources), tuple(leases))
+            if own := payload.sources:
+                sources += own
+                leases += payload.leases_of(own)
+            else:
+                sources.append(Source(payload.spans, payload.size, payload.origin))
+                leases.append(payload.lease)
+        return Payload(tuple(chunks), spans, size, origin, tuple(sources), tuple(leases))
 
     def leases_of(self, sources: tuple[Source, ...]) -> tuple[Leases, ...]:
         """What holds each of its requests, which are `sources`."""
@@ -155,7 +167,8 @@ class Requests:
             Source(payload.spans, payload.size, payload.origin),
         )
         self._leases = payload.leases_of(self._sources)
-        self._chunks = _Cutter(payload.chunks)
+        self._ends = list(accumulate(map(len, payload.chunks)))
+        self._at = 0  # bytes of the chunks that are taken
         self.taken = 0
 
     @property
@@ -165,6 +178,8 @@ class Requests:
     def within(self, max_spans: int, max_bytes: int) -> int:
         """How many of the next requests are within the limits together; at least one."""
         sources, first = self._sources, self.taken
+        if first == 0 and self.payload.fits(max_spans, max_bytes):
+            return len(sources)
         spans = size = 0
         for index in range(first, len(sources)):
             spans += sources[index].spans
@@ -177,8 +192,12 @@ class Requests:
     def copied(self, count: int) -> int:
         """The bytes that taking the next `count` requests copies."""
         first = self.taken
-        return self._chunks.copied(
-            sum(one.size for one in self._sources[first : first + count])
+        size = sum(one.size for one in self._sources[first : first + count])
+        chunks = self.payload.chunks
+        return sum(
+            end - start
+            for which, start, end in self._ranges(size)
+            if end - start < len(chunks[which])
         )
 
     def take(self, count: int, copies: Lease | None = None) -> Payload:
@@ -200,9 +219,8 @@ class Requests:
         ):
             origin = None
         size = sum(one.size for one in sources)
-        cutter = copy(self._chunks)
         taken = Payload(
-            cutter.cut(size),
+            self._cut(size),
             sum(one.spans for one in sources),
             size,
             origin,
@@ -210,70 +228,40 @@ class Requests:
             held if count > 1 else held[0],
             payload.wait_until,
         )
-        self._chunks, self.taken = cutter, end
+        self._at += size
+        self.taken = end
         return taken
 
     def skip(self, count: int) -> None:
         """Leave the next `count` requests out."""
         first, self.taken = self.taken, self.taken + count
-        self._chunks.skip(sum(one.size for one in self._sources[first : first + count]))
+        self._at += sum(one.size for one in self._sources[first : first + count])
 
+    def _cut(self, size: int) -> tuple[bytes, ...]:
+        """The next `size` bytes, in chunks."""
+        chunks = self.payload.chunks
+        parts = self._ranges(size)
+        if not parts:
+            return ()
+        first, start, end = parts[0]
+        if len(parts) == 1:
+            return (chunks[first][start:end],)
+        last, _, rest = parts[1]
+        head, tail = chunks[first][start:end], chunks[last][:rest]
+        return (head, *chunks[first + 1 : last], tail)
 
-def _joined(chunks: list[bytes]) -> Iterator[bytes]:
-    run: list[bytes] = []
-    length = 0
-    for chunk in chunks:
-        if len(chunk) < JOIN_BELOW:
-            run.append(chunk)
-            length += len(chunk)
-            if length < JOIN_BELOW:
-                continue
-        if run:
-            yield run[0] if len(run) == 1 else b"".join(run)
-            run, length = [], 0
-        if len(chunk) >= JOIN_BELOW:
-            yield chunk
-    if run:
-        yield run[0] if len(run) == 1 else b"".join(run)
+    def _ranges(self, size: int) -> list[tuple[int, int, int]]:
+        """Where the next `size` bytes begin and end: which chunk, and what of it.
 
-
-class _Cutter:
-    """Takes a tuple of chunks apart, by lengths, from the front."""
-
-    def __init__(self, chunks: tuple[bytes, ...]) -> None:
-        self._chunks = chunks
-        self._next = 0
-        self._start = 0  # within the next chunk
-
-    def cut(self, size: int) -> tuple[bytes, ...]:
-        return tuple(
-            chunk if end - start == len(chunk) else chunk[start:end]
-            for chunk, start, end in self._step(size)
-        )
-
-    def skip(self, size: int) -> None:
-        for _ in self._step(size):
-            pass
-
-    def copied(self, size: int) -> int:
-        """The bytes of the next `size` that are parts of chunks."""
-        copied, start, which = 0, self._start, self._next
-        while size:
-            length = len(self._chunks[which])
-            take = min(length - start, size)
-            if take < length:
-                copied += take
-            size -= take
-            start, which = 0, which + 1
-        return copied
-
-    def _step(self, size: int) -> Iterator[tuple[bytes, int, int]]:
-        while size:
-            chunk, start = self._chunks[self._next], self._start
-            take = min(len(chunk) - start, size)
-            size -= take
-            self._start += take
-            if self._start == len(chunk):
-                self._next, self._start = self._next + 1, 0
-            if take:
-                yield chunk, start, start + take
+        The chunks in between belong to them whole.
+        """
+        if not size:
+            return []
+        chunks, ends = self.payload.chunks, self._ends
+        begin, end = self._at, self._at + size
+        first, last = bisect_right(ends, begin), bisect_left(ends, end)
+        start = begin - ends[first] + len(chunks[first])
+        rest = end - ends[last] + len(chunks[last])
+        if first == last:
+            return [(first, start, rest)]
+        return [(first, start, len(chunks[first])), (last, 0, rest)]

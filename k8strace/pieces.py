@@ -13,9 +13,9 @@ from math import inf
 from k8strace._fastpath import Cutting
 from k8strace.budget import Lease
 from k8strace.passes import Loan, Spare, step
-from k8strace.payload import JOIN_BELOW, Payload, Requests
+from k8strace.payload import Payload, Requests
 
-COPIED = 4 * JOIN_BELOW  # bytes that are copied without asking for room
+COPIED = 64 * 1024  # bytes that are copied without asking for room
 
 
 class Pieces:

@@ -13,7 +13,15 @@ import weakref
 import pytest
 
 from k8strace import background
-from k8strace.background import Ticker, ended, in_thread, keep_running, spawn
+from k8strace.background import (
+    WOKEN_AT_ONCE,
+    Ticker,
+    ended,
+    in_thread,
+    keep_running,
+    spawn,
+    wake,
+)
 
 log = logging.getLogger("k8strace")
 
@@ -216,3 +224,38 @@ async def test_who_is_cancelled_while_it_waits_holds_nothing() -> None:
         assert gone() is None
     finally:
         gc.enable()
+
+
+async def test_of_many_waiters_some_wake_in_each_turn() -> None:
+    loop = asyncio.get_running_loop()
+    turns: list[int] = []
+    woken = 0
+
+    async def wait(waiter: asyncio.Future[None]) -> None:
+        nonlocal woken
+        await waiter
+        woken += 1
+
+    def count() -> None:
+        nonlocal woken
+        turns.append(woken)
+        woken = 0
+        if sum(turns) < len(waiters) - 1:
+            loop.call_soon(count)
+
+    waiters = [loop.create_future() for _ in range(3 * WOKEN_AT_ONCE + 2)]
+    tasks = [asyncio.create_task(wait(waiter)) for waiter in waiters]
+    await asyncio.sleep(0)
+    tasks[5].cancel()
+    await asyncio.sleep(0)
+    wake(waiters)
+    loop.call_soon(count)
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert sum(turns) == len(waiters) - 1
+    assert max(turns) == WOKEN_AT_ONCE
+    assert tasks[5].cancelled()
+
+
+async def test_waking_nobody() -> None:
+    wake([])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import gc
 import sys
 
+import msgspec
 import pytest
 
 from k8strace import _fastpath
 from k8strace.budget import Budget, Lease
-from k8strace.payload import JOIN_BELOW, Origin, Payload, Requests, Source
+from k8strace.payload import Origin, Payload, Requests, Source
 from tests.support.requests import parse, request, span_ids
 
 A, B = Origin("10.0.0.1:1"), Origin("10.0.0.2:2")
@@ -70,22 +71,15 @@ def test_joined_payloads_remember_their_senders() -> None:
     assert again.sources == (*joined.sources, Source(3, second.size, B))
 
 
-def test_small_chunks_become_one_and_large_ones_are_shared() -> None:
-    small = [payload(1) for _ in range(3)]
-    large = payload(200, attributes=5)
-    assert large.size > JOIN_BELOW > sum(one.size for one in small)
-    joined = Payload.join([*small, large, *small])
+def test_joining_copies_nothing() -> None:
+    parts = [payload(1), payload(200, attributes=5), Payload((), 0, 0, B), payload(1)]
+    joined = Payload.join(parts)
     check(joined)
+    chunks = [chunk for part in parts for chunk in part.chunks]
     assert len(joined.chunks) == 3
-    assert joined.chunks[1] is large.chunks[0]
-
-
-def test_a_run_of_small_chunks_ends_when_it_is_large_enough() -> None:
-    small = [payload(1, attributes=10) for _ in range(200)]
-    joined = Payload.join(small)
-    check(joined)
-    assert 1 < len(joined.chunks) < 200
-    assert all(len(chunk) >= JOIN_BELOW for chunk in joined.chunks[:-1])
+    assert all(one is other for one, other in zip(joined.chunks, chunks, strict=True))
+    assert joined.request_count == 4
+    assert parts[0].request_count == 1
 
 
 def test_leases_of_joined_payloads_are_held_once() -> None:
@@ -153,15 +147,36 @@ def test_requests_are_taken_in_runs() -> None:
     assert Requests(joined).within(max_spans=0, max_bytes=1) == 1
 
 
+def stored(joined: Payload) -> Payload:
+    """`joined` as a store gives it back, whose requests are one chunk."""
+    return msgspec.structs.replace(joined, chunks=(b"".join(joined.chunks),))
+
+
 def test_what_taking_copies_is_known_before() -> None:
     small, large = payload(1), payload(200, attributes=5)
-    joined = Payload.join([large, small, small, large])
-    requests = Requests(joined)
-    assert requests.copied(1) == 0
-    assert requests.copied(2) == small.size
-    requests.take(2)
-    assert requests.copied(1) == small.size
-    assert requests.copied(2) == small.size
+    joined = Payload.join([large, small, small])
+    assert Requests(joined).copied(2) == 0
+    part = stored(joined)
+    requests = Requests(Payload.join([part, large, part]))
+    assert requests.copied(1) == large.size
+    assert requests.copied(4) == 0
+    requests.take(1)
+    assert requests.copied(3) == 2 * small.size
+    assert requests.copied(6) == 2 * small.size
+    assert requests.copied(4) == 2 * small.size + large.size
+
+
+def test_requests_come_apart_within_chunks_and_across_them() -> None:
+    parts = [payload(spans, A) for spans in (3, 1, 2, 4, 1)]
+    whole = Payload.join([stored(Payload.join(parts[:3])), parts[3], parts[4]])
+    for first in range(len(parts)):
+        for count in range(1, len(parts) - first + 1):
+            requests = Requests(whole)
+            requests.skip(first)
+            taken = requests.take(count)
+            check(taken)
+            assert ids(taken) == ids(*parts[first : first + count])
+            assert requests.left == len(parts) - first - count
 
 
 @pytest.mark.parametrize("chunks", [1, 8])

@@ -8,10 +8,12 @@ Rules:
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
+from k8strace.background import wake
 from k8strace.component import Context
 from k8strace.drops import sender_of
 from k8strace.errors import (
@@ -62,11 +64,12 @@ class Outcomes:
                 "%s took a request of %d spans and says: %s",
                 *(self.destination, spans, sent.message),
             )
-        for ticket, share in parcel.shares().items():
+        shares = parcel.shares()
+        for ticket, share in shares.items():
             if ticket.parked:
                 self._ledger.park(-share)
             ticket.done += share
-            self._finish_part(ticket)
+        self._finish_part(shares)
         self._ledger.send(spans - rejected)
         if rejected:
             self._drops.spans(
@@ -124,33 +127,35 @@ class Outcomes:
                     ticket.failures.append(Failure(share, reason, kept, text, sender))
         if isinstance(kept, RejectedError):
             for ticket, source in zip(parcel.tickets, parcel.sources, strict=False):
-                if ticket.is_joined:
+                if ticket.requests > 1:
                     ticket.culprits.append(source)
-        for ticket in shares:
-            self._finish_part(ticket)
+        self._finish_part(shares)
 
     def _leave(self, parcel: Parcel) -> None:
         """Leave on disk, for another time, what was not taken before the end."""
         for ticket in parcel.owners():
             ticket.stays = True
-            self._finish_part(ticket)
+        self._finish_part(parcel.owners())
 
-    def _finish_part(self, ticket: Ticket) -> None:
-        ticket.parts -= 1
-        if ticket.parts:
-            return
-        if ticket.stays:
-            self._resent.add(ticket.done)
-        self._conclude(ticket)
-        self._settled(ticket)
-        if ticket.waiter is not None and not ticket.waiter.done():
-            ticket.waiter.set_result(None)
+    def _finish_part(self, tickets: Iterable[Ticket]) -> None:
+        """Settle those of `tickets` of which this part was the last."""
+        waiters: list[asyncio.Future[None]] = []
+        for ticket in tickets:
+            ticket.parts -= 1
+            if ticket.parts:
+                continue
+            if ticket.stays:
+                self._resent.add(ticket.done)
+            if ticket.failures:
+                self._conclude(ticket)
+            self._settled(ticket)
+            if ticket.waiter is not None:
+                waiters.append(ticket.waiter)
+        wake(waiters)
 
     def _conclude(self, ticket: Ticket) -> None:
         """Decide what the sender is told: to retry, if that can save any of its spans."""
         failures, ticket.failures = ticket.failures, []
-        if not failures:
-            return
         refusal = next(
             (one.error for one in failures if isinstance(one.error, RefusedError)), None
         )

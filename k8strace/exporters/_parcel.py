@@ -36,8 +36,8 @@ class Ticket:
     `place` is where it is stored, if it is; `stays` says that it is left there, to be sent
     another time.
 
-    `culprits` are the requests that were refused for good, where it `is_joined` from
-    several.
+    `culprits` are those of its `requests` that were refused for good, where it was joined
+    from several.
 
     `parked` says that its spans count as parked; `answered` that its sender was told that
     they are taken, or is gone, so that what fails is lost. Where the sender still waits,
@@ -47,7 +47,7 @@ class Ticket:
 
     __slots__ = (
         *("amount", "answered", "culprits", "done", "error", "failures", "held"),
-        *("is_joined", "parked", "parts", "payload", "place", "since", "size", "spans"),
+        *("parked", "parts", "payload", "place", "requests", "since", "size", "spans"),
         *("stays", "waiter"),
     )
 
@@ -55,7 +55,7 @@ class Ticket:
         self, payload: Payload, amount: int = 0, *, is_answered: bool = False
     ) -> None:
         self.payload: Payload | None = payload
-        self.is_joined = len(payload.sources) > 1
+        self.requests = payload.request_count
         self.spans = payload.spans
         self.size = payload.size
         self.amount = amount
@@ -72,11 +72,11 @@ class Ticket:
         self.error: RefusedError | RejectedError | None = None
         self.waiter: asyncio.Future[None] | None = None
 
-    def parcel(self) -> Parcel:
+    def take(self) -> Payload:
         """The payload, taken out of the ticket to be sent. Only once."""
         payload, self.payload = self.payload, None
         assert payload is not None
-        return Parcel(payload, [self] * max(1, len(payload.sources)))
+        return payload
 
     def raise_error(self) -> None:
         """Raise `error` if there is one, without keeping it: it would hold this frame."""
@@ -114,11 +114,10 @@ class Parcel:
         return self.tickets[0].place is not None
 
     @staticmethod
-    def join(parcels: Sequence[Parcel]) -> Parcel:
-        if len(parcels) == 1:
-            return parcels[0]
-        payload = Payload.join([parcel.payload for parcel in parcels])
-        return Parcel(payload, [t for parcel in parcels for t in parcel.tickets])
+    def of(tickets: Sequence[Ticket]) -> Parcel:
+        """The payloads of `tickets`, taken out of them, as one."""
+        payload = Payload.join([ticket.take() for ticket in tickets])
+        return Parcel(payload, [one for one in tickets for _ in range(one.requests)])
 
     def owners(self) -> Iterable[Ticket]:
         """Each ticket once, in order."""
@@ -200,7 +199,7 @@ class CutParcel:
         first = self._pieces.end - (not self._pieces.is_whole)
         rest = []
         for payload in self._pieces.rest():
-            count = max(1, len(payload.sources))
+            count = payload.request_count
             tickets = self.tickets[first : first + count]
             sources = self._sources
             if len(self.tickets) > 1:

@@ -17,7 +17,7 @@ import msgspec
 from k8strace.budget import Budget, Room
 from k8strace.component import STORAGE, ComponentID, Config
 from k8strace.exporters._parcel import Parcel, Ticket
-from k8strace.payload import Payload
+from k8strace.payload import MOST_JOINED, Payload
 from k8strace.units import Duration
 
 
@@ -108,6 +108,7 @@ class Queue:
         self._batching = config.batch
         self._line: OrderedDict[Ticket, None] = OrderedDict()
         self._waiting = 0  # what the line holds, in the unit of the batch's sizer
+        self._requests = 0  # of the line
         self._pressed = False
         self._draining = False
 
@@ -132,7 +133,7 @@ class Queue:
         if ticket not in self._line:
             return False
         del self._line[ticket]
-        self._waiting -= self._size(ticket)
+        self._leave(ticket)
         ticket.payload = None
         self.settle(ticket)
         return True
@@ -169,18 +170,19 @@ class Queue:
         self._pressed = False
         batching = self._batching
         if batching is None:
-            return self._pop().parcel()
+            return Parcel.of([self._pop()])
         most = batching.max_size or float("inf")
-        parcels: list[Parcel] = []
-        size = 0
-        while self._line and (not parcels or size < batching.min_size):
-            more = self._size(next(iter(self._line)))
+        tickets: list[Ticket] = []
+        size = requests = 0
+        while self._line and (not tickets or size < batching.min_size):
+            following = next(iter(self._line))
+            size += self._size(following)
+            requests += following.requests
             # Whole requests only: one that was cut could not be told from its batch.
-            if parcels and size + more > most:
+            if tickets and (size > most or requests > MOST_JOINED):
                 break
-            parcels.append(self._pop().parcel())
-            size += more
-        return Parcel.join(parcels)
+            tickets.append(self._pop())
+        return Parcel.of(tickets)
 
     def _count(self, size: int) -> None:
         self.bytes += size
@@ -189,20 +191,25 @@ class Queue:
     def _enter(self, ticket: Ticket) -> None:
         self._line[ticket] = None
         self._waiting += self._size(ticket)
+        self._requests += ticket.requests
+
+    def _leave(self, ticket: Ticket) -> None:
+        self._waiting -= self._size(ticket)
+        self._requests -= ticket.requests
 
     def _is_ready(self) -> bool:
         if not self._line:
             return False
         if self._batching is None or self._draining or self._pressed:
             return True
-        if self._waiting >= self._batching.min_size:
+        if self._waiting >= self._batching.min_size or self._requests >= MOST_JOINED:
             return True
         due = self.due()
         return due is not None and due <= monotonic()
 
     def _pop(self) -> Ticket:
         ticket, _ = self._line.popitem(last=False)
-        self._waiting -= self._size(ticket)
+        self._leave(ticket)
         return ticket
 
     def _size(self, ticket: Ticket) -> int:

@@ -16,7 +16,7 @@ from k8strace.component import Blocked, Config, Context, Exporter, Promise
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters._delivery import Delivery, Limits, TooLargeError, Work
 from k8strace.exporters._outcome import Outcomes, Sent
-from k8strace.exporters._parcel import Ticket
+from k8strace.exporters._parcel import Parcel, Ticket
 from k8strace.exporters._queue import BatchConfig, Queue, QueueConfig
 from k8strace.exporters._retry import RetryConfig
 from k8strace.exporters._stored_queue import StoredQueue
@@ -220,7 +220,7 @@ class SendingExporter(Exporter[C_co]):
 
     async def _send_directly(self, payload: Payload) -> None:
         ticket = Ticket(payload)
-        work: Work = [ticket.parcel()]
+        work: Work = [Parcel.of([ticket])]
         self._direct += 1
         try:
             await self._delivery.deliver(work)

@@ -74,6 +74,7 @@ class Workers:
         self._queue.drain()
         while (parcel := self._queue.take()) is not None:
             self._delivery.give_up([parcel], RefusedError(TOO_LATE))
+            await asyncio.sleep(0)  # there may be very many
 
     def oldest_age(self) -> float:
         """Seconds since the oldest payload came that isn't settled."""

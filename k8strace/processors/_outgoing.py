@@ -18,6 +18,7 @@ from typing import ClassVar
 
 import msgspec
 
+from k8strace.background import wake
 from k8strace.budget import MAX_RETRY_AFTER, MIN_RETRY_AFTER, Room
 from k8strace.component import Context, Outlet
 from k8strace.drops import NOBODY, Sender, sender_of
@@ -62,13 +63,14 @@ class Held:
 class Parcel:
     """Payloads that go on together: `payloads`, or, where answers are held, `held`."""
 
-    __slots__ = ("held", "payloads", "size", "spans", "started")
+    __slots__ = ("held", "payloads", "requests", "size", "spans", "started")
 
     def __init__(self) -> None:
         self.payloads: list[Payload] = []
         self.held: dict[Held, None] = {}
         self.spans = 0
         self.size = 0
+        self.requests = 0
         self.started = False
 
     @property
@@ -218,7 +220,7 @@ class Keeping(Outgoing):
     def hurry(self) -> None:
         self._hurried = True
         for pause in self._pauses:
-            wake(pause)
+            _end(pause)
 
     async def _insist(self, piece: Payload) -> None:
         """Offer `piece` until nothing more is to be done for it."""
@@ -260,7 +262,7 @@ class Keeping(Outgoing):
         if self._hurried:
             seconds = min(seconds, MIN_RETRY_AFTER)
         pause: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_later(max(seconds, SHORTEST_PAUSE), wake, pause)
+        timer = loop.call_later(max(seconds, SHORTEST_PAUSE), _end, pause)
         self._pauses.add(pause)
         try:
             await pause
@@ -342,6 +344,7 @@ class Answering(Outgoing):
             del parcel.held[held]
             parcel.spans -= spans
             parcel.size -= held.payload.size
+            parcel.requests -= held.payload.request_count
             self.unpark(spans, held.payload.size)
 
     def _settle(
@@ -381,7 +384,7 @@ class Answering(Outgoing):
             self.unpark(held.payload.spans, held.payload.size)
             if held.abandoned:
                 self._count_abandoned(held)
-            wake(held.waiter)
+        wake([held.waiter for held in parcel.held])
 
     def _count_abandoned(self, held: Held) -> None:
         """Count, in the sender's place, the spans of a payload that did not go on."""
@@ -392,9 +395,9 @@ class Answering(Outgoing):
             self.ledger.refused += rest
 
 
-def wake(waiter: asyncio.Future[None]) -> None:
-    if not waiter.done():
-        waiter.set_result(None)
+def _end(pause: asyncio.Future[None]) -> None:
+    if not pause.done():
+        pause.set_result(None)
 
 
 def by_request(piece: Payload, error: RejectedError) -> list[tuple[int, Failure | None]]:

@@ -34,7 +34,7 @@ from k8strace.metrics import (
     BATCH_TIMEOUT_TRIGGER_SEND,
     Value,
 )
-from k8strace.payload import Payload
+from k8strace.payload import MOST_JOINED, Payload
 from k8strace.processors._outgoing import (
     GIVEN_UP,
     Answering,
@@ -186,6 +186,7 @@ class Batch(component.Processor[Config]):
         for group in list(self._groups.values()):
             while group.ready:
                 self._outgoing.give_up(group.ready.popleft())
+                await asyncio.sleep(0)  # each may be of thousands of requests
             self._forget_if_idle(group)
 
     # What comes in
@@ -251,7 +252,11 @@ class Batch(component.Processor[Config]):
     def _park(self, group: _Group, payload: Payload, held: Held | None) -> None:
         limit = self.config.send_batch_max_size
         parcel = group.open
-        if limit and parcel is not None and parcel.spans + payload.spans > limit:
+        requests = payload.request_count
+        if parcel is not None and (
+            (limit and parcel.spans + payload.spans > limit)
+            or parcel.requests + requests > MOST_JOINED
+        ):
             self._close(group, self._by_size)
             parcel = None
         if parcel is None:
@@ -263,8 +268,13 @@ class Batch(component.Processor[Config]):
             parcel.held[held] = None
         parcel.spans += payload.spans
         parcel.size += payload.size
+        parcel.requests += requests
         self.ledger.park(payload.spans)
-        if self._at_once or parcel.spans >= self.config.send_batch_size:
+        if (
+            self._at_once
+            or parcel.spans >= self.config.send_batch_size
+            or parcel.requests >= MOST_JOINED
+        ):
             self._close(group, self._by_size)
             self._forget_if_idle(group)
         elif group.timer is None:

@@ -26,12 +26,12 @@ def ids(parcel: Parcel) -> list[bytes]:
 
 def joined(*spans: int) -> tuple[Parcel, list[Ticket]]:
     tickets = [Ticket(payload(count)) for count in spans]
-    return Parcel.join([ticket.parcel() for ticket in tickets]), tickets
+    return Parcel.of(tickets), tickets
 
 
 def test_a_ticket_gives_its_payload_away() -> None:
     ticket = Ticket(payload(3))
-    parcel = ticket.parcel()
+    parcel = Parcel.of([ticket])
     assert ticket.payload is None
     assert ticket.spans == parcel.payload.spans == 3
     assert parcel.tickets == [ticket]
@@ -39,7 +39,7 @@ def test_a_ticket_gives_its_payload_away() -> None:
 
 def test_a_payload_of_several_requests_has_one_ticket() -> None:
     ticket = Ticket(Payload.join([payload(1), payload(2)]))
-    parcel = ticket.parcel()
+    parcel = Parcel.of([ticket])
     assert parcel.tickets == [ticket, ticket]
     assert list(parcel.owners()) == [ticket]
     assert parcel.shares() == {ticket: 3}
@@ -105,7 +105,7 @@ def test_a_cut_keeps_spans_order_and_owners(
     tickets = [Ticket(payload(count)) for count in spans]
     tickets.append(Ticket(Payload.join([payload(3), payload(4)])))
     spans = [*spans, 7]
-    parcel = Parcel.join([ticket.parcel() for ticket in tickets])
+    parcel = Parcel.of(tickets)
     whole = ids(parcel)
 
     async def cut() -> tuple[list[Parcel], list[Parcel]]:
@@ -146,7 +146,7 @@ async def test_a_request_that_waits_for_room_can_be_given_up() -> None:
     budget.limit = budget.used
     other = await spare.lend(1, parts[0])
     assert other.is_past
-    cut = CutParcel(Parcel.join([one.parcel(), two.parcel()]), spare, max_spans=3)
+    cut = CutParcel(Parcel.of([one, two]), spare, max_spans=3)
     step = asyncio.ensure_future(cut.next())
     await asyncio.sleep(0)
     step.cancel()

@@ -14,7 +14,7 @@ from k8strace.errors import ConfigError
 from k8strace.exporters import _queue as module
 from k8strace.exporters._parcel import Parcel, Ticket
 from k8strace.exporters._queue import Queue, QueueConfig
-from k8strace.payload import Payload
+from k8strace.payload import MOST_JOINED, Payload
 from tests.support.pipeline import payload
 
 
@@ -215,6 +215,34 @@ def test_a_batch_can_be_measured_in_bytes(now: list[float]) -> None:
     assert queue.take() is None
     put(queue, payload(1))
     assert spans_of(queue.take()) == [1, 1]
+
+
+def test_a_batch_has_so_many_requests_at_most(now: list[float]) -> None:
+    queue = Queue(config(queue_size=2**20, batch={"min_size": 2**20}), Budget(1 << 30))
+    one = payload()
+    for _ in range(MOST_JOINED - 1):
+        put(queue, one)
+    assert queue.take() is None
+    put(queue, one)
+    put(queue, one)
+    parcel = queue.take()
+    assert parcel is not None
+    assert parcel.payload.request_count == len(parcel.tickets) == MOST_JOINED
+    assert queue.take() is None
+    queue.press()
+    assert spans_of(queue.take()) == [one.spans]
+
+
+def test_joined_requests_count_one_by_one(now: list[float]) -> None:
+    queue = batching(min_size=2**20)
+    most = Payload.join([payload()] * (MOST_JOINED - 1))
+    for one in (most, payload(), most, most):
+        put(queue, one)
+    for count in (MOST_JOINED, MOST_JOINED - 1):
+        parcel = queue.take()
+        assert parcel is not None
+        assert parcel.payload.request_count == len(parcel.tickets) == count
+    assert queue.take() is None
 
 
 def test_a_payload_can_be_withdrawn_while_it_waits(now: list[float]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from k8strace.component import Blocked, Promise
 from k8strace.errors import RefusedError
-from k8strace.payload import Origin, Payload
+from k8strace.payload import MOST_JOINED, Origin, Payload
 from k8strace.processors.batch import PARKED_SHARE
 from tests.support.batch import Rig
 from tests.support.pipeline import Drive, both_drivers, cancel, failure, told, until
@@ -21,6 +21,36 @@ def ids(*payloads: Payload) -> list[bytes]:
 
 
 # Bounds
+
+
+@pytest.mark.parametrize("promise", [Promise.MEMORY, Promise.DELIVERED])
+async def test_a_batch_has_so_many_requests_at_most(promise: Promise) -> None:
+    rig = Rig(promise, send_batch_size=1_000_000)
+    one = rig.payload()
+    senders = [asyncio.ensure_future(rig.into(one)) for _ in range(2 * MOST_JOINED + 1)]
+    await until(lambda: len(rig.sizes) == 2)
+    await rig.stop()
+    await asyncio.gather(*senders)
+    assert rig.sizes == [MOST_JOINED, MOST_JOINED, 1]
+    assert rig.metric("batch_size_trigger_send_total") == 2
+    del one
+    rig.assert_at_rest()
+
+
+async def test_joined_requests_count_one_by_one() -> None:
+    rig = Rig(send_batch_size=1_000_000)
+    most = Payload.join([rig.payload() for _ in range(MOST_JOINED - 1)])
+    for _ in range(2):
+        await rig.into(most)
+        await rig.into(rig.payload())
+    assert rig.sizes == [MOST_JOINED, MOST_JOINED]
+    await rig.into(rig.payload())
+    await rig.into(most)
+    await rig.into(most)
+    await rig.stop()
+    assert rig.sizes[2:] == [MOST_JOINED, MOST_JOINED - 1]
+    del most
+    rig.assert_at_rest()
 
 
 async def blocked_rig(payload: Payload, fit: int) -> Rig:
