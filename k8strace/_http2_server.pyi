@@ -26,7 +26,8 @@ CANCELLED: int
 class Request:
     """A call. `deadline` is in the time that `receive` is told, `size` the message's.
 
-    `encoding` is the message's, as `_codec` numbers them: 0 where it isn't compressed.
+    `encoding` is the message's, as `_codec` numbers them: 0 where it isn't compressed. A
+    whole message that begins as gzip does is that, whatever its flags say.
     `credential` and `caller` are None in sessions that ask nobody for a name.
     """
 

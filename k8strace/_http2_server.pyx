@@ -7,6 +7,7 @@ from libc.stdint cimport int32_t, uint8_t, uint32_t
 from libc.string cimport memcmp, memcpy
 
 cimport k8strace._nghttp2 as h2
+from k8strace._encodings cimport AS_GZIP
 from k8strace._frames cimport (
     HEADER_OVERHEAD, INTERNAL, INVALID_ARGUMENT, MAX_LENGTH, PREFIX_SIZE,
     RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, append, copy_message, equals, header,
@@ -482,6 +483,8 @@ cdef class ServerSession(Session):
             text = "the call ended before its message"
             return self.reject(request, "incomplete", INVALID_ARGUMENT, text)
         if request.stage == BODY:
+            if not request.encoding and begins_as_gzip(request.message):
+                request.encoding = AS_GZIP
             request.stage = SERVED
             self.forgive(FORGIVEN)
             self.events.append((WHOLE, request))
@@ -548,6 +551,13 @@ cdef class ServerSession(Session):
                 self.terminate(h2.ENHANCE_YOUR_CALM, b"too_many_pings")
         self.last_ping = self.now
         return 0
+
+
+cdef inline bint begins_as_gzip(bytes message) noexcept:
+    """No request of protobuf begins so, and some clients compress without saying it."""
+    return PyBytes_GET_SIZE(message) >= 2 and memcmp(
+        PyBytes_AS_STRING(message), b"\x1f\x8b", 2
+    ) == 0
 
 
 cdef ssize_t read_answer(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from math import inf
 
-from k8strace import _fastpath, threads
+from k8strace import threads
 from k8strace._fastpath import Count, Counting, Filtering, Work
 from k8strace.budget import Budget, Lease
 from k8strace.errors import RefusedError
@@ -30,9 +30,7 @@ async def step(work: Work) -> None:
 
 
 async def count(chunks: tuple[bytes, ...], *, deep: bool) -> Count:
-    """What `_fastpath.count` says of `chunks`, however long they are."""
-    if sum(map(len, chunks)) <= _fastpath.AT_ONCE:
-        return _fastpath.count(chunks, deep)
+    """What `_fastpath.count` says of `chunks`, which are longer than `AT_ONCE`."""
     counting = Counting(chunks, deep)
     while not counting.is_done:
         await step(counting)

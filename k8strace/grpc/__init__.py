@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Literal, Protocol
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import Any, Literal, Protocol
 
 import msgspec
 
@@ -72,7 +72,7 @@ def is_over(deadline: float, now: float) -> bool:
     return now >= deadline - CLOCK
 
 
-Handler = Callable[[Call], Awaitable[bytes]]
+Handler = Callable[[Call], Coroutine[Any, Any, bytes]]
 """Answers a call; raises what `status.status_of` knows, or anything for INTERNAL."""
 
 Reject = Callable[[str, str, str], None]

@@ -12,7 +12,7 @@ from k8strace.grpc import Admission
 Leases = Lease | tuple[Lease, Lease]
 
 
-def reserve(admission: Admission, size: int, missing: int, peer: str) -> Leases | None:
+def reserve(admission: Admission, peer: str, size: int, missing: int) -> Leases | None:
     """Room for a message of which `missing` bytes are to come; None where there is none."""
     lease = admission.lease(size, peer)
     if lease is None or not missing:

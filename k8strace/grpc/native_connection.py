@@ -20,7 +20,6 @@ from functools import partial
 from random import uniform
 from typing import Any, cast
 
-from k8strace._codec import GZIP
 from k8strace._http2 import ProtocolError
 from k8strace._http2_server import CANCELLED, REJECTED, WAITS, WHOLE, Request, ServerSession
 from k8strace.driver import Done, Rest, begin
@@ -32,7 +31,7 @@ from k8strace.grpc import (
     ServerSettings,
     hold_until,
 )
-from k8strace.grpc.compression import MAGIC, decompress
+from k8strace.grpc.compression import decompress
 from k8strace.grpc.endpoints import (
     GRPC_PORT,
     end_writing,
@@ -41,7 +40,7 @@ from k8strace.grpc.endpoints import (
     speaks_http1,
     speaks_http2,
 )
-from k8strace.grpc.native_announced import Leases, admit, reserve
+from k8strace.grpc.native_announced import admit, reserve
 from k8strace.grpc.status import REJECT_REASONS, Code, StatusError, status_of
 from k8strace.net.connections import Connections
 from k8strace.payload import Origin
@@ -142,6 +141,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self._peer = peer_of_socket(transport.get_extra_info("peername"))
         self._host = host_of(self._peer)
+        self._reserve = partial(reserve, self._admission, self._host)
         if settings.tls is not None:
             self._subject = subject_of(transport)
         self._origin = Origin(self._peer, self._subject)
@@ -175,7 +175,7 @@ class Connection(asyncio.BufferedProtocol):
             self.drain(0)
 
     def _begin(self, now: float, options: dict[str, Any]) -> ServerSession:
-        return ServerSession(self._shared.handlers, self._lease, now, **options)
+        return ServerSession(self._shared.handlers, self._reserve, now, **options)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         self._end_session()
@@ -247,9 +247,8 @@ class Connection(asyncio.BufferedProtocol):
             self._handle(session, events)
             pause = self._admission.pace()
         is_full = nbytes == len(self._view)
-        self._view = self._read
-        if is_full and session.body_bytes - self._body_bytes > nbytes // 2:
-            self._view = self._shared.view
+        is_body = session.body_bytes - self._body_bytes > max(nbytes, FIRST_READ) // 2
+        self._view = self._shared.view if is_body else self._read
         self._body_bytes = session.body_bytes
         if self._goaway_at is not None and session.pongs > self._pongs:
             self._goaway(session)
@@ -358,9 +357,6 @@ class Connection(asyncio.BufferedProtocol):
         self._goaway_at = None
         session.goaway()
 
-    def _lease(self, size: int, missing: int) -> Leases | None:
-        return reserve(self._admission, size, missing, self._host)
-
     def _handle(self, session: ServerSession, events: list[tuple[int, Request]]) -> None:
         for kind, request in events:
             if kind == WHOLE:
@@ -408,13 +404,13 @@ class Connection(asyncio.BufferedProtocol):
                 return
             origin = Origin(self._peer, origin.subject, metadata, origin.groups)
         call = Call(message, origin, lease, deadline, wait_until)
-        is_packed = request.encoding or message.startswith(MAGIC)
+        is_packed = request.encoding
         del message, lease
         try:
             handler = self._shared.handlers[request.path]
             coro = self._unpack(request, handler, call) if is_packed else handler(call)
             del call
-            step = begin(cast("Coroutine[Any, Any, bytes]", coro))
+            step = begin(coro)
             del coro
         except Exception as error:
             fail(session, request, error)
@@ -429,7 +425,7 @@ class Connection(asyncio.BufferedProtocol):
         """Decompress a call's message and serve it."""
         limit = self._shared.settings.max_message_size
         try:
-            message = decompress(request.encoding or GZIP, call.message, limit, call.lease)
+            message = decompress(request.encoding, call.message, limit, call.lease)
             if not isinstance(message, bytes):
                 message = await message
         except StatusError as error:

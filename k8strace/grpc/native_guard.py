@@ -36,7 +36,7 @@ class GuardedConnection(Connection):
     def _begin(self, now: float, options: dict[str, Any]) -> ServerSession:
         return GuardedSession(
             self._shared.handlers,
-            self._lease,
+            self._reserve,
             now,
             header=self._gate.header.encode(),
             judge=self._judge,

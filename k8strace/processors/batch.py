@@ -105,7 +105,8 @@ class Batch(component.Processor[Config]):
         super().__init__(config, context, downstream)
         self._at_once = not config.timeout or not config.send_batch_size
         self._keys = tuple(key.lower() for key in config.metadata_keys)
-        self._room = Room(context.budget.limit // PARKED_SHARE)
+        self._budget = context.budget
+        self._room = Room(self._budget.limit // PARKED_SHARE)
         self._answering: Answering | None = None
         self._outgoing: Outgoing
         way = (context, downstream, self._room, config.send_batch_max_size)
@@ -136,7 +137,7 @@ class Batch(component.Processor[Config]):
         if not payload.spans:
             return
         room = self._room
-        room.limit = self.context.budget.limit // PARKED_SHARE
+        room.limit = self._budget.limit // PARKED_SHARE
         if self._draining or not room.take(payload.size):
             await self._wait_for_room(payload)
         key = self._key(payload) if self._keys else ()
@@ -159,7 +160,7 @@ class Batch(component.Processor[Config]):
 
     def blocked_by(self, payload: Payload) -> Blocked | None:
         room = self._room
-        room.limit = self.context.budget.limit // PARKED_SHARE
+        room.limit = self._budget.limit // PARKED_SHARE
         if room.fits(payload.size) or not room.used:
             return None
         return Blocked(room, min(payload.size, room.limit))

@@ -348,7 +348,7 @@ class Server:
         if size < 0:
             size = min(STEP, self.max_body)
         missing = 1 if request.length < 0 else max(size - request.here, 0)
-        leases = native_announced.reserve(self._admission, size, missing, client.host)
+        leases = native_announced.reserve(self._admission, client.host, size, missing)
         if leases is None:
             return False
         both = leases if isinstance(leases, tuple) else (leases, None)

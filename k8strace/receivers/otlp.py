@@ -23,7 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from k8strace import component, passes
-from k8strace._fastpath import Cleaning, Count
+from k8strace._fastpath import AT_ONCE, Cleaning, Count, count
 from k8strace.auth import ServerAuth, ServerAuthenticator, server_authenticator
 from k8strace.component import NO_EFFECT, Context, Endpoint, Outlet, Receiver
 from k8strace.drops import Sender, sender_of, services
@@ -299,7 +299,10 @@ class OTLP(Receiver[Config]):
         """Take a request; the answer is an ExportTraceServiceResponse."""
         chunks: tuple[bytes, ...] = (call.message,)
         try:
-            found = await passes.count(chunks, deep=self._deep)
+            if len(call.message) <= AT_ONCE:
+                found = count(chunks, self._deep)
+            else:
+                found = await passes.count(chunks, deep=self._deep)
         except MalformedPayloadError as error:
             self._reject("decode_error", call.origin.peer, str(error))
             raise

@@ -25,13 +25,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from k8strace import _fastpath
 from k8strace.errors import MalformedPayloadError, RefusedError, RejectedError
 from k8strace.grpc import Call
 from k8strace.grpc.status import retry_delay
 from k8strace.losses import Loss
 from k8strace.metrics import SPANS_REJECTED
 from k8strace.payload import Origin
+from k8strace.receivers import otlp
 from k8strace.receivers.otlp import OTLP
 from tests.support.backend import PATH
 from tests.support.clients import Client
@@ -141,7 +141,7 @@ async def test_without_memory_the_sender_is_told_to_come_again(
     body = request(3).SerializeToString()
     async with grpc_only() as (receiving, client):
         with monkeypatch.context() as patch:
-            patch.setattr(_fastpath, "count", short)
+            patch.setattr(otlp, "count", short)
             caught = await failure(client, body)
         assert caught.code() is CODE.UNAVAILABLE
         assert "out of memory" in caught.details()
