@@ -7,7 +7,7 @@ undone. So each task that nobody awaits is started here:
 - `spawn` for work that ends by itself: where it fails that is logged;
 - `Ticker` for a function that is called again and again.
 
-`wake` ends the wait of many who wait for one thing.
+`wake` ends the wait of many who wait for one thing, and `Turn` is for work that takes long.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from time import monotonic
 from typing import Any, TypeVar
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.1, 30.0  # seconds before work that failed starts again
+TURN = 0.005  # seconds
 WOKEN_AT_ONCE = 256  # waiters; each of them may answer a request, in some 20 µs
 LIVED = 60.0  # seconds after which a failure is not one of a row
 
@@ -78,6 +79,23 @@ async def ended(task: asyncio.Task[Any], timeout: float | None = None) -> None:
         task.remove_done_callback(wake)
         if timer is not None:
             timer.cancel()
+
+
+class Turn:
+    """The time for which work in many small steps may hold the event loop.
+
+    `await turn.end()` between the steps lets others go on when `TURN` is over.
+    """
+
+    __slots__ = ("_over",)
+
+    def __init__(self) -> None:
+        self._over = monotonic() + TURN
+
+    async def end(self) -> None:
+        if monotonic() >= self._over:
+            await asyncio.sleep(0)
+            self._over = monotonic() + TURN
 
 
 def wake(waiters: Sequence[asyncio.Future[None]], first: int = 0) -> None:

@@ -12,6 +12,7 @@ from math import inf
 
 from k8strace import threads
 from k8strace._fastpath import Count, Counting, Filtering, Work
+from k8strace.background import Turn
 from k8strace.budget import Budget, Lease
 from k8strace.errors import RefusedError
 from k8strace.payload import Payload
@@ -37,23 +38,28 @@ async def count(chunks: tuple[bytes, ...], *, deep: bool) -> Count:
     return counting.take()
 
 
-async def complete(work: Filtering, of: Lease | None, until: float) -> Lease | None:
+async def complete(
+    work: Filtering, of: Lease | None, until: float, spare: Spare | None = None
+) -> Lease | None:
     """Do all of `work`; gives what holds its output, None where nothing has changed.
 
     The output is charged to the peer and the budget of the lease `of` what is worked on.
-    Raises RefusedError where there is no room for it up to the loop's time `until`.
+    Raises RefusedError where there is no room for it up to the loop's time `until`. Where
+    nobody would send it again there is `spare`, so that it goes on.
     """
-    lease: Lease | None = None
+    turn = Turn()
     need = 0
-    while not work.is_done:
-        await step(work)
-        if work.need == need:
-            if not work.is_done and not work.is_large:
-                await asyncio.sleep(0)
-            continue
-        need = work.need
-        if of is not None and not work.is_done:
-            lease = await _reserve(of, lease, need, until)
+    room = _Room(of, spare, until)
+    try:
+        while not work.is_done:
+            await step(work)
+            if work.need != need:
+                need = work.need
+                await room.reserve(need)
+            await turn.end()
+        lease = room.lease
+    finally:
+        room.end()
     if lease is not None:
         lease.shrink_to(work.size)
     if of is not None and work.has_changed and work.kept:
@@ -63,19 +69,57 @@ async def complete(work: Filtering, of: Lease | None, until: float) -> Lease | N
     return lease
 
 
-async def _reserve(of: Lease, lease: Lease | None, need: int, until: float) -> Lease:
-    """A lease of `need` bytes, which `lease` is if it is there."""
-    budget = of.budget
-    more = need if lease is None else need - lease.size
-    if lease is not None and (more <= 0 or lease.try_grow(more)):
-        return lease
-    # Who holds some already doesn't wait for more: others may do the same.
-    found = None if lease is not None else budget.lease(need, of.peer, of.beside)
-    if found is None and lease is None:
-        found = await budget.admit(need, of.peer, until, of.beside)
-    if found is None:
-        raise budget.refusal(more, of.peer)
-    return found
+class _Room:
+    """Room for the output of a pass over what `given` holds; None: it needs none.
+
+    With `spare` the peer's share is no bound for it, and the limit where `spare` is free.
+    """
+
+    def __init__(self, given: Lease | None, spare: Spare | None, until: float) -> None:
+        self.lease: Lease | None = None
+        self._given = given
+        self._spare = spare
+        self._until = until
+        self._is_past = False
+
+    async def reserve(self, need: int) -> None:
+        """Have `need` bytes in all. Raises RefusedError."""
+        given, lease = self._given, self.lease
+        if given is None:
+            return
+        budget, peer = given.budget, given.peer
+        if lease is None:
+            lease = budget.lease(need, peer, given.beside)
+            if lease is None and self._passes(need + given.beside):
+                lease = given.resized(need)
+            if lease is None:
+                lease = await budget.admit(need, peer, self._until, given.beside)
+            if lease is None:
+                raise budget.refusal(need, peer)
+            self.lease = lease
+            return
+        more = need - lease.size
+        if more <= 0 or lease.try_grow(more):
+            return
+        # Who holds some already doesn't wait for more: others may do the same.
+        if not self._passes(more):
+            raise budget.refusal(more, peer)
+        lease.grow(more)
+
+    def end(self) -> None:
+        if self._is_past and self._spare is not None:
+            self._spare.give_back()
+        self._is_past = False
+
+    def _passes(self, size: int) -> bool:
+        """Whether the output may have `size` bytes more all the same."""
+        spare, given = self._spare, self._given
+        if spare is None or given is None:
+            return False
+        if not (self._is_past or given.budget.fits(size)):
+            self._is_past = spare.take()
+            return self._is_past
+        return True
 
 
 class Spare:
@@ -126,8 +170,7 @@ class Spare:
             elif beside is not None and beside.is_past and beside.lease is not None:
                 if not self._lasts or used - beside.lease.held <= budget.limit:
                     break
-            elif not self._is_taken and (not self._lasts or used <= budget.limit):
-                self._is_taken = True
+            elif self.take(own):
                 return Loan(lease.resized(size), self)
             now = loop.time()
             if now >= until:
@@ -140,6 +183,14 @@ class Spare:
             else:
                 await asyncio.sleep(wake - now)
         return Loan(lease.resized(size), None)
+
+    def take(self, own: int = 0) -> bool:
+        """Whether one may go past the limit now, who gives that back."""
+        budget = self._budget
+        if self._is_taken or (self._lasts and budget.used - own > budget.limit):
+            return False
+        self._is_taken = True
+        return True
 
     def give_back(self) -> None:
         self._is_taken = False

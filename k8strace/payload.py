@@ -57,7 +57,8 @@ class Payload(msgspec.Struct, frozen=True, eq=False, gc=False):
     `lease` holds the payload's bytes in the budget; in a joined payload it is a tuple, with
     what holds each of `sources`.
     `wait_until` is the loop's time up to which the sender's answer may be held while there
-    is no room for the payload; 0 says not to wait.
+    is no room for the payload; 0 says not to wait. `is_taken` says that its senders were
+    told that it is taken: nobody would send it again.
 
     The garbage collector doesn't look at it: what it holds refers back to nothing.
     """
@@ -69,6 +70,7 @@ class Payload(msgspec.Struct, frozen=True, eq=False, gc=False):
     sources: tuple[Source, ...] = ()
     lease: Leases = None
     wait_until: float = 0.0
+    is_taken: bool = False
 
     def replaced(
         self, chunks: tuple[bytes, ...], spans: int, lease: Lease | None = None
@@ -78,9 +80,14 @@ class Payload(msgspec.Struct, frozen=True, eq=False, gc=False):
         `lease` holds the new content. Its sources are forgotten: borders of requests are
         not known in what was cut.
         """
-        size = sum(map(len, chunks))
         return Payload(
-            chunks, spans, size, self.origin, lease=lease, wait_until=self.wait_until
+            chunks,
+            spans,
+            sum(map(len, chunks)),
+            self.origin,
+            lease=lease,
+            wait_until=self.wait_until,
+            is_taken=self.is_taken,
         )
 
     def fits(self, max_spans: int, max_bytes: int) -> bool:

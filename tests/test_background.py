@@ -16,6 +16,7 @@ from k8strace import background
 from k8strace.background import (
     WOKEN_AT_ONCE,
     Ticker,
+    Turn,
     ended,
     in_thread,
     keep_running,
@@ -259,3 +260,26 @@ async def test_of_many_waiters_some_wake_in_each_turn() -> None:
 
 async def test_waking_nobody() -> None:
     wake([])
+
+
+async def test_work_that_is_over_its_turn_lets_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = asyncio.get_running_loop()
+    others = 0
+
+    def other() -> None:
+        nonlocal others
+        others += 1
+
+    monkeypatch.setattr(background, "TURN", 3600.0)
+    turn = Turn()
+    loop.call_soon(other)
+    await turn.end()
+    assert others == 0
+    monkeypatch.setattr(background, "TURN", 0.0)
+    turn = Turn()
+    for number in range(1, 4):
+        await turn.end()
+        assert others == number
+        loop.call_soon(other)

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from k8strace import _fastpath, passes
+from k8strace import _fastpath, background, passes
 from k8strace._fastpath import Cleaning, Counting, Sampling
 from k8strace.budget import Budget, Lease
 from k8strace.errors import MalformedPayloadError, RefusedError
@@ -154,7 +154,10 @@ async def test_what_cannot_be_read_is_an_error(spans: int) -> None:
         await passes.count(chunks, deep=False)
 
 
-async def test_many_chunks_are_done_in_steps_of_the_loop() -> None:
+async def test_many_chunks_are_done_in_steps_of_the_loop(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(background, "TURN", 0.0)
     data = body(1000)
     cleaning = Cleaning((data,) * 100)
     turns = 0

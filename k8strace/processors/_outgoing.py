@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import msgspec
 
-from k8strace.background import wake
+from k8strace.background import Turn, wake
 from k8strace.budget import MAX_RETRY_AFTER, MIN_RETRY_AFTER, Room
 from k8strace.component import Context, Outlet
 from k8strace.drops import NOBODY, Sender, sender_of
@@ -182,6 +182,7 @@ class Keeping(Outgoing):
         spans, size = parcel.spans, parcel.size
         pieces: Pieces | None = None
         piece: Payload | None = None
+        turn = Turn()
         try:
             while True:
                 try:
@@ -204,6 +205,7 @@ class Keeping(Outgoing):
                 self.unpark(piece.spans, given)
                 spans, size = spans - piece.spans, size - given
                 piece = None
+                await turn.end()
         except GIVEN_UP:
             self.unpark(spans, size)
             rest = parcel.payloads if pieces is None else pieces.rest()
@@ -235,7 +237,9 @@ class Keeping(Outgoing):
         # Who is next may hold its answer for as long as it would ask to wait anyway.
         until = asyncio.get_running_loop().time() + MAX_RETRY_AFTER
         try:
-            await self.downstream(msgspec.structs.replace(piece, wait_until=until))
+            await self.downstream(
+                msgspec.structs.replace(piece, wait_until=until, is_taken=True)
+            )
         except RefusedError as error:
             if not self._refused:
                 self._refused = True
@@ -289,6 +293,7 @@ class Answering(Outgoing):
         pieces: Pieces | None = None
         piece: Payload | None = None
         failure: Failure | None = None
+        turn = Turn()
         try:
             pieces = self._pieces(parcel)
             while failure is None:
@@ -311,6 +316,7 @@ class Answering(Outgoing):
                     self._count_sent(piece)
                     outcomes.append((piece.spans, None))
                 piece = None
+                await turn.end()
         except RefusedError as error:
             failure = same(error)
         finally:

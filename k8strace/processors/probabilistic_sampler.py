@@ -19,6 +19,7 @@ from k8strace._fastpath import Sampling
 from k8strace.component import NO_EFFECT, Context, Outlet
 from k8strace.drops import sender_of
 from k8strace.metrics import SAMPLER_COUNT_TRACES_SAMPLED
+from k8strace.passes import Spare
 from k8strace.payload import Payload
 
 SMALLEST_PERCENTAGE = 100 * 2.0**-56  # a threshold has 56 bits
@@ -79,6 +80,7 @@ class ProbabilisticSampler(component.Processor[Config]):
             config.sampling_precision,
             config.fail_closed,
         )
+        self._spare = Spare(context.budget, lasts=True)
         counter = context.metrics.counter
         self._kept_by, self._out_by = (
             [
@@ -100,7 +102,10 @@ class ProbabilisticSampler(component.Processor[Config]):
 
     async def consume(self, payload: Payload) -> None:
         sampling = Sampling(payload.chunks, *self._arguments)
-        lease = await passes.complete(sampling, payload.any_lease, payload.wait_until)
+        spare = self._spare if payload.is_taken else None
+        lease = await passes.complete(
+            sampling, payload.any_lease, payload.wait_until, spare
+        )
         sampled = sampling.take()
         if sampled.kept:
             kept = payload

@@ -37,6 +37,22 @@ async def test_a_batch_has_so_many_requests_at_most(promise: Promise) -> None:
     rig.assert_at_rest()
 
 
+@pytest.mark.parametrize("promise", [Promise.MEMORY, Promise.DELIVERED])
+async def test_others_go_on_while_a_request_is_cut_into_many(promise: Promise) -> None:
+    rig = Rig(promise, timeout=0, send_batch_size=1, send_batch_max_size=1)
+    before = []
+
+    def count() -> None:
+        before.append(len(rig.sizes))
+
+    asyncio.get_running_loop().call_soon(count)
+    await rig.into(rig.payload(5000))
+    await until(lambda: len(rig.sizes) == 5000)
+    assert before[0] < 5000
+    await rig.stop()
+    rig.assert_at_rest()
+
+
 async def test_joined_requests_count_one_by_one() -> None:
     rig = Rig(send_batch_size=1_000_000)
     most = Payload.join([rig.payload() for _ in range(MOST_JOINED - 1)])

@@ -5,18 +5,22 @@ import random
 import struct
 from typing import Any
 
+import msgspec
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
 )
 
-from k8strace.budget import Budget
+from k8strace.budget import Budget, Lease
 from k8strace.component import Promise
 from k8strace.edges import Edge
 from k8strace.errors import ConfigError, RefusedError, RejectedError
 from k8strace.metrics import Metrics
 from k8strace.payload import Origin, Payload
+from k8strace.processors.batch import Batch
+from k8strace.processors.batch import Config as BatchConfig
 from k8strace.processors.probabilistic_sampler import Config, ProbabilisticSampler
+from k8strace.units import Duration
 from tests.support.pipeline import (
     MIB,
     Drive,
@@ -37,10 +41,11 @@ SEED = 4312
 
 
 class Rig:
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, promise: Promise = Promise.DELIVERED, **config: Any) -> None:
         self.metrics = Metrics()
         self.budget = Budget(64 * MIB)
         self.sink = Sink(context("exporters", "sink", metrics=self.metrics))
+        self.sink.promised = promise
         ctx = context(
             "processors", "probabilistic_sampler", metrics=self.metrics, budget=self.budget
         )
@@ -493,3 +498,58 @@ def test_it_asks_who_stands_behind_it() -> None:
     rig = Rig()
     assert rig.sampler.promise == Promise.DELIVERED
     assert rig.sampler.blocked_by(Payload((), 0, 0)) is None
+
+
+# Behind a batch, whose senders were told that it is taken
+
+
+@pytest.mark.parametrize("full", ["budget", "share"])
+async def test_what_was_taken_goes_on_where_there_is_no_room(full: str) -> None:
+    """Or what fills the budget would wait for ever for room to leave it."""
+    rig = Rig(sampling_percentage=50, mode="hash_seed")
+    message = request(400)
+    taken = msgspec.structs.replace(rig.payload(message), is_taken=True)
+    budget = rig.budget
+    others = [Lease(budget, 100, f"other {number}") for number in range(7)]
+    if full == "budget":
+        others.append(Lease(budget, budget.limit - budget.used, "other 0"))
+    else:
+        others.append(Lease(budget, budget.share("peer") - budget.held("peer"), "peer"))
+    assert budget.lease(taken.size // 2, "peer") is None
+    refused = await failure(rig.into(msgspec.structs.replace(taken, is_taken=False)))
+    assert isinstance(refused, RefusedError)
+    await rig.into(taken)
+    assert 0 < rig.sink.spans < 400
+    assert rig.sink.spans + rig.ledger.sampled_out == 400
+    del taken
+    others.clear()
+    assert rig.sink.payloads[0].is_taken
+    assert budget.used == rig.sink.payloads[0].size
+    rig.sink.payloads.clear()
+    assert budget.used == 0
+
+
+async def test_one_at_a_time_goes_past_the_limit() -> None:
+    rig = Rig(sampling_percentage=50, mode="hash_seed")
+    taken = msgspec.structs.replace(rig.payload(request(400)), is_taken=True)
+    budget = rig.budget
+    rest = Lease(budget, budget.limit - budget.used, "other")
+    await rig.into(taken)
+    past = budget.used
+    assert past > budget.limit
+    assert isinstance(await failure(rig.into(taken)), RefusedError)
+    assert budget.used == past
+    rig.sink.payloads.clear()
+    await rig.into(taken)
+    del rest
+
+
+async def test_a_batch_in_front_says_that_it_is_taken() -> None:
+    rig = Rig(Promise.MEMORY, sampling_percentage=50, mode="hash_seed")
+    ctx = context("processors", "batch", metrics=rig.metrics, budget=rig.budget)
+    config = BatchConfig(timeout=Duration(3600), send_batch_size=800)
+    batch = Batch(config, ctx, Edge(ctx.ledger, rig.sampler))
+    into, _ = edge_to(batch)
+    for _ in range(2):
+        await into(rig.payload(request(400)))
+    assert [one.is_taken for one in rig.sink.payloads] == [True]
