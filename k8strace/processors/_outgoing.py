@@ -205,7 +205,8 @@ class Keeping(Outgoing):
                 self.unpark(piece.spans, given)
                 spans, size = spans - piece.spans, size - given
                 piece = None
-                await turn.end()
+                if pieces.left:
+                    await turn.end()
         except GIVEN_UP:
             self.unpark(spans, size)
             rest = parcel.payloads if pieces is None else pieces.rest()
@@ -316,7 +317,8 @@ class Answering(Outgoing):
                     self._count_sent(piece)
                     outcomes.append((piece.spans, None))
                 piece = None
-                await turn.end()
+                if pieces.left:
+                    await turn.end()
         except RefusedError as error:
             failure = same(error)
         finally:

@@ -7,6 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
+from k8strace import background
 from k8strace.component import Blocked, Promise
 from k8strace.errors import RefusedError
 from k8strace.payload import MOST_JOINED, Origin, Payload
@@ -38,17 +39,20 @@ async def test_a_batch_has_so_many_requests_at_most(promise: Promise) -> None:
 
 
 @pytest.mark.parametrize("promise", [Promise.MEMORY, Promise.DELIVERED])
-async def test_others_go_on_while_a_request_is_cut_into_many(promise: Promise) -> None:
+async def test_others_go_on_while_a_request_is_cut_into_many(
+    promise: Promise, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(background, "TURN", 0.0)
     rig = Rig(promise, timeout=0, send_batch_size=1, send_batch_max_size=1)
-    before = []
+    before: list[int] = []
 
     def count() -> None:
         before.append(len(rig.sizes))
 
     asyncio.get_running_loop().call_soon(count)
-    await rig.into(rig.payload(5000))
-    await until(lambda: len(rig.sizes) == 5000)
-    assert before[0] < 5000
+    await rig.into(rig.payload(50))
+    await until(lambda: len(rig.sizes) == 50)
+    assert before[0] < 50
     await rig.stop()
     rig.assert_at_rest()
 
