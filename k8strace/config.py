@@ -310,7 +310,9 @@ class _Loader:
             component = types.get(id_.type)
             is_others = component is None or id_ in self._of_others[kind]
             if self._traces_only and is_others and id_ not in named:
-                self.left_out.append(f"{child.mark}: {path}: left out: not for traces")
+                self.left_out.append(
+                    f"{child.mark}: {path}: left out: no pipeline of traces names it"
+                )
             elif component is not None:
                 config = self.decoder.struct(component.config_type, child, path)
                 if isinstance(config, Config):
@@ -328,7 +330,9 @@ class _Loader:
                 continue
             self._connector_ids.add(id_)
             if self._traces_only and id_ not in named["receivers"] | named["exporters"]:
-                self.left_out.append(f"{child.mark}: {path}: left out: not for traces")
+                self.left_out.append(
+                    f"{child.mark}: {path}: left out: no pipeline of traces names it"
+                )
             else:
                 self._problem(child, path, refusal("connectors", "connector", id_.type, ()))
 

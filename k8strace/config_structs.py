@@ -388,9 +388,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close}?" if close else ""
 
 
-def closest(name: str, known: Iterable[str]) -> str:
-    """The name most like `name`; empty where none is like it."""
-    return next(iter(get_close_matches(name, sorted(known), 1)), "")
+def closest(name: str, known: Iterable[str], likeness: float = 0.6) -> str:
+    """The name most like `name`; empty where none is like it: `likeness` of 1 is equal."""
+    return next(iter(get_close_matches(name, sorted(known), 1, likeness)), "")
 
 
 def read_annotation(annotation: Any) -> _Type:

@@ -12,6 +12,10 @@ from collections.abc import Iterable, Mapping
 from k8strace.component import ComponentID
 from k8strace.config_structs import closest, nearest
 
+TYPO = 0.75
+"""How much a type is like another of which it is a misspelling. There are hundreds, and
+distributions have some of their own: most names are a little like some other."""
+
 _OTLP_GRPC = "use otlp_grpc where the backend takes OTLP over gRPC"
 _PORT = "where the backend takes OTLP over gRPC, too (port 4317 as a rule), use otlp_grpc"
 _BALANCER = (
@@ -181,7 +185,8 @@ def refusal(kind: str, singular: str, type_: str, ours: Iterable[str]) -> str:
     if (instead := theirs.get(_folded(type_))) is not None:
         return f"{singular} type {type_!r} is not available in k8strace; {instead}"
     ours = set(ours)
-    close = closest(type_, [*ours, *theirs, *_OTHER_SPELLINGS.get(kind, ())])
+    known = [*ours, *theirs, *_OTHER_SPELLINGS.get(kind, ())]
+    close = closest(type_, known, TYPO)
     hint = f"; did you mean {close}?" if close else ""
     if close and close not in ours:
         hint = f"; did you mean {close}, which is not available in k8strace?"

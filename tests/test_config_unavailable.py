@@ -66,6 +66,12 @@ def test_no_name_is_both_ours_and_not_available() -> None:
         ("processors", "tail_smapling", "; did you mean tail_sampling, which is not"),
         ("connectors", "spanmetric", "; did you mean spanmetrics, which is not available"),
         ("extensions", "healthcheck_v3", "; did you mean healthcheckv2, which is not"),
+        ("exporters", "oltp", "; did you mean otlp?"),
+        ("processors", "bacth", "; did you mean batch?"),
+        # Of distributions of others; "did you mean azuredataexplorer" helps nobody.
+        ("exporters", "metadataexporter", ""),
+        ("connectors", "signozmeter", ""),
+        ("processors", "concurrentbatch", ""),
         ("receivers", "xyzzy", ""),
     ],
 )
@@ -140,7 +146,7 @@ def test_what_only_other_signals_use_is_left_out() -> None:
     assert list(map(str, loaded.config.exporters)) == ["debug"]
     assert [note.partition(": ")[2] for note in loaded.notes] == [
         "service::pipelines::metrics: left out: not traces",
-        "exporters::otlp/bad: left out: not for traces",
+        "exporters::otlp/bad: left out: no pipeline of traces names it",
     ]
 
 
