@@ -28,7 +28,11 @@ def listen_address(endpoint: str) -> tuple[str, int]:
         )
     host, colon, port = endpoint.rpartition(":")
     if not colon or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"endpoint {endpoint!r} is not host:port (such as localhost:4317)")
+        why = "the port is not a number up to 65535"
+        if not colon:
+            is_port = port.isascii() and port.isdigit()
+            why = f"write :{port} for all addresses" if is_port else "the port is missing"
+        raise ValueError(f"endpoint {endpoint!r} is not host:port: {why}")
     bracketed = host.startswith("[") and host.endswith("]")
     if ":" in host and not bracketed:
         raise ValueError(f"endpoint {endpoint!r}: write an IPv6 address as [address]:port")

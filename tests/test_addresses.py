@@ -32,10 +32,19 @@ def test_listen_address(endpoint: str, expected: tuple[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["", "4317", "localhost", "a:b", "a:65536", "::1:4317", "a:-1"]
+    ("endpoint", "why"),
+    [
+        ("", "the port is missing"),
+        ("localhost", "the port is missing"),
+        ("4317", "write :4317 for all addresses"),
+        ("a:b", "the port is not a number up to 65535"),
+        ("a:65536", "the port is not a number up to 65535"),
+        ("a:-1", "the port is not a number up to 65535"),
+        ("::1:4317", r"write an IPv6 address as \[address\]:port"),
+    ],
 )
-def test_what_is_no_address_is_named(endpoint: str) -> None:
-    with pytest.raises(ValueError, match=r"endpoint") as caught:
+def test_what_is_no_address_is_named(endpoint: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why) as caught:
         listen_address(endpoint)
     assert repr(endpoint) in str(caught.value)
 
