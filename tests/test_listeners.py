@@ -12,6 +12,7 @@ import pytest
 from k8strace.component import Endpoint
 from k8strace.errors import ConfigError
 from k8strace.listeners import Listeners
+from tests.support.ports import free_port
 
 
 @pytest.fixture
@@ -67,9 +68,10 @@ async def test_what_is_open_stays_as_the_number_of_workers_changes(
 
 
 async def test_an_endpoint_moves_to_another_name_or_address(listeners: Listeners) -> None:
-    await listeners.open(tcp(), 1)
-    port = port_of(listeners)
-    listeners.of(tcp(), 0)["otlp"]["grpc"][0].listen()
+    # One that no connection of another address has, as those that the system chooses may.
+    port = free_port()
+    await listeners.open(tcp(port), 1)
+    listeners.of(tcp(port), 0)["otlp"]["grpc"][0].listen()
     wider = {"otlp/b": {"grpc": Endpoint(f"0.0.0.0:{port}")}}
     await listeners.open(wider, 1)
     listeners.keep(wider, 1)
@@ -90,8 +92,7 @@ async def test_a_port_that_is_in_use(listeners: Listeners) -> None:
 
 
 async def test_two_receivers_of_one_endpoint(listeners: Listeners) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        port = one.getsockname()[1]
+    port = free_port()
     twice = {"otlp": tcp(port)["otlp"], "otlp/b": tcp(port)["otlp"]}
     with pytest.raises(ConfigError, match=r"otlp/b.*in use"):
         await listeners.open(twice, 2)
