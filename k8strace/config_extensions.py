@@ -9,7 +9,8 @@ import msgspec
 
 from k8strace.auth import AuthConfig
 from k8strace.component import Component, ComponentID, Config, Storage
-from k8strace.config_structs import nearest, read_annotation
+from k8strace.config_structs import read_annotation
+from k8strace.config_unavailable import reference_hint
 from k8strace.config_yaml import Node
 from k8strace.middleware import ServerMiddleware
 
@@ -74,7 +75,7 @@ def mistake(
     if one.role == "storage" and running is None:
         return None  # as in the Collector, where a queue asks for it when it starts
     if one.id not in declared:
-        hint = nearest(str(one.id), map(str, declared))
+        hint = reference_hint("extensions", one.id, declared, types)
         return f'references extension "{one.id}" which is not configured{hint}'
     config = configs.get(one.id)
     if config is None:

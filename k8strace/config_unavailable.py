@@ -194,20 +194,26 @@ def refusal(kind: str, singular: str, type_: str, ours: Iterable[str]) -> str:
 
 
 def reference_hint(
-    kind: str, id_: ComponentID, declared: Iterable[ComponentID], ours: Iterable[str]
+    kind: str,
+    id_: ComponentID,
+    declared: Iterable[ComponentID],
+    ours: Mapping[str, object],
 ) -> str:
     """The hint at the declared id that is most like one that is not declared.
 
-    It is never one of another component: who means otlphttp doesn't mean otlp.
+    `ours` are our components by their types. The hint is never at another component: who
+    means otlphttp doesn't mean otlp; otlp and otlp_grpc are one.
     """
-    known = {_folded(type_) for type_ in (*ours, *_COMPONENTS[kind])}
-    is_known = _folded(id_.type) in known
-    meant = [
-        str(one)
-        for one in declared
-        if one.type == id_.type or not is_known or _folded(one.type) not in known
-    ]
-    return nearest(str(id_), meant)
+    type_ = _folded(id_.type)
+    known = {_folded(one) for one in (*ours, *_COMPONENTS[kind])}
+    others: set[str] = set()
+    if type_ in known:
+        component = ours.get(id_.type, id_)
+        same = {_folded(name) for name, one in ours.items() if one is component}
+        others = known - same - {type_}
+    return nearest(
+        str(id_), [str(one) for one in declared if _folded(one.type) not in others]
+    )
 
 
 def _folded(type_: str) -> str:

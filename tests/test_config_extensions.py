@@ -176,3 +176,16 @@ exporters: {{otlp: {{endpoint: "a:1"}}}}
     assert "hunter2" not in shown + repr(config)
     assert shown.count("[REDACTED]") == 7
     assert render(config, "unredacted").count("hunter2") == 7
+
+
+def test_another_extension_is_not_meant() -> None:
+    """db_storage is the Collector's: file_storage is not what its name was a slip for."""
+    found = problems(
+        f"""
+  file_storage: {{directory: /tmp}}
+receivers: {{otlp: {{protocols: {{grpc: }}}}}}
+exporters: {{otlp: {{endpoint: "a:1", sending_queue: {{storage: db_storage}}}}}}
+{pipeline("file_storage")}"""
+    )
+    (one,) = found
+    assert one.endswith('references extension "db_storage" which is not configured')
