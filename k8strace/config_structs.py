@@ -39,6 +39,7 @@ from k8strace.units import Duration
 C = TypeVar("C", bound=msgspec.Struct)
 
 _SHOWN = 60  # characters of a wrong value in an error
+SHORT_SECRET = 8  # characters; a shorter one may be a part of any other word
 
 
 class _Mistake(enum.Enum):
@@ -198,9 +199,15 @@ class Decoder:
         return FAILED
 
     def _hidden(self, text: str) -> str:
-        """`text`, which a component wrote, without the secrets that are known."""
+        """`text`, which a component wrote, without the secrets that are known.
+
+        Short ones, such as a header's `1`, are hidden where they are whole words.
+        """
         for secret in sorted(self._secrets, key=len, reverse=True):
-            text = text.replace(secret, REDACTED)
+            whole = re.escape(secret)
+            if len(secret) < SHORT_SECRET:
+                whole = rf"(?<!\w){whole}(?!\w)"
+            text = re.sub(whole, REDACTED, text)
         return text
 
     def value(

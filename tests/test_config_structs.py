@@ -305,6 +305,13 @@ def test_secrets_are_in_no_error(values: dict[str, Any]) -> None:
     assert "hunter2" not in "".join(found)
 
 
+def test_a_short_secret_is_not_looked_for_in_other_words() -> None:
+    """A tenant `1` or `o` would otherwise make a riddle of every error."""
+    assert problems({"token": "o", "headers": {"a": "1"}}, Token) == [
+        "token [REDACTED] with {'a': '[REDACTED]'}"
+    ]
+
+
 @pytest.mark.parametrize("given", ["5", 5, True, 5.5, "", None])
 def test_a_secret_takes_what_a_string_takes(given: Any) -> None:
     text = "" if given is None else str(given)
