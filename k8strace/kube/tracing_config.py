@@ -29,6 +29,7 @@ MILLION = 1_000_000
 
 _API_VERSIONS = tuple(f"{GROUP}/{version}" for version in VERSIONS)
 _SCHEMES = ("dns", "unix", "unix-abstract")
+HTTP_PORT = "4318"
 _ENDPOINTS = "write host:port, dns:///host:port, unix:///path or unix-abstract:///name"
 # Go's YAML knows no numbers of base 60, and others of Python's are different in it.
 _SCALARS = {
@@ -195,6 +196,9 @@ def _of_address(address: str) -> str:
     host, mark, _ = re.split(r"([/?#]|$)", address, maxsplit=1)
     if mark:
         return f"a path is for HTTP, and this is gRPC: write {host}"
+    user, at, place = host.rpartition("@")
+    if at:
+        return f"{user}@ is not part of an address: write {place}"
     if host.count(":") > 1 and not host.startswith("["):
         name, _, port = host.rpartition(":")
         return f"an IPv6 address stands in brackets: write [{name}]:{port}"
@@ -205,6 +209,8 @@ def _of_address(address: str) -> str:
         return f"a port is missing, so that gRPC asks 443: write {name}:4317"
     if port.isdecimal() and not 0 < int(port) < 65536:
         return f"{port} is not a port: write {name}:4317"
+    if port == HTTP_PORT:
+        return f"{port} is the port of OTLP over HTTP, and this is gRPC: write {name}:4317"
     if re.search(r"\.svc(\.|$)|\.cluster\.local\.?$", name, re.IGNORECASE):
         return (
             "it names a Service, which the resolver of the node, that of static pods with "

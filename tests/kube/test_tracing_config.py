@@ -142,6 +142,11 @@ def test_one_made_by_hand_is_checked_too() -> None:
         ("x:0", "0 is not a port: write x:4317"),
         ("x:70000", "70000 is not a port: write x:4317"),
         ("::1:4317", "an IPv6 address stands in brackets: write [::1]:4317"),
+        ("user:pw@x:1", "user:pw@ is not part of an address: write x:1"),
+        (
+            "10.0.0.1:4318",
+            "4318 is the port of OTLP over HTTP, and this is gRPC: write 10.0.0.1:4317",
+        ),
         ("x:80/v1/traces", "a path is for HTTP, and this is gRPC: write x:80"),
         ("dns:///x:1/v1/traces", "a path is for HTTP, and this is gRPC: write x:1"),
         ("dns://8.8.8.8/x:1/v1", "a path is for HTTP, and this is gRPC: write x:1"),
