@@ -41,10 +41,11 @@ async def test_what_holds_the_loop_up_is_seen() -> None:
     lag = LoopLag(metrics)
     lag.start()
     await beaten(metrics, lambda: beats(metrics) >= 2)
+    before = beats(metrics, 0.2)  # a busy machine holds it up, too
     until = time.monotonic() + 0.3
     while time.monotonic() < until:
         pass
-    await beaten(metrics, lambda: beats(metrics, 0.2) == 1)
+    await beaten(metrics, lambda: beats(metrics, 0.2) > before)
     lag.stop()
     lag.stop()
     after = beats(metrics)
@@ -62,8 +63,9 @@ async def test_what_the_machine_has_kept_is_not_the_loops_own(
     lag = LoopLag(metrics)
     lag.start()
     await beaten(metrics, lambda: beats(metrics) >= 2)
+    begun = time.monotonic()
     time.sleep(0.5)  # noqa: ASYNC251
-    waited += 0.5
+    waited += time.monotonic() - begun
     await beaten(metrics, lambda: beats(metrics, 0.2) >= 1)
     lag.stop()
     assert beats(metrics, 0.2, own=True) == beats(metrics, 0.2) - 1

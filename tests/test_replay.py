@@ -169,7 +169,7 @@ async def test_it_gives_up_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     record(tmp_path, 2)
     monkeypatch.setattr(replay, "FIRST_BACKOFF", 0.01)
     monkeypatch.setattr(replay, "MAX_BACKOFF", 0.02)
-    monkeypatch.setattr(replay, "GIVE_UP_AFTER", 1.0)
+    monkeypatch.setattr(replay, "GIVE_UP_AFTER", 3.0)
 
     async def refuse(
         message: ExportTraceServiceRequest,

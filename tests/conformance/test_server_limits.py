@@ -102,7 +102,7 @@ async def test_a_full_budget_holds_the_answer_and_then_refuses(engine: ModuleTyp
     budget = Budget(1000)
     async with Rig(engine, budget=budget) as rig, channel(rig) as one:
         lease = Lease(budget, 950, "another")
-        caught = await failure(one, b"\x0a" * 100, timeout=1.5)
+        caught = await failure(one, b"\x0a" * 100, timeout=3)
         assert caught.code() is CODE.UNAVAILABLE
         assert "memory" in caught.details()
         assert delay_of(caught) is not None
@@ -139,7 +139,7 @@ async def test_nothing_is_read_while_the_budget_is_used_up(engine: ModuleType) -
     budget = Budget(1000)
     async with Rig(engine, budget=budget) as rig, channel(rig) as one:
         lease = Lease(budget, 1000, "another")
-        caught = await failure(one, b"\x0a", timeout=1.0)
+        caught = await failure(one, b"\x0a", timeout=3)
         assert caught.code() is CODE.UNAVAILABLE
         assert rig.reasons == ["memory"]
         assert not rig.calls
@@ -169,7 +169,7 @@ async def test_a_peer_over_its_share_does_not_hold_up_others(
         await unix.until(lambda: len(unix.calls) == 1)
         big = asyncio.ensure_future(send(one, b"\x0a" * 450))
         await rig.until(lambda: len(rig.calls) == 1)
-        caught = await failure(one, b"\x0a" * 100, timeout=1.0)
+        caught = await failure(one, b"\x0a" * 100, timeout=3)
         assert caught.code() is CODE.UNAVAILABLE
         assert "share" in caught.details()
         assert rig.reasons == ["memory"]

@@ -69,7 +69,7 @@ def limiter(graph: Graph) -> MemoryLimiter:
 async def refused(graph: Graph) -> grpc.aio.AioRpcError:
     async with Client(address(graph)) as client:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client.send(BODY, timeout=1)
+            await client.send(BODY, timeout=3)
     return caught.value
 
 
@@ -145,7 +145,7 @@ async def test_what_is_refused_is_not_read(graph: Graph) -> None:
     held = Lease(graph.budget, 8 * MIB, "else")
     async with Raw(address(graph)) as raw:
         await raw.send(
-            frame(HEADERS, END_HEADERS, 1, headers(*GRPC, ("grpc-timeout", "300m"))),
+            frame(HEADERS, END_HEADERS, 1, headers(*GRPC, ("grpc-timeout", "3S"))),
             frame(DATA, 0, 1, b"\0" + len(BODY).to_bytes(4, "big")),
         )
         assert await raw.status() == Code.UNAVAILABLE
@@ -162,7 +162,7 @@ async def test_a_request_over_the_soft_limit_goes_when_nothing_is_held(
         await client.send(large)
         held = Lease(graph.budget, 1, "else")
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await client.send(large, timeout=1)
+            await client.send(large, timeout=3)
         del held
     delay = delay_of(caught.value)
     assert delay is not None

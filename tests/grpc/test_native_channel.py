@@ -26,6 +26,7 @@ from tests.support.http2 import (
     serving,
 )
 from tests.support.native import call, client
+from tests.support.pipeline import cancel, until
 
 WIDE = frame(SETTINGS, 0, 0, b"\0\x04\x7f\xff\xff\xff") + frame(
     WINDOW_UPDATE, 0, 0, (2**31 - 1 - 65535).to_bytes(4, "big")
@@ -149,16 +150,22 @@ async def test_a_server_that_takes_nothing(monkeypatch: pytest.MonkeyPatch) -> N
         messages = [bytes(8 * MIB) for _ in range(6)]
         before = [sys.getrefcount(body) for body in messages]
 
-        async def send(body: bytes, timeout: float = 0.1) -> Code:
+        async def send(body: bytes) -> Code:
             with pytest.raises(StatusError) as caught:
-                await one.call(PATH, (body,), timeout=timeout)
+                await one.call(PATH, (body,), timeout=0.1)
             code = caught.value.code
             del caught  # which has the frames, and they the message
             return code
 
+        def is_full() -> bool:
+            channel = one._places[0].channel if one._places else None
+            return bool(channel and channel._transport.get_write_buffer_size())
+
         # The first one connects, and fills the connection. Slices of it are all that is
         # held.
-        assert await send(messages[0], timeout=1) == Code.DEADLINE_EXCEEDED
+        first = asyncio.ensure_future(one.call(PATH, (messages[0],), timeout=60))
+        await until(is_full)
+        await cancel(first)
         codes = await asyncio.gather(*(send(body) for body in messages[1:]))
         assert set(codes) == {Code.DEADLINE_EXCEEDED}
         after = [sys.getrefcount(body) for body in messages]

@@ -163,7 +163,7 @@ async def test_who_never_closes_is_closed_in_the_end(
 
 
 async def test_keepalive_pings_and_gives_up_on_who_is_silent() -> None:
-    keepalive = ServerKeepalive(time=Duration(0.05), timeout=Duration(0.5))
+    keepalive = ServerKeepalive(time=Duration(0.05), timeout=Duration(2))
     async with Rig(native, keepalive=keepalive) as rig, Raw(rig.address) as raw:
         ping = await raw.frame(PING)
         await raw.send(frame(PING, 1, 0, ping.body))

@@ -289,7 +289,7 @@ async def test_a_client_that_goes_away_is_refused(
     async with grpc_only() as (receiving, client):
         await client.send(request(1))  # the connection is there before the time begins
         receiving.sink.gate = asyncio.Event()
-        caught = await failure(client, request(5), timeout=0.2)
+        caught = await failure(client, request(5), timeout=1)
         assert caught.code() is CODE.DEADLINE_EXCEEDED
         async with asyncio.timeout(20):
             while not receiving.ledger.refused:  # noqa: ASYNC110  (it has no event)

@@ -387,7 +387,7 @@ async def test_a_slow_body_is_cut_off(
     framing: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http1, "LINGER", 0.05)
-    async with http_only(slow_body_after="50ms") as (receiving, post):
+    async with http_only(slow_body_after="1s") as (receiving, post):
         reader, writer = await receiving.connect()
         writer.write(HEAD + framing + b"\r\n\r\n3\r\nabc\r\n")
         assert b" 503 " in await asyncio.wait_for(reader.readline(), 20)
@@ -402,13 +402,13 @@ async def test_a_slow_body_is_cut_off(
 
 async def test_a_slow_but_steady_body_is_taken() -> None:
     """Each part buys time at the rate that is asked for."""
-    async with http_only(slow_body_after="200ms", slow_body_rate=100) as (receiving, _):
+    async with http_only(slow_body_after="1s", slow_body_rate=100) as (receiving, _):
         reader, writer = await receiving.connect()
         writer.write(HEAD + b"Content-Length: %d\r\n\r\n" % len(GOOD))
         step = len(GOOD) // 4 + 1
         for start in range(0, len(GOOD), step):
             writer.write(GOOD[start : start + step])
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.3)
         assert b" 200 " in await asyncio.wait_for(reader.readline(), 20)
         writer.close()
 
@@ -564,7 +564,7 @@ async def test_keep_alive(alive: bool) -> None:
 
 
 async def test_idle_connections_end() -> None:
-    async with http_only({"idle_timeout": "50ms"}) as (receiving, _):
+    async with http_only({"idle_timeout": "1s"}) as (receiving, _):
         reader, writer = await receiving.connect()
         writer.write(HEAD + b"Content-Length: 0\r\n\r\n")
         assert b" 200 " in await reader.readuntil(b"\r\n\r\n")

@@ -195,7 +195,7 @@ async def cancel(task: asyncio.Future[Any]) -> None:
     await asyncio.sleep(0)  # the loop holds the task that woke us until its next turn
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Let the loop run until `condition` is true."""
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 -- nobody sets an event for it
