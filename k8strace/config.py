@@ -17,7 +17,7 @@ import yaml
 
 from k8strace.component import ComponentID, Config
 from k8strace.components import COMPONENTS, Table
-from k8strace.config_extensions import mistake, references
+from k8strace.config_extensions import mistake, references, texts, unneeded
 from k8strace.config_options import Option, options
 from k8strace.config_source import resolve
 from k8strace.config_structs import Decoder, decode, encode, nearest, not_available
@@ -182,6 +182,8 @@ class _Loader:
         options_, pipelines = self._service(service)
         extensions = self._extensions(options_, service)
         named = self._named(extensions, pipelines)
+        if self._traces_only:
+            named["extensions"] -= self._extensions_of_others(extensions, sections, named)
         configs = {
             kind: self._section(kind, sections.get(kind), named[kind]) for kind in _KINDS
         }
@@ -203,7 +205,7 @@ class _Loader:
         return GatewayConfig(
             **configs,
             service=Service(
-                extensions=extensions,
+                extensions=tuple(one for one in extensions if one in named["extensions"]),
                 pipelines={id_: pipeline for id_, (pipeline, _) in pipelines.items()},
                 telemetry=options_.telemetry,
                 workers=options_.workers,
@@ -310,9 +312,7 @@ class _Loader:
             component = types.get(id_.type)
             is_others = component is None or id_ in self._of_others[kind]
             if self._traces_only and is_others and id_ not in named:
-                self.left_out.append(
-                    f"{child.mark}: {path}: left out: no pipeline of traces names it"
-                )
+                self._leave_out(child, path)
             elif component is not None:
                 config = self.decoder.struct(component.config_type, child, path)
                 if isinstance(config, Config):
@@ -330,11 +330,38 @@ class _Loader:
                 continue
             self._connector_ids.add(id_)
             if self._traces_only and id_ not in named["receivers"] | named["exporters"]:
-                self.left_out.append(
-                    f"{child.mark}: {path}: left out: no pipeline of traces names it"
-                )
+                self._leave_out(child, path)
             else:
                 self._problem(child, path, refusal("connectors", "connector", id_.type, ()))
+
+    def _leave_out(self, node: Node, path: str) -> None:
+        text = "left out: no pipeline of traces names it"
+        if path.startswith("extensions::"):
+            text = "left out: nothing that pipelines of traces name needs it"
+        self.left_out.append(f"{node.mark}: {path}: {text}")
+
+    def _extensions_of_others(
+        self,
+        extensions: Iterable[ComponentID],
+        sections: dict[str, Node],
+        named: dict[str, set[ComponentID]],
+    ) -> set[ComponentID]:
+        """Those of `extensions` that only components name that are left out."""
+        ours, others = set[str](), set[str]()
+        named = {**named, "connectors": named["receivers"] | named["exporters"]}
+        for kind in ("receivers", "processors", "exporters", "connectors"):
+            running = set(map(str, named[kind]))
+            of_others = set(map(str, self._of_others.get(kind, ())))
+            types = self._components.get(kind, {})
+            for name, child in _members(sections.get(kind)).items():
+                is_others = name.partition("/")[0].strip() not in types or name in of_others
+                is_left_out = is_others and name not in running
+                (others if is_left_out else ours).update(texts(child))
+        nodes = _members(sections.get("extensions"))
+        types = self._components.get("extensions", {})
+        found = unneeded(extensions, nodes, ours, others, types)
+        self._of_others["extensions"] |= found
+        return found
 
     def _named(
         self,
@@ -436,6 +463,12 @@ class _Attribute(Config, frozen=True, kw_only=True):
     name: str
     value: Any = None
     type: str = "string"
+
+
+def _members(section: Node | None) -> dict[str, Node]:
+    """The components of a section; none where it is not a map, which is said elsewhere."""
+    value = None if section is None else section.value
+    return value if isinstance(value, dict) else {}
 
 
 def _ids_of(pipeline: Pipeline) -> Iterator[tuple[str, tuple[ComponentID, ...]]]:

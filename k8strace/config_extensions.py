@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
 
-from k8strace.auth import AuthConfig
+from k8strace.auth import AuthConfig, Authenticator
 from k8strace.component import Component, ComponentID, Config, Storage
 from k8strace.config_structs import read_annotation
 from k8strace.config_unavailable import reference_hint
@@ -58,6 +58,53 @@ def _references_of_items(
     for index, (item, child) in enumerate(zip(items, given, strict=True)):
         if isinstance(item, msgspec.Struct):
             yield from references(item, child, f"{path}[{index}]")
+
+
+def texts(node: Node) -> Iterator[str]:
+    """All texts in what `node` holds: among them are the extensions that it names."""
+    if isinstance(node.value, dict):
+        for child in node.value.values():
+            yield from texts(child)
+    elif isinstance(node.value, list):
+        for child in node.value:
+            yield from texts(child)
+    elif isinstance(node.value, str):
+        yield node.value
+
+
+def unneeded(
+    extensions: Iterable[ComponentID],
+    nodes: Mapping[str, Node],
+    ours: set[str],
+    others: set[str],
+    types: Mapping[str, type[Component[Any]]],
+) -> set[ComponentID]:
+    """Those of `extensions` that are named in `others` and not in `ours`.
+
+    Both are texts of components: of those that run, and of those that are left out.
+    `nodes` are what the extensions are configured with: they may name each other. One that
+    does something by itself is never unneeded.
+    """
+    found: set[ComponentID] = set()
+    rest = {one for one in extensions if _serves_others(types.get(one.type))}
+    while True:
+        kept = {
+            text
+            for name, node in nodes.items()
+            if name not in map(str, found)
+            for text in texts(node)
+        }
+        more = {one for one in rest - found if str(one) in others - ours - kept}
+        if not more:
+            return found
+        found |= more
+        others = others.union(
+            *(texts(nodes[str(one)]) for one in more if str(one) in nodes)
+        )
+
+
+def _serves_others(type_: type[Component[Any]] | None) -> bool:
+    return type_ is None or issubclass(type_, (Authenticator, ServerMiddleware, Storage))
 
 
 def mistake(

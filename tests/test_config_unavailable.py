@@ -153,6 +153,51 @@ def test_what_only_other_signals_use_is_left_out() -> None:
     ]
 
 
+EXTENSIONS = """yaml:
+receivers:
+  otlp: {protocols: {grpc: %s}}
+  k8s_cluster: {k8s_leader_elector: k8s_leader_elector/one}
+exporters:
+  debug:
+  prometheusremotewrite: {auth: {authenticator: headers_setter}, note: health_check}
+extensions:
+  k8s_leader_elector/one:
+  headers_setter: {additional_auth: basicauth, headers: [{key: a, value: b}]}
+  basicauth: {client_auth: {username: a, pasword: b}}
+  health_check:
+service:
+  extensions: [health_check, k8s_leader_elector/one, headers_setter, basicauth]
+  pipelines:
+    traces: {receivers: [otlp], exporters: [debug]}
+    metrics: {receivers: [k8s_cluster], exporters: [prometheusremotewrite]}
+"""
+
+
+def test_extensions_that_only_other_signals_need_are_left_out() -> None:
+    """Also those that such ones name; never what does something by itself."""
+    loaded = load([EXTENSIONS % ""], traces_only=True)
+    assert list(map(str, loaded.config.service.extensions)) == ["health_check"]
+    assert list(map(str, loaded.config.extensions)) == ["health_check"]
+    text = "left out: nothing that pipelines of traces name needs it"
+    assert [note.partition(": ")[2] for note in loaded.notes if text in note] == [
+        f"extensions::k8s_leader_elector/one: {text}",
+        f"extensions::headers_setter: {text}",
+        f"extensions::basicauth: {text}",
+    ]
+
+
+def test_an_extension_that_traces_need_is_judged() -> None:
+    cannot, unknown = sorted(problems(EXTENSIONS % "{auth: {authenticator: basicauth}}"))[
+        ::-1
+    ]
+    path = "extensions::basicauth::client_auth::pasword"
+    assert unknown == f"{path}: unknown option; did you mean password?"
+    assert "cannot authenticate the callers of a server" in cannot
+    everything = problems(EXTENSIONS % "", traces_only=False)
+    assert unknown in everything
+    assert any(one.startswith("extensions::k8s_leader_elector/one") for one in everything)
+
+
 def test_what_traces_use_or_nobody_is_checked() -> None:
     uri = PIPELINES % ("", "debug, otlp/bad", "otlp")
     assert any("requires a non-empty" in one for one in problems(uri))
