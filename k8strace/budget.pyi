@@ -23,6 +23,8 @@ RATE_WINDOW: float
 """Seconds over which the rate of giving back is measured."""
 PEER_SHARE: int
 """One peer may always hold this part (1/8) of the budget."""
+LEAST_SHARE: int
+"""Bytes; so much of it a peer may hold also where less is shared."""
 UPKEEP_SHARE: int
 """Connections may hold this part (1/4) of the budget besides messages."""
 UPKEEP_FLOOR: int
@@ -145,8 +147,9 @@ class Budget(Room):
     def share(self, peer: str) -> int:
         """The bytes that `peer` may hold: its fair share, at least an eighth of all.
 
-        A peer that is alone leaves an eighth free. One that holds nothing while nobody
-        else does may hold a message that is larger than what is shared.
+        A peer that is alone leaves an eighth free. Where `shared` is small, the share is an
+        eighth of the limit or `LEAST_SHARE`, whichever is less. One that holds nothing
+        while nobody else does may hold a message that is larger than what is shared.
         """
 
     def held(self, peer: str) -> int: ...

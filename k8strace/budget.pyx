@@ -20,6 +20,7 @@ MIN_RETRY_AFTER = 0.1
 MAX_RETRY_AFTER = 2.0
 RATE_WINDOW = 1.0
 PEER_SHARE = 8
+LEAST_SHARE = 4 * 1024 * 1024
 PACED_ABOVE = 16 * 1024 * 1024
 LONGEST_PACE = 0.05
 UPKEEP_SHARE = 4
@@ -32,6 +33,7 @@ cdef enum:
     PASSING = 16  # waiters behind the first that are looked at when something comes free
 
 cdef Py_ssize_t SHARES = PEER_SHARE
+cdef Py_ssize_t SURE_SHARE = LEAST_SHARE
 cdef Py_ssize_t MOST_UPKEEP = UPKEEP_SHARE
 cdef Py_ssize_t SURE_UPKEEP = UPKEEP_FLOOR
 cdef Py_ssize_t SURE_BYTES = LEAST_UPKEEP
@@ -267,8 +269,10 @@ cdef class Budget(Room):
             return RefusedError("too much memory is in use", MAX_RETRY_AFTER / 2)
         if self.fits(amount):
             return RefusedError(
-                f"{peer or 'this sender'} holds its share of the memory budget "
-                f"({self.held(peer)} of {self.share(peer)} bytes)",
+                f"requests of {peer or 'this sender'} that are not done hold "
+                f"{self.held(peer)} bytes, and its share of the memory budget of "
+                f"{self.limit} bytes is {self.share(peer)}: it has to wait for them, or "
+                "send less at a time",
                 MAX_RETRY_AFTER,
             )
         return RefusedError("the memory budget is used up", self.retry_after(amount))
@@ -282,11 +286,12 @@ cdef class Budget(Room):
         cdef bint is_new = peer not in self.holdings
         cdef Py_ssize_t peers = len(self.holdings) + is_new
         cdef Py_ssize_t shared = self.limit
+        cdef Py_ssize_t least = min(self.limit // SHARES, SURE_SHARE)
         if self.shared and not (is_new and peers == 1):
             shared = min(self.shared, self.limit)
         if peers == 1:
-            return shared - shared // SHARES
-        return shared // min(peers, SHARES)
+            return max(shared - shared // SHARES, least)
+        return max(shared // min(peers, SHARES), least)
 
     cpdef Py_ssize_t held(self, str peer) except -1:
         cdef void *found = PyDict_GetItem(self.holdings, peer)

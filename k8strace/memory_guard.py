@@ -35,6 +35,8 @@ from k8strace.units import MIB, Duration
 
 SPIKE_SHARE = 5  # the spike limit where none is given: a fifth of the limit
 LEAST_ROOM = MIB
+SMALL_ROOM = 4 * MIB  # as large as the messages of most senders may be
+GOOD_ROOM = 16 * MIB
 TRIM_INTERVAL = 1.0  # seconds between trims, at least
 _UINT32 = Meta(ge=0, le=2**32 - 1)
 
@@ -108,8 +110,35 @@ class LimiterConfig(Config, frozen=True, kw_only=True):
         each = f" for each of {workers} workers" if workers > 1 else ""
         return (
             f"the soft limit (limit less spike limit) of {soft // MIB} MiB{each} leaves no "
-            f"room for spans: the gateway itself holds {own // MIB} MiB"
+            f"room for spans: the gateway itself holds {own // MIB} MiB; "
+            f"{self._advice(workers)}"
         )
+
+    def little_room(self, workers: int) -> str:
+        """What to say where each of `workers` processes has little room; or empty."""
+        soft, own = self.limits()[0] // workers, own_memory()
+        if soft - own >= SMALL_ROOM:
+            return ""
+        each = f" for each of {workers} workers" if workers > 1 else ""
+        return (
+            f"the soft limit (limit less spike limit) of {soft / MIB:.1f} MiB{each} leaves "
+            f"{(soft - own) / MIB:.1f} MiB for spans, as the gateway itself holds "
+            f"{own / MIB:.1f} MiB: larger requests are taken one at a time, and others "
+            f"wait or are refused meanwhile; {self._advice(workers)}"
+        )
+
+    def _advice(self, workers: int) -> str:
+        """Which limit leaves enough room."""
+        soft, hard = self.limits()
+        enough = (own_memory() + GOOD_ROOM) * workers
+        is_share = not (
+            self.spike_limit_mib if self.limit_mib else self.spike_limit_percentage
+        )
+        if is_share:
+            enough = enough * SPIKE_SHARE // (SPIKE_SHARE - 1)
+        else:
+            enough += hard - soft
+        return f"a limit of {-(-enough // MIB)} MiB leaves enough"
 
 
 class MemoryGuard:
@@ -125,7 +154,7 @@ class MemoryGuard:
         self._budget = context.budget
         self._log = context.log
         # The limits are the whole gateway's; each worker keeps to its part.
-        workers = context.worker.workers
+        workers = self._workers = context.worker.workers
         self.soft, self.hard = (limit // workers for limit in config.limits())
         self._own = own_memory()
         self._slack = slack(max(self.hard - self._own, 0))
@@ -159,6 +188,8 @@ class MemoryGuard:
             self.soft // MIB,
             room.limit // MIB,
         )
+        if text := self._config.little_room(self._workers):
+            self._log.warning("%s", text)
 
     async def stop(self) -> None:
         self._budget.unfollow(self.room.give)
@@ -247,8 +278,9 @@ class MemoryGuard:
 class SoftRoom(Room):
     """What the budget holds, without the payloads that wait for this room.
 
-    Where the budget `holds_what_waits` already, that is not counted: requests that come in
-    at the same time would wait for each other while nothing behind them holds anything.
+    Where the budget `holds_what_waits` already, that is not counted, nor what is still to
+    come: requests that come in at the same time would wait for each other, and be refused,
+    while nothing behind them holds anything.
     """
 
     __slots__ = ("_budget", "_holds", "_waiting", "closed")
@@ -267,7 +299,7 @@ class SoftRoom(Room):
         """
         if self.closed:
             return True
-        others = self._budget.used - self._waiting + self._promised + self._saved
+        others = self._held() + self._promised + self._saved
         if self._holds:
             others -= amount
         return others + min(amount, self.limit) > self.limit
@@ -283,12 +315,18 @@ class SoftRoom(Room):
         finally:
             self._waiting -= held
 
+    def _held(self) -> int:
+        """What is held behind it, where it can be told."""
+        budget = self._budget
+        coming = budget.coming.used if self._holds else 0
+        return budget.used - self._waiting - coming
+
     def _wake(self) -> None:
-        self.used = self._budget.used - self._waiting
+        self.used = self._held()
         super()._wake()
 
     def retry_after(self, amount: int) -> float:
         if self.closed:
             return MAX_RETRY_AFTER
-        self.used = self._budget.used - self._waiting
+        self.used = self._held()
         return super().retry_after(amount)

@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from k8strace import budget as module
 from k8strace.budget import (
+    LEAST_SHARE,
     LEAST_UPKEEP,
     LONGEST_PACE,
     MAX_RETRY_AFTER,
@@ -362,7 +363,7 @@ def test_no_peer_holds_more_than_its_share() -> None:
     first = budget.lease(700, "a")
     assert first is not None
     assert budget.lease(1, "a") is None
-    assert "holds its share" in str(budget.refusal(1, "a"))
+    assert "its share of the memory budget of" in str(budget.refusal(1, "a"))
     other = budget.lease(100, "b")
     assert other is not None, "who is alone leaves an eighth"
     del other
@@ -389,6 +390,19 @@ def test_who_is_alone_leaves_an_eighth_of_what_is_shared() -> None:
     assert first.try_grow(600)
     assert not first.try_grow(1)
     assert budget.lease(100, "b") is not None
+
+
+def test_a_message_fits_into_a_share_of_little() -> None:
+    """As where the soft limit of memory leaves next to nothing of a large budget."""
+    budget = Budget(16 * MIB)
+    budget.shared = MIB
+    first = budget.lease(MIB, "a")
+    second = budget.lease(MIB, "a")
+    assert None not in (first, second)
+    assert budget.lease(2 * MIB, "b") is not None
+    assert budget.share("b") == 2 * MIB
+    budget.limit = 1024 * MIB
+    assert budget.share("b") == LEAST_SHARE
 
 
 async def test_admission_waits_for_the_budget() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from math import inf
 from typing import Any
 
 import msgspec
@@ -141,6 +142,45 @@ def test_a_limit_that_has_no_room_for_spans_is_an_error(memory: Memory) -> None:
     memory.own = 2 * MIB
     with pytest.raises(ValueError, match="of 2 MiB for each of 4 workers leaves no room"):
         guard(workers=4)
+
+
+async def test_a_limit_that_leaves_little_room_says_so(
+    memory: Memory, caplog: pytest.LogCaptureFixture
+) -> None:
+    for own, says in ((4 * MIB, False), (5 * MIB, True)):
+        memory.own = own
+        one = guard()
+        one.start()
+        await one.stop()
+        assert ("larger requests are taken one at a time" in caplog.text) is says
+    assert "of 8.0 MiB leaves 3.0 MiB for spans, as the gateway itself holds 5.0" in (
+        caplog.text
+    )
+    assert "a limit of 23 MiB leaves enough" in caplog.text
+    config = {**LIMITS, "limit_mib": 100, "spike_limit_mib": 0}
+    assert "a limit of 525 MiB" in LimiterConfig(**config).little_room(20)
+
+
+async def test_what_arrives_blocks_nobody(memory: Memory) -> None:
+    """Else many that come at once are refused, although nothing behind is held."""
+    memory.own = 7 * MIB
+    budget = Budget(64 * MIB)
+    one = guard(budget=budget)
+    one.start()
+    assert one.room.limit == MIB
+    here = Lease(budget, MIB // 2, "a")
+    coming = [(Lease(budget, MIB, "b"), Lease(budget.coming, MIB, "b")) for _ in range(3)]
+    assert not one.room.blocks(here.size)
+    whole, rest = coming.pop()
+    del rest  # it is here
+    assert one.room.blocks(here.size)
+    waiting = asyncio.ensure_future(one.room.wait(here.size, inf))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    del whole
+    assert await waiting
+    assert not one.room.blocks(here.size)
+    await one.stop()
 
 
 # Resident memory
