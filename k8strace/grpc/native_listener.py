@@ -16,10 +16,12 @@ from functools import partial
 from typing import cast
 
 from k8strace.background import spawn
-from k8strace.budget import UNSERVED, Upkeep, Victim
+from k8strace.budget import Upkeep
 from k8strace.grpc import Reject
 from k8strace.grpc.endpoints import peer_of_socket
+from k8strace.net.handshakes import Handshakes
 from k8strace.tls.contexts import Contexts
+from k8strace.tls.incoming import READ_SIZE, Incoming
 from k8strace.tls.peers import why_no_client
 
 log = logging.getLogger(__name__)
@@ -29,15 +31,12 @@ BATCH = 64  # connections that are accepted before others have their turn
 RESERVE = 128  # file descriptors that are left to the rest of the process, or a quarter
 PAUSE = 1.0  # seconds until accepting is tried again where even that was of no use
 LOG_EVERY = 60.0
-HANDSHAKE_TIMEOUT = 20.0  # seconds, for TLS
-HANDSHAKE_COST = 192 * 1024  # bytes: the loop's and OpenSSL's buffers, as far as they fill
-SHUTDOWN_TIMEOUT = 2.0  # seconds in which a client has to say that TLS ends, too
 
 Make = Callable[[], asyncio.BaseProtocol]
 
 
 class Opening(asyncio.BaseProtocol):
-    """The protocol of a connection until it is made, which TLS does after its handshake."""
+    """The protocol of a connection until it is made."""
 
     def __init__(self, opened: Callable[[asyncio.BaseTransport], None]) -> None:
         self._opened = opened
@@ -72,19 +71,18 @@ class Listener:
         self._has_room = has_room
         self._on_reject = on_reject
         self._reserve = reserve
-        self._upkeep = upkeep if tls is not None else None
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._connecting: set[asyncio.Task[None]] = set()
-        # Each with its socket, and since when; the oldest first.
-        self._handshakes: dict[asyncio.Task[None], tuple[socket.socket, float]] = {}
+        self._handshakes = Handshakes(upkeep, self._failed)
+        self._view = memoryview(bytearray(READ_SIZE if tls is not None else 0))
         self._paused: asyncio.TimerHandle | None = None
         self._refused = 0
         self._logged_at = float("-inf")
 
     @property
     def connecting(self) -> int:
-        return len(self._connecting)
+        return len(self._connecting) + len(self._handshakes)
 
     def start(self) -> None:
         """Raises OSError."""
@@ -104,6 +102,8 @@ class Listener:
             task.cancel()
         if self._tasks:
             await asyncio.wait(self._tasks)
+        self._handshakes.stop()
+        await asyncio.sleep(0)  # transports that were aborted say so in the next step
 
     def _resume(self) -> None:
         self._paused = None
@@ -128,77 +128,54 @@ class Listener:
             elif not self._has_room():
                 sock.close()
                 self._refuse("there are too many")
-            elif not self._affords_handshake():
-                sock.close()
-                self._refuse("there is no memory for more TLS handshakes")
             else:
-                sock.setblocking(False)
-                task = spawn(self._connect(sock), "taking a connection", log, self._tasks)
-                self._connecting.add(task)
-                task.add_done_callback(self._connecting.discard)
-                if self._upkeep is not None:
-                    if not self._handshakes:
-                        self._upkeep.evictors.append(self._victim)
-                    self._handshakes[task] = sock, self._loop.time()
-                    task.add_done_callback(self._shaken)
+                self._take(sock)
 
-    def _affords_handshake(self) -> bool:
-        upkeep = self._upkeep
-        if upkeep is None:
-            return True
-        while not upkeep.take(HANDSHAKE_COST):
-            if not upkeep.evict():
-                return False
-        return True
-
-    def _victim(self, by: object) -> Victim | None:  # noqa: ARG002
-        """The oldest handshake."""
-        for task, (_, since) in self._handshakes.items():
-            return Victim(UNSERVED, since, partial(self._break_off, task))
-        return None
-
-    def _break_off(self, task: asyncio.Task[None]) -> None:
-        peer = _peer_of(self._handshakes[task][0])
-        self._on_reject("memory", peer, "the TLS handshake made room for others")
-        task.cancel()
-        self._shaken(task)
-
-    def _shaken(self, task: asyncio.Task[None]) -> None:
-        """A handshake has ended."""
-        upkeep = self._upkeep
-        if upkeep is None or self._handshakes.pop(task, None) is None:
-            return
-        upkeep.give(HANDSHAKE_COST)
-        if not self._handshakes:
-            upkeep.evictors.remove(self._victim)
-
-    async def _connect(self, sock: socket.socket) -> None:
-        tls = self._tls
-        peer = "" if tls is None else _peer_of(sock)
-        task = cast("asyncio.Task[None]", asyncio.current_task())
-        try:
-            await self._loop.connect_accepted_socket(
-                partial(Opening, partial(self._open, task)),
-                sock,
-                ssl=None if tls is None else tls.current(),
-                ssl_handshake_timeout=None if tls is None else HANDSHAKE_TIMEOUT,
-                ssl_shutdown_timeout=None if tls is None else SHUTDOWN_TIMEOUT,
+    def _take(self, sock: socket.socket) -> None:
+        one: Incoming | None = None
+        if self._tls is not None:
+            handshakes = self._handshakes
+            one = Incoming(
+                self._loop, self._tls.current, self._make, handshakes, self._view
             )
-        except OSError as error:
-            why = None if tls is None else why_no_client(error)
-            if why is None:
-                log.debug("a connection could not be made: %s", error)
-            else:
-                self._on_reject("tls", peer, why)
+            try:
+                handshakes.add(one)
+            except MemoryError as error:
+                sock.close()
+                self._refuse(str(error))
+                return
+        sock.setblocking(False)
+        task = spawn(self._connect(sock, one), "taking a connection", log, self._tasks)
+        if one is None:
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, sock: socket.socket, one: Incoming | None) -> None:
+        task = cast("asyncio.Task[None]", asyncio.current_task())
+        opening = Opening(partial(self._open, task))
+        try:
+            await self._loop.connect_accepted_socket(lambda: one or opening, sock)
+        except (OSError, asyncio.CancelledError) as error:
+            if one is not None:
+                self._handshakes.opened(one)
+            if not isinstance(error, OSError):
+                raise
+            log.debug("a connection could not be made: %s", error)
 
     def _open(self, task: asyncio.Task[None], transport: asyncio.BaseTransport) -> None:
-        # The task ends later: until then a connection would count here and in its server,
-        # and might be closed to make room for itself.
+        # The task ends later: until then a connection would count here and in its server.
         self._connecting.discard(task)
-        self._shaken(task)
         protocol = self._make()
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+
+    def _failed(self, one: Incoming, error: Exception) -> None:
+        name = one.get_extra_info("peername")
+        peer = "unknown" if name is None else peer_of_socket(name)
+        if isinstance(error, MemoryError):
+            self._on_reject("memory", peer, str(error))
+        elif (why := why_no_client(error)) is not None:
+            self._on_reject("tls", peer, why)
 
     def _refuse(self, why: str) -> None:
         """Say how many were refused, and why the last one was; not too often."""
@@ -208,13 +185,6 @@ class Listener:
             self._logged_at = now
             log.warning("refused %d connections: %s", self._refused, why)
             self._refused = 0
-
-
-def _peer_of(sock: socket.socket) -> str:
-    try:
-        return peer_of_socket(sock.getpeername())
-    except OSError:  # it has gone already
-        return "unknown"
 
 
 def most_files(reserve: int = RESERVE) -> float:

@@ -6,6 +6,8 @@ import asyncio
 import ssl
 from typing import Any
 
+from k8strace.tls.incoming import HelloTooLargeError
+
 _SHORT = {
     "commonName": "CN",
     "serialNumber": "SERIALNUMBER",
@@ -110,6 +112,8 @@ def why_no_client(error: Exception) -> str | None:
     if not isinstance(error, ssl.SSLError):
         text = str(error)
         return "it did not finish the TLS handshake in time" if "taking" in text else None
+    if isinstance(error, HelloTooLargeError):
+        return f"the TLS handshake was broken off: {error.args[0]}"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is refused ({error.verify_message}): see `client_ca_file`"
     reason = error.reason or ""

@@ -16,9 +16,9 @@ import grpc.aio
 import pytest
 
 from k8strace.errors import ConfigError
-from k8strace.grpc import ClientSettings, grpcio, native, native_listener
+from k8strace.grpc import ClientSettings, grpcio, native
 from k8strace.grpc.status import Code, StatusError
-from k8strace.tls import contexts
+from k8strace.tls import contexts, incoming
 from k8strace.tls.options import ClientTLS, ServerTLS
 from k8strace.units import Duration
 from tests.support.backend import PATH
@@ -318,7 +318,7 @@ async def test_large_messages_and_an_end_while_a_call_runs(
 async def test_an_end_for_who_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, authority: Authority, server_pair: Pair
 ) -> None:
-    monkeypatch.setattr(native_listener, "SHUTDOWN_TIMEOUT", 60.0)
+    monkeypatch.setattr(incoming, "SHUTDOWN_TIMEOUT", 60.0)
     context = ssl.create_default_context(cafile=str(authority.cert))
     context.set_alpn_protocols(["h2"])
     async with Rig(native, tls=ServerTLS(**server_pair.files)) as rig:
@@ -362,7 +362,7 @@ async def test_who_wants_no_http2_is_closed(
 async def test_who_does_not_finish_the_handshake_is_closed(
     monkeypatch: pytest.MonkeyPatch, server_pair: Pair
 ) -> None:
-    monkeypatch.setattr(native_listener, "HANDSHAKE_TIMEOUT", 0.1)
+    monkeypatch.setattr(incoming, "HANDSHAKE_TIMEOUT", 0.1)
     async with Rig(native, tls=ServerTLS(**server_pair.files)) as rig:
         host, _, port = rig.address.rpartition(":")
         for first in (b"", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"):

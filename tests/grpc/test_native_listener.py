@@ -13,8 +13,9 @@ import pytest
 
 from k8strace.budget import Budget
 from k8strace.grpc import native, native_listener, native_server
-from k8strace.grpc.native_listener import HANDSHAKE_COST, Listener
+from k8strace.grpc.native_listener import Listener
 from k8strace.tls.contexts import Contexts, client_context
+from k8strace.tls.incoming import OPENING_COST
 from k8strace.tls.options import ServerTLS
 from tests.support.certificates import Authority, Pair
 from tests.support.engine import MIB, Rig, channel, send
@@ -148,8 +149,8 @@ async def test_a_connection_is_connecting_as_long_as_its_handshake_runs(
         reader, writer = await asyncio.open_connection(
             watched.host, watched.port, ssl=trusting, server_hostname="localhost"
         )
-        assert await watched.accepted.get() == (1, HANDSHAKE_COST)
-        assert await watched.made.get() == (1, HANDSHAKE_COST)
+        assert await watched.accepted.get() == (1, OPENING_COST)
+        assert await watched.made.get() == (1, OPENING_COST)
         assert await reader.read() == b""
         for one in (silent, writer):
             one.close()
