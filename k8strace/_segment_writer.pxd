@@ -31,6 +31,7 @@ cdef extern from "<sys/stat.h>" nogil:
     cdef struct status "stat":
         uint64_t st_dev
         uint64_t st_ino
+        int64_t st_size
     int stat_path "stat"(const char *path, status *into)
     int fstat(int fd, status *into)
     int fstatat(int folder, const char *name, status *into, int flags)
@@ -127,10 +128,13 @@ cdef inline void append(Job *job) noexcept nogil:
     cdef Appending *w = <Appending *>job
     cdef timespec start, end
     cdef bint is_new = w.new_name != NULL
+    cdef bint is_cut = not is_new and is_cut_short(w.fd, w.offset)
     clock_gettime(CLOCK_MONOTONIC, &start)
     seal_records(w)
     if is_new:
         w.error = begin_segment(w)
+    elif is_cut:
+        w.error = ESTALE
     if not w.error:
         w.error = write_all(w.fd, w.vectors, w.vector_count, w.offset)
     if not w.error and fdatasync(w.fd):
@@ -147,7 +151,7 @@ cdef inline void append(Job *job) noexcept nogil:
             unlinkat(w.folder, w.new_name, 0)
             close_file(w.fd)
             w.fd = -1
-        else:
+        elif not is_cut:  # one that was cut short has to look so at the next start
             end_segment(w.fd, w.head.salt, w.offset)
     elif is_new and w.former >= 0:
         end_segment(w.former, w.former_salt, w.former_size)
@@ -186,6 +190,12 @@ cdef inline void seal_records(Appending *w) noexcept nogil:
             &trailer, sizeof(Trailer),
         )
         vector += 1
+
+
+cdef inline bint is_cut_short(int fd, int64_t offset) noexcept nogil:
+    """Whether somebody has taken away what was written in front of `offset`."""
+    cdef status ours
+    return fstat(fd, &ours) == 0 and ours.st_size < offset
 
 
 cdef inline int is_elsewhere(int folder, const char *path) noexcept nogil:

@@ -362,7 +362,7 @@ class Store:
         if segment.missing:
             self.damaged += 1
             self._log.error(
-                "%s was cut short by %d bytes: requests that were stored there are lost",
+                "%s was cut short by %d bytes: what was stored in them is lost",
                 *(segment.path, segment.missing),
             )
         if torn_at is not None:
@@ -610,5 +610,8 @@ async def _scanned(segment: Segment) -> Scan:
 
 def _why(number: int) -> str:
     if number == errno.ESTALE:
-        return "the file or its folder was removed, renamed or replaced while it was in use"
+        return (
+            "the file was cut short, or it or its folder was removed, renamed or replaced, "
+            "while it was in use"
+        )
     return os.strerror(number)

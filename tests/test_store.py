@@ -493,6 +493,30 @@ async def test_nothing_is_stored_where_nobody_will_look_for_it(
     await again.close()
 
 
+@pytest.mark.parametrize("size", [0, FIRST_RECORD, FIRST_RECORD + 10])
+async def test_nothing_is_stored_behind_what_was_cut_off(
+    tmp_path: Path, size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A segment without its beginning is not read, nor would be what is put behind it."""
+    one = store(tmp_path)
+    await one.open()
+    await put(one, b"first")
+    (path,) = files(tmp_path)
+    os.truncate(path, size)
+    with pytest.raises(OSError, match="cut short"):
+        await put(one, b"second")
+    await put(one, b"third")
+    assert path.stat().st_size == size
+    await one.close()
+    again = store(tmp_path)
+    await again.open()
+    whole = [record.body for record in await read_all(again) if record.body]
+    assert whole == [b"third"]
+    said = "was cut short by" if size else "is no segment of a store"
+    assert f"{path} {said}" in caplog.text
+    await again.close()
+
+
 async def test_what_was_being_begun_is_removed(tmp_path: Path) -> None:
     folder = tmp_path / "0"
     folder.mkdir()
