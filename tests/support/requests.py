@@ -20,7 +20,10 @@ def request(
     attributes: int = 3,
     trace_ids: Iterable[bytes] | None = None,
 ) -> ExportTraceServiceRequest:
-    """`spans` valid spans, all ids distinct, spread over `resources` resources."""
+    """`spans` valid spans, all ids distinct, spread over `resources` resources.
+
+    How long it is does not depend on how many were made before.
+    """
     message = ExportTraceServiceRequest()
     given = iter(trace_ids or ())
     for index in range(resources):
@@ -41,7 +44,7 @@ def request(
             span.end_time_unix_nano = span.start_time_unix_nano + 1_000_000
             for attribute in range(attributes):
                 pair = span.attributes.add(key=f"key.{attribute}")
-                pair.value.string_value = f"value {number}"
+                pair.value.string_value = f"value {number % 100_000:05}"
     return message
 
 
