@@ -43,7 +43,7 @@ def collector(cell: Cell, places: Places) -> dict[str, Any]:
     if cell.scenario == "store":
         extensions["file_storage"] = {"directory": places.folder}
         queue = {**QUEUE, "storage": "file_storage"}
-    elif cell.scenario != "receive":
+    elif cell.scenario not in ("receive", "http"):
         processors["batch"] = BATCH
     if cell.is_sent:
         exporters = {
@@ -57,7 +57,7 @@ def collector(cell: Cell, places: Places) -> dict[str, Any]:
     host, _, port = places.metrics.rpartition(":")
     prometheus = {"host": host, "port": int(port)}
     return {
-        "receivers": {"otlp": {"protocols": {"grpc": {"endpoint": places.listen}}}},
+        "receivers": {"otlp": {"protocols": {cell.protocol: {"endpoint": places.listen}}}},
         "processors": processors,
         "exporters": exporters,
         "extensions": extensions,
@@ -82,11 +82,12 @@ def collector(cell: Cell, places: Places) -> dict[str, Any]:
 
 def rotel(cell: Cell, places: Places) -> list[str] | None:
     """Rotel's arguments; None for what it can't do."""
+    other = "grpc" if cell.protocol == "http" else "http"
     arguments = [
-        *("start", "--otlp-grpc-endpoint", places.listen),
-        *("--otlp-http-endpoint", places.spare),
+        *("start", f"--otlp-{cell.protocol}-endpoint", places.listen),
+        *(f"--otlp-{other}-endpoint", places.spare),
     ]
-    if cell.scenario == "receive":
+    if cell.scenario in ("receive", "http"):
         return [*arguments, "--exporter", "blackhole", "--disable-batching"]
     if cell.scenario == "forward":
         return [
@@ -102,7 +103,7 @@ def rotel(cell: Cell, places: Places) -> list[str] | None:
 
 def df_engine(cell: Cell, places: Places) -> dict[str, Any] | None:
     """The configuration of otel-arrow's Dataflow Engine; None for what it can't do."""
-    if cell.scenario in ("sample", "store"):
+    if cell.scenario in ("http", "sample", "store"):
         return None
     receiver = {"protocols": {"grpc": {"listening_addr": places.listen}}}
     nodes: dict[str, Any] = {"receiver": {"type": "receiver:otlp", "config": receiver}}

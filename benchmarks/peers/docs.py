@@ -19,6 +19,8 @@ PAGE = Path("docs/benchmarks.md")
 TARGETS: tuple[tuple[str, Figure, float], ...] = (
     ("receive/none/1", cpu_a_request, 5),
     ("receive/none/512", cpu_a_request, 18),
+    ("http/none/1", cpu_a_request, 2),
+    ("http/none/512", cpu_a_request, 12),
     ("sample/none/512", cpu_a_request, 18),
     ("forward/none/512", cpu_a_request, 10),
     ("forward/gzip/512", cpu_a_request, 10),

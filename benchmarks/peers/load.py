@@ -3,15 +3,18 @@
 It makes the cell's requests, says "ready", and then does what each line of stdin asks for
 (`Order`), answering with a line (`Sent`). It is the native client's session without the
 futures and timeouts of the client around it, so that it costs less than what it measures.
+Over HTTP/1.1 a connection has one request under way, as OTLP's clients do it, and there are
+as many more connections.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import time
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import cast
 
 import msgspec
@@ -28,6 +31,12 @@ READ_SIZE = 64 * 1024
 MAX_ANSWER = 1024 * 1024
 UNAVAILABLE = b"14"
 EMPTY = (b"", b"\n\0")  # answers that reject nothing: without and with a partial_success
+HEAD = (
+    "POST /v1/traces HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: OTel-OTLP-Exporter\r\n"
+    "Content-Type: application/x-protobuf\r\nContent-Length: {size}\r\n\r\n"
+)
+CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *([0-9]+)", re.IGNORECASE)
+REFUSALS = (b"HTTP/1.1 429 ", b"HTTP/1.1 503 ")
 PAUSE = 0.1  # seconds until a refused request is sent again
 TIMEOUT = 120.0  # seconds for an order, beyond the time that it asks for
 
@@ -110,12 +119,16 @@ class Load:
         if call.status != b"0" or not rejects_nothing(call.answer, call.encoding):
             answer = call.answer or call.text or call.problem or call.http_status
             self.fail(f"request {self.taken} was answered with {call.status!r}: {answer!r}")
+        _, began = call.future
+        self.took(began)
+        return True
+
+    def took(self, began: float) -> None:
+        """Count a request that was taken; `began`: 0 where it was not sent once only."""
         self.taken += 1
         self._running -= 1
-        _, began = call.future
         if began:
             self.answered.append(self._loop.time() - began)
-        return True
 
     def check_end(self) -> None:
         if not self._running and not self.done.done():
@@ -193,7 +206,58 @@ class Connection(asyncio.BufferedProtocol):
             self._load.check_end()
 
 
-async def carry_out(order: Order, requests: list[Request], *, packed: bool) -> Sent:
+class HTTPConnection(asyncio.Protocol):
+    """A connection with one request under way, over HTTP/1.1."""
+
+    def __init__(self, load: Load, authority: str) -> None:
+        self._load = load
+        self._authority = authority
+        self._loop = asyncio.get_running_loop()
+        self._transport = cast("asyncio.Transport", None)
+        self._message: tuple[bytes, ...] = ()
+        self._began = 0.0
+        self._answer = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        self._send_next()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._load.fail(f"the connection was lost: {exc}")
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer = self._answer + data
+        head, is_whole, body = answer.partition(b"\r\n\r\n")
+        length = CONTENT_LENGTH.search(head)
+        if not is_whole or (length is not None and len(body) < int(length[1])):
+            return
+        self._answer = b""
+        if answer.startswith(REFUSALS):
+            self._load.refused += 1
+            self._loop.call_later(PAUSE, self._send, self._message, 0.0)
+        elif not answer.startswith(b"HTTP/1.1 200 ") or body not in EMPTY:
+            self._load.fail(f"request {self._load.taken} was answered with {answer!r}")
+        else:
+            self._load.took(self._began)
+            self._send_next()
+
+    def _send_next(self) -> None:
+        message = self._load.next()
+        if message is None:
+            self._load.check_end()
+        else:
+            self._send(message, self._loop.time())
+
+    def _send(self, message: tuple[bytes, ...], now: float) -> None:
+        self._message, self._began = message, now
+        size = sum(map(len, message))
+        head = HEAD.format(authority=self._authority, size=size).encode()
+        self._transport.writelines((head, *message))
+
+
+async def carry_out(
+    order: Order, requests: list[Request], *, packed: bool, protocol: str = "grpc"
+) -> Sent:
     """Send what `order` asks for.
 
     Raises RuntimeError when an answer isn't OK, OSError for lost and silent connections.
@@ -201,16 +265,19 @@ async def carry_out(order: Order, requests: list[Request], *, packed: bool) -> S
     loop = asyncio.get_running_loop()
     load = Load(order, requests, packed)
     host, _, port = order.address.rpartition(":")
+    make: Callable[[], asyncio.BaseProtocol]
+    if protocol == "http":
+        make = partial(HTTPConnection, load, order.address)
+        connections = order.connections * order.in_flight
+    else:
+        make = partial(Connection, load, order.address, order.in_flight)
+        connections = order.connections
     before, cpu_before = time.monotonic(), time.process_time()
     transports = []
     try:
         async with asyncio.timeout(order.seconds + TIMEOUT):
-            for _ in range(order.connections):
-                transport, _protocol = await loop.create_connection(
-                    lambda: Connection(load, order.address, order.in_flight),
-                    host,
-                    int(port),
-                )
+            for _ in range(connections):
+                transport, _protocol = await loop.create_connection(make, host, int(port))
                 transports.append(transport)
             await load.done
     finally:
@@ -244,7 +311,9 @@ def main() -> None:
         order = msgspec.json.decode(line, type=Order)
         answer: Sent | Failed
         try:
-            answer = uvloop.run(carry_out(order, requests, packed=packed))
+            answer = uvloop.run(
+                carry_out(order, requests, packed=packed, protocol=cell.protocol)
+            )
         except (RuntimeError, OSError, ProtocolError) as error:
             answer = Failed(f"{type(error).__name__}: {error}")
         print(msgspec.json.encode(answer).decode(), flush=True)  # noqa: T201

@@ -16,16 +16,18 @@ MEMORY_SECONDS = 30.0
 MEMORY_SIZE = 512
 KUBE = "kube"
 
-Scenario = Literal["receive", "sample", "forward", "store"]
+Scenario = Literal["receive", "http", "sample", "forward", "store"]
 Compression = Literal["none", "gzip"]
 
 SCENARIOS: dict[Scenario, str] = {
     "receive": "receive → nop",
+    "http": "receive over HTTP → nop",
     "sample": f"sampler {SAMPLED} % → batch → nop",
     "forward": "batch → OTLP out",
     "store": "queue on disk → OTLP out",
 }
 COMPRESSIONS: tuple[Compression, ...] = ("none", "gzip")
+PLAIN: tuple[Scenario, ...] = ("http", "store")  # measured without compression only
 
 
 class Cell(msgspec.Struct, frozen=True):
@@ -63,6 +65,11 @@ class Cell(msgspec.Struct, frozen=True):
         """Whether spans go on to a backend."""
         return self.scenario in ("forward", "store")
 
+    @property
+    def protocol(self) -> Literal["grpc", "http"]:
+        """By which the side gets its requests."""
+        return "http" if self.scenario == "http" else "grpc"
+
 
 def cells(sizes: Sequence[int] = SIZES) -> list[Cell]:
     """The whole matrix, in the order in which it is measured."""
@@ -72,7 +79,7 @@ def cells(sizes: Sequence[int] = SIZES) -> list[Cell]:
         for scenario in SCENARIOS
         for compression in COMPRESSIONS
         for payload in payloads
-        if scenario != "store" or (compression == "none" and payload != KUBE)
+        if scenario not in PLAIN or (compression == "none" and payload != KUBE)
     ]
     scenarios: tuple[Scenario, ...] = ("receive", "forward")
     by_span = [

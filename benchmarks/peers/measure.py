@@ -32,6 +32,7 @@ PER_BYTE = 6e-9  # of spans whose size is varied
 PER_SPAN = {
     ("receive", "none"): 2.3e-6,
     ("receive", "gzip"): 3.0e-6,
+    ("http", "none"): 2.3e-6,
     ("sample", "none"): 3.6e-6,
     ("sample", "gzip"): 4.3e-6,
     ("forward", "none"): 3.4e-6,

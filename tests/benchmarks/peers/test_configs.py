@@ -25,6 +25,7 @@ def pipeline(config: dict[str, Any]) -> list[str]:
     ("scenario", "expected"),
     [
         ("receive", ["nop"]),
+        ("http", ["nop"]),
         ("sample", ["probabilistic_sampler", "batch", "nop"]),
         ("forward", ["batch", "otlp_grpc"]),
         ("store", ["otlp_grpc"]),
@@ -69,6 +70,17 @@ def test_the_dataflow_engine_has_all_its_nodes_in_a_row() -> None:
         assert list(main["nodes"]) == way
         steps = [(one["from"], one["to"]) for one in main["connections"]]
         assert steps == list(pairwise(way))
+
+
+def test_requests_come_by_the_protocol_of_the_cell() -> None:
+    cell = Cell("http", "none", "1")
+    protocols = configs.collector(cell, PLACES)["receivers"]["otlp"]["protocols"]
+    assert protocols == {"http": {"endpoint": PLACES.listen}}
+    rotel = configs.rotel(cell, PLACES)
+    assert rotel is not None
+    assert rotel[rotel.index("--otlp-http-endpoint") + 1] == PLACES.listen
+    assert rotel[rotel.index("--otlp-grpc-endpoint") + 1] == PLACES.spare
+    assert configs.df_engine(cell, PLACES) is None
 
 
 def test_who_has_no_sampler_says_so() -> None:

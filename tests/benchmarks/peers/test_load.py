@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from benchmarks.peers.load import Order, carry_out, percentile
+from benchmarks.peers.load import Order, Sent, carry_out, percentile
 from benchmarks.peers.payloads import Request
 from k8strace.errors import RefusedError
 from k8strace.grpc import Call, native
@@ -90,3 +93,61 @@ async def test_rejected_spans_end_it() -> None:
         rig.answer = answer
         with pytest.raises(RuntimeError, match="request 0 was answered"):
             await carry_out(order(rig), REQUESTS, packed=False)
+
+
+# Over HTTP
+
+
+@asynccontextmanager
+async def answering(*answers: bytes) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A server that gives these answers, the last one again and again; and what it got."""
+    left = list(answers)
+    bodies: list[bytes] = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writers.append(writer)
+        with suppress(asyncio.IncompleteReadError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                assert head.startswith(b"POST /v1/traces HTTP/1.1\r\n")
+                length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+                bodies.append(await reader.readexactly(length))
+                answer = left.pop(0) if len(left) > 1 else left[0]
+                writer.write(answer[:20])
+                await writer.drain()
+                writer.write(answer[20:])
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", bodies
+    finally:
+        server.close()
+        for writer in writers:
+            writer.close()
+
+
+TAKEN = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/x-protobuf\r\ncontent-length: 0\r\n\r\n"
+)
+FULL = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 2\r\n\r\nno"
+BAD = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 10\r\n\r\nno request"
+
+
+async def over_http(address: str) -> Sent:
+    order = Order(address, 20, 0.0, connections=2, in_flight=3)
+    return await carry_out(order, REQUESTS, packed=False, protocol="http")
+
+
+async def test_over_http_the_ring_goes_round_and_what_is_refused_is_sent_again() -> None:
+    async with answering(FULL, TAKEN) as (address, bodies):
+        sent = await over_http(address)
+    assert (sent.requests, sent.spans, sent.size, sent.refused) == (20, 20, 40, 1)
+    assert len(bodies) == 21
+    assert set(bodies) == {request.message for request in REQUESTS}
+
+
+async def test_over_http_an_error_ends_it() -> None:
+    async with answering(BAD) as (address, _):
+        with pytest.raises(RuntimeError, match="no request"):
+            await over_http(address)

@@ -14,7 +14,7 @@ def names(only: str) -> list[str]:
 def test_the_whole_matrix() -> None:
     found = names("")
     by_span = 2 * len(SIZED) * len(SPAN_SIZES)
-    whole = 3 * 2 * (len(SIZES) + 1) + len(SIZES) + by_span + 2
+    whole = 3 * 2 * (len(SIZES) + 1) + 2 * len(SIZES) + by_span + 2
     assert len(found) == len(set(found)) == whole
     assert found[0] == "receive/none/1"
     assert found[-1] == "memory-forward/none/512"
