@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
+from k8strace.background import Turn
 from k8strace.budget import Budget
 from k8strace.component import (
     Component,
@@ -206,10 +207,12 @@ class Graph:
             *reversed(list(self.consumers())),
             *self.receivers.values(),
         ]
+        turn = Turn()
         try:
             for component in order:
                 self._started.append(component)  # whatever it gets before it fails
                 await component.start()
+                await turn.end()
             self._tell_of_missing_metadata()
         except (OSError, ValueError, ConfigError) as error:
             await self.stop(asyncio.get_running_loop().time())

@@ -351,7 +351,10 @@ class Metrics(Collector):
             place.set(before + read())
 
     def collect(self) -> Iterator[Metric]:
-        rows = self.read()
+        return self.families(self.read())
+
+    def families(self, rows: Rows) -> Iterator[Metric]:
+        """What `read` has found, as prometheus_client takes it."""
         for series, values in rows.counters.items():
             names, ours = self._constant_for(series)
             counter = CounterMetricFamily(

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from k8strace import __version__
-from k8strace.background import Ticker, ended
+from k8strace.background import Ticker, ended, in_thread
 from k8strace.component import Worker
 from k8strace.config import Loaded, Telemetry
 from k8strace.errors import ConfigError
@@ -135,7 +135,7 @@ class Gateway:
             log.info("%s", line)
         log.info("k8strace %s is ready", __version__)
 
-    async def _start(self, loaded: Loaded) -> _Running:
+    async def _start(self, loaded: Loaded, wanted: Wanted | None = None) -> _Running:
         telemetry = loaded.config.service.telemetry
         set_up_logs(telemetry.logs, self._worker)
         for note in loaded.notes:
@@ -143,15 +143,15 @@ class Gateway:
         self.metrics.forget_gauges()
         bind_process(self.metrics, is_worker=self._worker is not None)
         try:
-            return await self._start_graph(loaded)
+            return await self._start_graph(loaded, wanted)
         except ConfigError as error:
             raise ConfigError(loaded.placed(error.problems)) from error
 
-    async def _start_graph(self, loaded: Loaded) -> _Running:
+    async def _start_graph(self, loaded: Loaded, wanted: Wanted | None) -> _Running:
         telemetry = loaded.config.service.telemetry
-        worker = self._worker or await self._listening(loaded)
+        worker = self._worker or await self._listening(loaded, wanted)
         try:
-            graph = Graph(loaded.config, self.metrics, worker)
+            graph = await in_thread(Graph, loaded.config, self.metrics, worker)
             outside = self.outside(telemetry)
             try:
                 await outside.start()
@@ -176,9 +176,10 @@ class Gateway:
         self.announce(graph)
         return _Running(loaded, graph, outside)
 
-    async def _listening(self, loaded: Loaded) -> Worker:
+    async def _listening(self, loaded: Loaded, wanted: Wanted | None) -> Worker:
         """The only process, with sockets for all endpoints. Raises ConfigError."""
-        wanted = _endpoints(Graph(loaded.config, Metrics()))
+        if wanted is None:
+            wanted = await in_thread(_endpoints, loaded)
         self._listeners.keep(wanted, 1)
         await self._listeners.open(wanted, 1)
         sockets = {
@@ -191,12 +192,10 @@ class Gateway:
         """Replace what runs. None: a signal to stop came, and nothing runs any more."""
         try:
             # Large ones take seconds, of which the loop must not be kept.
-            reading = asyncio.to_thread(self._configuration)
-            loaded = await self.signals.unless_stopped(reading)
-            if loaded is None:
+            found = await self.signals.unless_stopped(in_thread(self._read))
+            if found is None:
                 return running
-            _check_workers(loaded)
-            wanted = _endpoints(Graph(loaded.config, Metrics()))
+            loaded, wanted = found
         except Exception as error:
             report(error, "the new configuration is wrong")
             log.error("reload refused; the running configuration goes on")  # noqa: TRY400
@@ -216,11 +215,17 @@ class Gateway:
         if self.signals.stop_asked.is_set():
             return None
         try:
-            return await self.signals.unless_stopped(self._start(loaded))
+            return await self.signals.unless_stopped(self._start(loaded, wanted))
         except Exception as error:
             report(error, "the new configuration doesn't start")
         log.error("going back to the configuration before")
         return await self.signals.unless_stopped(self._start(running.loaded))
+
+    def _read(self) -> tuple[Loaded, Wanted]:
+        """The configuration as it is now, and its endpoints. Raises ConfigError."""
+        loaded = self._configuration()
+        _check_workers(loaded)
+        return loaded, _endpoints(loaded)
 
     async def _drain(self, running: _Running) -> None:
         """Stop what runs, until its end or a second signal, and say what was lost."""
@@ -247,8 +252,9 @@ class Gateway:
             log.info("drained; everything taken was delivered or counted")
 
 
-def _endpoints(graph: Graph) -> Wanted:
-    """The endpoints of a graph whose sockets can outlive it."""
+def _endpoints(loaded: Loaded) -> Wanted:
+    """The endpoints of a configuration whose sockets can outlive its graph."""
+    graph = Graph(loaded.config, Metrics())
     return {
         str(id_): {name: one for name, one in receiver.endpoints().items() if one.adopts}
         for id_, receiver in graph.receivers.items()

@@ -21,7 +21,7 @@ from time import monotonic, time
 import msgspec
 
 from k8strace import __version__
-from k8strace.background import ended, keep_running
+from k8strace.background import ended, in_thread, keep_running
 from k8strace.component import ComponentID, Overview
 from k8strace.config import GatewayConfig, Loaded
 from k8strace.errors import ConfigError
@@ -301,16 +301,18 @@ class Supervisor:
             else:
                 self.metrics.counter(WORKER_RESTARTS, str(slot)).add(1)
 
+    def _read(self) -> Plan:
+        """What is made of the configuration as it is now. Raises ConfigError."""
+        return Plan(self._configuration(), self.metrics)
+
     async def _reload(self) -> None:
         """Have workers of the configuration as it is now follow those that run."""
         plan, former = None, self._plan
         try:
             # Large ones take seconds, of which the loop must not be kept.
-            reading = asyncio.to_thread(self._configuration)
-            loaded = await self.signals.unless_stopped(reading)
-            if loaded is None:
+            plan = await self.signals.unless_stopped(in_thread(self._read))
+            if plan is None:
                 return
-            plan = Plan(loaded, self.metrics)
             await plan.hold()
             await self._listeners.open(plan.endpoints, plan.workers)
             log.info("reloading: %d workers start beside the running ones", plan.workers)

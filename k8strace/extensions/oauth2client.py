@@ -124,7 +124,7 @@ class OAuth2Client(Authenticator[Config]):
             if file is not None:
                 file.load()
         try:
-            self._contexts.load()
+            await self._contexts.load()
         except OptionError as error:
             raise error.below("tls") from error
 

@@ -27,6 +27,7 @@ import grpc.aio
 from k8strace._codec import GZIP
 from k8strace.addresses import join_address, listen_address
 from k8strace.auth import NOBODY, Gate, Verdict
+from k8strace.background import in_thread
 from k8strace.errors import (
     ConfigError,
     K8sTraceError,
@@ -138,7 +139,9 @@ class Server:
                 await check_free(host, port)
             where = join_address(host, port)
             target = join_address(host or "::", port)
-        credentials = None if self._tls is None else server_credentials(self._tls)
+        credentials = None
+        if self._tls is not None:
+            credentials = await in_thread(server_credentials, self._tls)
         server = grpc.aio.server(
             handlers=(self._methods,), options=_server_options(settings)
         )
@@ -394,8 +397,9 @@ class Client:
         if self._tls is None:
             self._channel = grpc.aio.insecure_channel(settings.target, options=options)
             return
+        credentials = await in_thread(channel_credentials, self._tls)
         self._channel = grpc.aio.secure_channel(
-            settings.target, channel_credentials(self._tls), options=options
+            settings.target, credentials, options=options
         )
 
     async def stop(self) -> None:

@@ -22,7 +22,7 @@ def contexts(tls: TLSOptions) -> Contexts:
 
 def channel_credentials(contexts: Contexts) -> grpc.ChannelCredentials:
     """Raises OptionError for files that are none."""
-    contexts.load()
+    contexts.read()
     material, tls = contexts.material, contexts.options
     authorities = material.ca
     # Without any core would take those that it brings along.
@@ -38,7 +38,7 @@ def server_credentials(contexts: Contexts) -> grpc.ServerCredentials:
 
     Core asks on a thread of its own. Raises OptionError for files that are none.
     """
-    contexts.load()
+    contexts.read()
     known = contexts.material
 
     def content() -> tuple[list[tuple[bytes, bytes]], bytes | None]:

@@ -88,7 +88,7 @@ class Client:
         self._is_open = False
 
     async def start(self) -> None:
-        self._target.load()
+        await self._target.load()
         self._is_open = True
 
     async def stop(self) -> None:

@@ -57,7 +57,7 @@ class Server:
     async def start(self) -> str:
         loop = asyncio.get_running_loop()
         if self._tls is not None:
-            self._tls.load()
+            await self._tls.load()
         socks = list(self.shared.settings.sockets) or await self._bind()
         address = bound_address(self.shared.settings.endpoint, socks[0])
         make: Callable[[], Connection] = partial(Connection, self.shared, loop)

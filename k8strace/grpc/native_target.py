@@ -67,10 +67,10 @@ class Target:
         self._keepalive = settings.keepalive
         self._lines = Lines(logging.LoggerAdapter(log, {}))
 
-    def load(self) -> None:
+    async def load(self) -> None:
         """Read certificates. Raises OptionError for what is none."""
         if self._tls is not None:
-            self._tls.load()
+            await self._tls.load()
 
     async def resolve(self) -> list[Address]:
         """The addresses in the resolver's order. Raises OSError."""

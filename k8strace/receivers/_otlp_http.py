@@ -169,7 +169,7 @@ class Server:
         Raises OSError, with the endpoint, and OptionError for what is wrong with `tls`.
         """
         if self._tls is not None:
-            self._tls.load()
+            await self._tls.load()
         address, sockets = await self._bind()
         self._now = asyncio.get_running_loop().time
         self._serving = Serving(

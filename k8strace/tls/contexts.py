@@ -16,6 +16,7 @@ from contextlib import nullcontext
 from math import inf
 from time import monotonic
 
+from k8strace.background import in_thread
 from k8strace.errors import OptionError
 from k8strace.tls.handshake import inspect
 from k8strace.tls.material import (
@@ -23,6 +24,7 @@ from k8strace.tls.material import (
     Material,
     certificates,
     sources,
+    trust,
     wrong,
 )
 from k8strace.tls.options import ClientTLS, ServerTLS, TLSOptions
@@ -54,8 +56,15 @@ class Contexts:
         self._reload_at = self._look_at = self._due = inf
         self._logged: tuple[str, float] = ("", -inf)
 
-    def load(self) -> None:
-        """Read the files. Raises OptionError that names what is wrong."""
+    async def load(self) -> None:
+        """Read the files, on a thread. Raises OptionError that names what is wrong.
+
+        They may hang, and a bundle of some MiB takes OpenSSL a tenth of a second.
+        """
+        await in_thread(self.read)
+
+    def read(self) -> None:
+        """`load`, here and now."""
         found = {name: one.read() for name, one in self._sources.items()}
         material = Material(**found)
         self._use(material, build(self.options, material, self._protocols))
@@ -74,7 +83,7 @@ class Contexts:
     def current(self) -> ssl.SSLContext:
         """The context for a handshake that begins now."""
         if self._context is None:
-            self.load()
+            self.read()
         elif (now := monotonic()) >= self._due:
             self._look(now)
         assert self._context is not None
@@ -142,8 +151,7 @@ def build(
         # As in the collector what is given is trusted as it stands, with or without the
         # authority that it is from.
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        pem = certificates(options, authorities, trusted)
-        context.load_verify_locations(cadata=pem)
+        trust(context, certificates(options, authorities, trusted))
     if is_server and trusted:
         context.verify_mode = ssl.CERT_REQUIRED
     if options.include_system_ca_certs_pool or not (trusted or is_server):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import ssl
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from k8strace.errors import OptionError
@@ -15,6 +16,7 @@ CERTIFICATES = re.compile(
 )
 _KEY = re.compile(rb"-----BEGIN ([A-Z ]*)PRIVATE KEY-----")
 _ENCRYPTED = (b"BEGIN ENCRYPTED PRIVATE KEY", b"Proc-Type: 4,ENCRYPTED")
+AT_ONCE = 32  # certificates, some milliseconds of OpenSSL's
 MAX_BYTES = 4 * 1024 * 1024  # of a file; the largest bundles have a few hundred KiB
 
 
@@ -132,16 +134,26 @@ def _check(options: TLSOptions, name: str, text: bytes) -> None:
         certificates(options, name, text)
 
 
-def certificates(options: TLSOptions, name: str, text: bytes) -> str:
+def trust(context: ssl.SSLContext, authorities: Sequence[str]) -> None:
+    """Have `context` trust certificates in PEM. Raises ssl.SSLError and ValueError.
+
+    OpenSSL reads a string of them in one go, with the GIL: so it gets a few at a time.
+    """
+    for first in range(0, len(authorities), AT_ONCE):
+        some = "\n".join(authorities[first : first + AT_ONCE])
+        context.load_verify_locations(cadata=some)
+
+
+def certificates(options: TLSOptions, name: str, text: bytes) -> list[str]:
     """The certificates in `text`, each of which OpenSSL can read. Raises OptionError."""
-    pem = b"\n".join(CERTIFICATES.findall(text)).decode("ascii", "replace")
+    found = [one[0].decode("ascii", "replace") for one in CERTIFICATES.finditer(text)]
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem)
+        trust(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), found)
     except (ssl.SSLError, ValueError) as error:
         why = error.reason if isinstance(error, ssl.SSLError) else None
         text_ = f" ({why.lower().replace('_', ' ')})" if why else ""
         raise wrong(options, name, f"holds a malformed certificate{text_}") from None
-    return pem
+    return found
 
 
 def system_authorities() -> bytes:

@@ -139,7 +139,7 @@ async def test_a_connection_is_connecting_as_long_as_its_handshake_runs(
     server_pair: Pair, authority: Authority
 ) -> None:
     contexts = Contexts(ServerTLS(**server_pair.files))
-    contexts.load()
+    await contexts.load()
     watched = Watched(contexts)
     watched.listener.start()
     trusting = client_context(authority.cert.read_text())

@@ -46,10 +46,10 @@ def test_authorities_that_are_given() -> None:
     assert Target(settings).authority == b"other"
 
 
-def test_a_certificate_that_is_none() -> None:
+async def test_a_certificate_that_is_none() -> None:
     target = Target(ClientSettings(target="a:1", tls=ClientTLS(ca_pem=Secret("rubbish"))))
     with pytest.raises(OptionError, match="ca_pem: holds no certificate"):
-        target.load()
+        await target.load()
 
 
 def test_addresses_as_people_read_them() -> None:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import os
 import ssl
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from k8strace.errors import OptionError
-from k8strace.tls import contexts
+from k8strace.tls import contexts, material
 from k8strace.tls.contexts import Contexts, build
-from k8strace.tls.material import Material
+from k8strace.tls.material import Material, trust
 from k8strace.tls.options import ClientTLS, ServerTLS
 from k8strace.units import Duration
 from tests.support.certificates import Authority, Pair, openssl, self_signed
@@ -207,11 +209,11 @@ def test_a_key_that_openssl_takes_from_nobody(tmp_path: Path) -> None:
         *("-keyout", pair.key, "-out", pair.cert),
     )
     with pytest.raises(OptionError, match="is not taken: ee key too small"):
-        Contexts(ServerTLS(**pair.files)).load()
+        Contexts(ServerTLS(**pair.files)).read()
     pair = self_signed(tmp_path)
     pair.key.write_text("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n")
     with pytest.raises(OptionError, match=r"key_file: \S+ holds a malformed private key"):
-        Contexts(ServerTLS(**pair.files)).load()
+        Contexts(ServerTLS(**pair.files)).read()
 
 
 def test_one_that_peers_will_refuse_is_told_at_once(
@@ -219,5 +221,31 @@ def test_one_that_peers_will_refuse_is_told_at_once(
 ) -> None:
     for kind in (ServerTLS, ClientTLS):
         pair = authority.issue(expired=True)
-        Contexts(kind(**pair.files)).load()
+        Contexts(kind(**pair.files)).read()
         assert f"the certificate in {pair.cert} expired on" in caplog.text
+
+
+async def test_files_are_read_on_a_thread(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bundle of hundreds of authorities goes to OpenSSL a few at a time."""
+    bundle = tmp_path / "bundle.pem"
+    pems = [authority.cert.read_text()]
+    pems += [self_signed(tmp_path).cert.read_text() for _ in range(2)]
+    monkeypatch.setattr(material, "AT_ONCE", 2)
+    bundle.write_text("".join(pems))
+    threads: set[int] = set()
+
+    def traced(context: ssl.SSLContext, authorities: Sequence[str]) -> None:
+        threads.add(threading.get_ident())
+        trust(context, authorities)
+
+    monkeypatch.setattr(contexts, "trust", traced)
+    one = Contexts(ClientTLS(ca_file=str(bundle)))
+    await one.load()
+    assert len(one.current().get_ca_certs()) == len(pems)
+    assert threads
+    assert threading.get_ident() not in threads
+    bundle.write_text("rubbish")
+    with pytest.raises(OptionError, match="holds no certificate"):
+        await Contexts(ClientTLS(ca_file=str(bundle))).load()
