@@ -24,6 +24,7 @@ PRECISION = 4
 
 Chunks = tuple[bytes, ...]
 T = TypeVar("T")
+W = TypeVar("W", bound=_fastpath.Work)
 
 
 def run(benchmark: BenchmarkFixture, spans: int, operation: Callable[[Chunks], T]) -> T:
@@ -35,11 +36,27 @@ def run(benchmark: BenchmarkFixture, spans: int, operation: Callable[[Chunks], T
     return result
 
 
-def sampler(mode: int, percentage: float) -> Callable[[Chunks], _fastpath.Sampled]:
-    def sample(chunks: Chunks) -> _fastpath.Sampled:
-        return _fastpath.sample(chunks, mode, percentage, SEED, PRECISION, True)
+def done(work: W) -> W:
+    """All steps of `work`, as `passes.complete` goes through them."""
+    while not work.is_done:
+        work.run()
+    return work
 
-    return sample
+
+def sampler(mode: int, percentage: float) -> Callable[[Chunks], _fastpath.Sampled]:
+    arguments = mode, percentage, SEED, PRECISION, True
+    return lambda chunks: done(_fastpath.Sampling(chunks, *arguments)).take()
+
+
+def cut(chunks: Chunks, max_spans: int = 0, max_bytes: int = 0) -> list[bytes]:
+    """All pieces, as `pieces.Pieces` makes them."""
+    work = _fastpath.Cutting(chunks, max_spans, max_bytes)
+    found = []
+    while not work.is_done:
+        work.run()
+        work.run()
+        found.append(work.take())
+    return found
 
 
 @pytest.mark.parametrize("spans", SPANS)
@@ -54,15 +71,9 @@ def test_count_deep(benchmark: BenchmarkFixture, spans: int) -> None:
 
 
 @pytest.mark.parametrize("spans", SPANS)
-def test_valid(benchmark: BenchmarkFixture, spans: int) -> None:
-    assert run(benchmark, spans, _fastpath.valid) == b"\1" * spans
-
-
-@pytest.mark.parametrize("spans", SPANS)
-def test_keep_every_second(benchmark: BenchmarkFixture, spans: int) -> None:
-    verdicts = bytes(index % 2 == 0 for index in range(spans))
-    _, kept = run(benchmark, spans, lambda chunks: _fastpath.keep(chunks, verdicts))
-    assert kept == sum(verdicts)
+def test_clean(benchmark: BenchmarkFixture, spans: int) -> None:
+    cleaned = run(benchmark, spans, lambda chunks: done(_fastpath.Cleaning(chunks)).take())
+    assert cleaned[1] == spans
 
 
 @pytest.mark.parametrize("percentage", [SAMPLED, 100.0])
@@ -72,23 +83,23 @@ def test_sample(
     benchmark: BenchmarkFixture, mode: str, percentage: float, spans: int
 ) -> None:
     number = getattr(_fastpath, mode.upper())
-    done = run(benchmark, spans, sampler(number, percentage))
-    assert done.kept + done.sampled_out == spans
-    assert done.kept == spans or percentage < 100
+    found = run(benchmark, spans, sampler(number, percentage))
+    assert found.kept + found.sampled_out == spans
+    assert found.kept == spans or percentage < 100
 
 
 @pytest.mark.parametrize("spans", SPANS)
-def test_split_by_spans(benchmark: BenchmarkFixture, spans: int) -> None:
+def test_cut_by_spans(benchmark: BenchmarkFixture, spans: int) -> None:
     limit = max(spans // 4, 1)
-    pieces = run(benchmark, spans, lambda chunks: _fastpath.split(chunks, limit))
-    assert sum(some for _, some, _ in pieces) == spans
+    pieces = run(benchmark, spans, lambda chunks: cut(chunks, limit))
+    assert _fastpath.count(tuple(pieces)).spans == spans
 
 
 @pytest.mark.parametrize("spans", SPANS)
-def test_split_by_bytes(benchmark: BenchmarkFixture, spans: int) -> None:
+def test_cut_by_bytes(benchmark: BenchmarkFixture, spans: int) -> None:
     limit = max(len(kube_request(spans)) // 4, 1)
-    pieces = run(benchmark, spans, lambda chunks: _fastpath.split(chunks, 0, limit))
-    assert sum(some for _, some, _ in pieces) == spans
+    pieces = run(benchmark, spans, lambda chunks: cut(chunks, 0, limit))
+    assert _fastpath.count(tuple(pieces)).spans == spans
 
 
 @pytest.mark.parametrize("spans", SPANS)

@@ -7,14 +7,18 @@ import logging
 import re
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
+from prometheus_client.metrics_core import Metric
 
 from k8strace.config import Loaded, load
 from k8strace.errors import ConfigError
+from k8strace.graph import Graph
+from k8strace.metrics import Metrics, Rows
 from k8strace.receivers.otlp import OTLP
 from k8strace.service import Gateway
 from k8strace.signals import ENDED, Signals
@@ -122,6 +126,37 @@ async def test_counters_and_the_uptime_outlive_a_reload(run: Make) -> None:
     assert after.sum("otelcol_process_memory_rss_bytes") > 0
     gateway.gateway.signals.note(signal.SIGTERM)
     assert await gateway.ended == 0
+
+
+async def test_graphs_and_pages_are_not_made_on_the_event_loop(
+    run: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They take as long as there are components."""
+    made: list[tuple[str, bool]] = []
+    build, families = Graph._build, Metrics.families
+
+    def is_on_loop() -> bool:
+        return threading.get_ident() == own
+
+    def built(graph: Graph) -> None:
+        made.append(("graph", is_on_loop()))
+        build(graph)
+
+    def shown(metrics: Metrics, rows: Rows) -> Iterator[Metric]:
+        for family in families(metrics, rows):
+            made.append(("page", is_on_loop()))
+            yield family
+
+    own = threading.get_ident()
+    monkeypatch.setattr(Graph, "_build", built)
+    monkeypatch.setattr(Metrics, "families", shown)
+    gateway = run(config())
+    await gateway.metrics()
+    gateway.gateway.signals.note(signal.SIGHUP)
+    await gateway.said("is ready", 2)
+    gateway.gateway.signals.note(signal.SIGTERM)
+    assert await gateway.ended == 0
+    assert set(made) == {("graph", False), ("page", False)}
 
 
 @pytest.mark.parametrize("error", [ConfigError(["a.yaml:3: no"]), KeyError("a defect")])

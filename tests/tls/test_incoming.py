@@ -115,7 +115,7 @@ Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 @asynccontextmanager
 async def serving(pair: Pair) -> AsyncIterator[Server]:
     contexts = Contexts(ServerTLS(**pair.files))
-    contexts.load()
+    contexts.read()
     server, loop = Server(), asyncio.get_running_loop()
     view = memoryview(bytearray(READ_SIZE))
 
