@@ -23,6 +23,7 @@ KEPT_SHARE = 8  # of what the limit leaves
 LEAST_KEPT = 4 * 1024 * 1024  # bytes
 _ESCAPE = re.compile(r"\\([0-7]{3})")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_is_more_aside = False  # by `collect_some`
 
 
 def memory_limit(root: Path = _ROOT) -> int:
@@ -91,12 +92,24 @@ def set_aside() -> None:
     """Keep the garbage collector from what there is now, which stays, and seldom busy.
 
     Requests leave no cycles: it would only look at what is parked, again and again. What
-    was set aside before and is not needed any more, it takes first.
+    was set aside before and is not needed any more, it takes first. That takes some tens of
+    milliseconds: to be called before there is anything to be held up.
     """
+    global _is_more_aside
+    _is_more_aside = False
     gc.unfreeze()
     gc.collect()
     gc.freeze()
     gc.set_threshold(COLLECT_AFTER, _NEVER, _NEVER)
+
+
+def let_go() -> None:
+    """After a graph was replaced: take what of it was set aside, if any was.
+
+    Else it goes by `collect_some`.
+    """
+    if _is_more_aside:
+        set_aside()
 
 
 def collect_some() -> None:
@@ -106,14 +119,17 @@ def collect_some() -> None:
     that is a million requests. What is more than is gone through in a moment is set aside:
     it goes when nobody refers to it any more, as everything does that has no cycles.
     """
+    global _is_more_aside
     _, collections, _ = gc.get_count()  # of the youngest, each of which has left some
     if collections * COLLECT_AFTER > LOOKED_THROUGH:
         gc.freeze()
+        _is_more_aside = True
         return
     if collections:
         gc.collect(1)
     if len(gc.get_objects(2)) > LOOKED_THROUGH:
         gc.freeze()
+        _is_more_aside = True
     elif collections:
         gc.collect(2)
 

@@ -22,7 +22,7 @@ from k8strace.errors import ConfigError
 from k8strace.graph import Graph
 from k8strace.listeners import Listeners, Wanted
 from k8strace.loop_lag import LoopLag
-from k8strace.memory import collect_some, keep_free, set_aside
+from k8strace.memory import collect_some, keep_free, let_go, set_aside
 from k8strace.metrics import Metrics
 from k8strace.signals import ENDED, Signals, ends_before
 from k8strace.telemetry import MetricsServer, bind_process, set_up_logs
@@ -107,6 +107,7 @@ class Gateway:
     async def _run(self, loaded: Loaded) -> int:
         signals = self.signals
         signals.follow()
+        set_aside()
         running = await signals.unless_stopped(self._start(loaded))
         self._lag.start()
         self._collector.start()
@@ -172,7 +173,7 @@ class Gateway:
         self._drops_orphans = False
         if outside.address:
             log.info("metrics on http://%s/metrics", outside.address)
-        set_aside()
+        let_go()
         self.announce(graph)
         return _Running(loaded, graph, outside)
 

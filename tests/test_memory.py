@@ -204,6 +204,37 @@ def test_what_is_set_aside_is_collected_when_it_is_not_needed_any_more() -> None
     assert gone() is None
 
 
+@pytest.mark.usefixtures("collector")
+def test_a_graph_that_was_replaced_is_collected_wherever_it_is() -> None:
+    """Where nothing of it was set aside, not everything is gone through."""
+
+    class Graph:
+        itself: object
+
+    def made(parts: int) -> tuple[Graph, weakref.ref[Graph]]:
+        graph = Graph()
+        graph.itself = [graph, [[] for _ in range(parts)]]
+        return graph, weakref.ref(graph)
+
+    memory.set_aside()
+    aside = gc.get_freeze_count()
+    graph, gone = made(10)
+    del graph
+    memory.let_go()
+    assert gc.get_freeze_count() == aside
+    gc.collect()
+    assert gone() is None
+    graph, gone = made(2 * memory.LOOKED_THROUGH)
+    memory.collect_some()
+    memory.collect_some()
+    assert gc.get_freeze_count() > aside
+    del graph
+    gc.collect()
+    assert gone() is not None
+    memory.let_go()
+    assert gone() is None
+
+
 @pytest.mark.skipif(not IS_GLIBC, reason="not glibc")
 @unsanitized("their malloc keeps what is freed for itself")
 def test_freed_memory_is_kept_for_what_comes_next() -> None:
