@@ -249,12 +249,12 @@ cdef inline Code check_span(Walk *w, Field *span) noexcept nogil:
     cdef Leaves found
     cdef bint good = False
     cdef Code code = read_ids(span, &ids, &w.fault)
-    if code != OK and code != TOO_DEEP:
+    if code != OK:
         return code
     found.bad_text = NULL
     if w.flaw != OK:
         code = w.flaw
-    elif w.deep and code == OK:
+    elif w.deep:
         code = check_leaves(&found, SPAN, span.body, span.end, SPAN_LEVEL)
         if code != OK and code != TOO_DEEP:
             w.fault = found.fault
