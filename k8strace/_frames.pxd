@@ -28,19 +28,26 @@ cdef struct Buffer:
     size_t capacity
 
 
+cdef inline bint reserve(Buffer *b, size_t capacity) noexcept nogil:
+    """Make place for `capacity` bytes in all; whether there was memory for it."""
+    cdef uint8_t *grown
+    if capacity <= b.capacity:
+        return True
+    grown = <uint8_t *>realloc(b.data, capacity)
+    if grown == NULL:
+        return False
+    b.data = grown
+    b.capacity = capacity
+    return True
+
+
 cdef inline bint append(Buffer *b, const uint8_t *data, size_t size) noexcept nogil:
     """Whether there was memory for it."""
-    cdef size_t capacity
-    cdef uint8_t *grown
     if size == 0:
         return True
     if size > b.capacity - b.size:
-        capacity = max(2 * b.capacity, b.size + size, <size_t>1024)
-        grown = <uint8_t *>realloc(b.data, capacity)
-        if grown == NULL:
+        if not reserve(b, max(2 * b.capacity, b.size + size, <size_t>1024)):
             return False
-        b.data = grown
-        b.capacity = capacity
     memcpy(b.data + b.size, data, size)
     b.size += size
     return True

@@ -31,6 +31,7 @@ cdef class GuardedSession(ServerSession):
         request.credential = None
         early = request.held
         request.held = Buffer(NULL, 0, 0)
+        self.give_held(early.capacity)  # what waits on takes the same again
         try:
             if early.size:  # where there is none it is nowhere
                 self.take_data(<void *>request, early.data, early.size)

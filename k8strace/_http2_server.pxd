@@ -38,7 +38,7 @@ cdef class Request:
     cdef bytes message
     cdef object lease
     cdef list pairs
-    cdef readonly Py_ssize_t kept  # what they, and what is held, count
+    cdef readonly Py_ssize_t kept  # what they count
     cdef bint has_too_much
     cdef double since  # when it began, was announced, or was admitted
     cdef Py_ssize_t received  # of the prefix, then of the message
@@ -68,6 +68,7 @@ cdef class ServerSession(Session):
     cdef Py_ssize_t max_headers
     cdef bint keeps_metadata
     cdef Py_ssize_t kept
+    cdef Py_ssize_t early  # bytes that are held for messages that wait, as they grow
     cdef double last_ping
     cdef double ping_interval
     cdef bint permits_pings
@@ -86,6 +87,8 @@ cdef class ServerSession(Session):
     cdef bint keep_bytes(self, Request request, Py_ssize_t size) except -1
     cdef int keep_pair(self, Request request, bytes name, bytes value) except -1
     cdef int drop_kept(self, Request request) except -1
+    cdef int drop_held(self, Request request) except -1
+    cdef int give_held(self, Py_ssize_t size) except -1
     cdef int hold_early(
         self, Request request, const uint8_t *data, Py_ssize_t size
     ) except -1

@@ -11,7 +11,7 @@ from k8strace._encodings cimport AS_GZIP
 from k8strace._frames cimport (
     HEADER_OVERHEAD, INTERNAL, INVALID_ARGUMENT, MAX_LENGTH, PREFIX_SIZE,
     RESOURCE_EXHAUSTED, UNAVAILABLE, UNIMPLEMENTED, append, copy_message, equals, header,
-    length_of, literal, read_header, release,
+    length_of, literal, read_header, release, reserve,
 )
 from k8strace._http2 cimport Session, binary, callbacks, check, escaped, options
 
@@ -111,7 +111,7 @@ cdef class ServerSession(Session):
         self.begin_body(request)
         if request.held.size:
             memcpy(PyBytes_AS_STRING(request.message), request.held.data, request.held.size)
-        release(&request.held)
+        self.drop_held(request)
         if request.has_ended:
             self.end(request)
         return self.take_events()
@@ -189,7 +189,7 @@ cdef class ServerSession(Session):
 
     @property
     def upkeep(self):
-        return self.paid * STREAM_COST + self.kept
+        return self.paid * STREAM_COST + self.kept + self.early
 
     cdef int send_answer(
         self, Request request, bytes body, const char *status, const char *content_type
@@ -220,7 +220,7 @@ cdef class ServerSession(Session):
         request.stage = ANSWERED
         request.message = request.lease = None
         self.drop_kept(request)
-        release(&request.held)
+        self.drop_held(request)
         return self.sending(0)
 
     cdef int sending(self, Py_ssize_t size) except -1:
@@ -375,13 +375,34 @@ cdef class ServerSession(Session):
         request.pairs = None
         return 0
 
+    cdef int drop_held(self, Request request) except -1:
+        self.give_held(request.held.capacity)
+        release(&request.held)
+        return 0
+
+    cdef int give_held(self, Py_ssize_t size) except -1:
+        self.early -= size
+        if size and self.give is not None:
+            self.give(size)
+        return 0
+
     cdef int hold_early(
         self, Request request, const uint8_t *data, Py_ssize_t size
     ) except -1:
-        """Hold what came before it may; the buffer grows to twice as much at the most."""
-        if not self.keep_bytes(request, 2 * size):
-            text = "there is no room for what comes before the message is admitted"
-            return self.reject(request, "memory", UNAVAILABLE, text)
+        """Hold what came before it may: a window of it at the most, and its place is paid
+        for before it grows. Where there is an upkeep, that is the bound of all of them."""
+        cdef Py_ssize_t needed = request.held.size + size
+        cdef Py_ssize_t capacity = max(needed, min(2 * needed, WINDOW))
+        cdef Py_ssize_t more = capacity - <Py_ssize_t>request.held.capacity
+        if needed > <Py_ssize_t>request.held.capacity:
+            if self.afford is None and self.early + more > MAX_KEPT or (
+                self.afford is not None and not self.afford(more)
+            ):
+                text = "there is no room for what comes before the message is admitted"
+                return self.reject(request, "memory", UNAVAILABLE, text)
+            self.early += more
+            if not reserve(&request.held, capacity):
+                raise MemoryError
         if not append(&request.held, data, size):
             raise MemoryError
         return 0
@@ -512,6 +533,7 @@ cdef class ServerSession(Session):
         request.stage = ANSWERED
         request.message = request.lease = None
         self.drop_kept(request)
+        self.drop_held(request)
         self.events.append((CANCELLED, request))
         return 0
 

@@ -99,6 +99,23 @@ async def test_who_has_to_be_asked_about_is_waited_for(engine: ModuleType) -> No
         await rig.at_rest()
 
 
+async def test_large_messages_of_one_connection_wait_together(engine: ModuleType) -> None:
+    one_at = doorman()
+    one_at.gate.clear()
+    one_at.found[b"Bearer bob"] = Verdict("bob")
+    body = os.urandom(MIB)
+    async with Rig(engine, authenticator=one_at) as rig, channel(rig) as one:
+        bobs = [asyncio.create_task(send(one, body, metadata=BOB)) for _ in range(10)]
+        ann = asyncio.create_task(send(one, body, metadata=ANN))
+        assert await ann == body
+        while len(one_at.asked) < 10:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        one_at.gate.set()
+        assert await asyncio.gather(*bobs) == 10 * [body]
+        assert rig.reasons == []
+        await rig.at_rest()
+
+
 async def test_while_nobody_can_tell_it_comes_again(engine: ModuleType) -> None:
     one_at = doorman()
     one_at.error = RefusedError("the API server is down", 1.5)
