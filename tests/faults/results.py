@@ -13,6 +13,7 @@ NUMBERS = 3  # the first column that is a number
 PEAK_HEAD = (
     *("attack", "connections", "limit, MiB", "peak, MiB"),
     *("others' requests", "told to retry", "99 of 100 within, s"),
+    "loop over 20 ms",
 )
 
 
@@ -38,7 +39,8 @@ class Peak(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):
     """An attack on memory that the gateway withstood, and what others saw of it.
 
     `limit` and `peak` are MiB. Of the `requests` of a sender that meant well 99 of 100 were
-    taken within `seconds`, `refused` times it was told to come again.
+    taken within `seconds`, `refused` times it was told to come again. `late` is how often
+    the event loop was held up for more than 20 ms of its own time.
     """
 
     attack: str
@@ -48,6 +50,7 @@ class Peak(msgspec.Struct, frozen=True, kw_only=True, tag="memory"):
     requests: int
     refused: int
     seconds: float
+    late: int
 
 
 def load(path: Path) -> dict[str, Result | Peak]:
@@ -88,9 +91,8 @@ def memory_table(results: Iterable[Result | Peak]) -> str:
     rows: list[tuple[str, ...]] = [PEAK_HEAD]
     for one in sorted(peaks, key=lambda one: (one.attack, one.limit)):
         numbers = (one.connections, one.limit, one.peak, one.requests, one.refused)
-        rows.append(
-            (one.attack, *(f"{number:,}" for number in numbers), f"{one.seconds:g}")
-        )
+        texts = (f"{number:,}" for number in numbers)
+        rows.append((one.attack, *texts, f"{one.seconds:g}", f"{one.late:,}"))
     return _markdown(rows, 1)
 
 

@@ -254,6 +254,7 @@ async def withstand(
                 await asyncio.gather(*(run(attack) for run, attack in attacks))
             await honest.wait_for(AT_LEAST)
             peak = peak_memory(gateway.process.pid)
+            late = round((await gateway.metrics()).late_beats())
             for _, attack in attacks:
                 attack.release()
             hanging.release()
@@ -268,6 +269,7 @@ async def withstand(
         requests=len(honest.seconds),
         refused=honest.refused,
         seconds=round(honest.within(0.99), 3),
+        late=late,
     )
     if fault.is_long:
         assert honest.within(0.99) <= 1, fault.peak
