@@ -193,6 +193,10 @@ class Upkeep:
     @property
     def used(self) -> int: ...
     @property
+    def charged(self) -> int:
+        """Of `used`, what is charged to the budget."""
+
+    @property
     def limit(self) -> int: ...
     def __new__(cls, budget: Budget) -> Self: ...
     def evict(self, by: object = None) -> bool:

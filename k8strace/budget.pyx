@@ -364,7 +364,7 @@ cdef class Upkeep:
     cdef Budget budget
     cdef readonly list evictors
     cdef readonly Py_ssize_t used
-    cdef Py_ssize_t charged  # of it, to the budget
+    cdef readonly Py_ssize_t charged
 
     def __cinit__(self, Budget budget not None):
         self.budget = budget

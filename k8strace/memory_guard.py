@@ -276,11 +276,12 @@ class MemoryGuard:
 
 
 class SoftRoom(Room):
-    """What the budget holds, without the payloads that wait for this room.
+    """What the budget holds of payloads, without those that wait for this room.
 
     Where the budget `holds_what_waits` already, that is not counted, nor what is still to
     come: requests that come in at the same time would wait for each other, and be refused,
-    while nothing behind them holds anything.
+    while nothing behind them holds anything. What connections hold (`Upkeep`) never counts,
+    as no payload that waits makes it less.
     """
 
     __slots__ = ("_budget", "_holds", "_waiting", "closed")
@@ -319,7 +320,7 @@ class SoftRoom(Room):
         """What is held behind it, where it can be told."""
         budget = self._budget
         coming = budget.coming.used if self._holds else 0
-        return budget.used - self._waiting - coming
+        return budget.used - self._waiting - coming - budget.upkeep.charged
 
     def _wake(self) -> None:
         self.used = self._held()

@@ -183,6 +183,28 @@ async def test_what_arrives_blocks_nobody(memory: Memory) -> None:
     await one.stop()
 
 
+async def test_what_connections_hold_blocks_nobody(memory: Memory) -> None:
+    """It does not become less when payloads go, so that nothing would ever pass."""
+    memory.own = 7 * MIB
+    budget = Budget(64 * MIB)
+    one = guard(budget=budget)
+    one.start()
+    assert one.room.limit == MIB
+    assert budget.upkeep.take(8 * MIB)
+    assert budget.used == budget.upkeep.charged == 4 * MIB
+    here = Lease(budget, MIB // 2, "a")
+    assert not one.room.blocks(here.size)
+    other = Lease(budget, MIB, "b")
+    assert one.room.blocks(here.size)
+    waiting = asyncio.ensure_future(one.room.wait(here.size, inf))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    del other
+    assert await waiting
+    budget.upkeep.give(8 * MIB)
+    await one.stop()
+
+
 # Resident memory
 
 
