@@ -103,7 +103,8 @@ class Server:
     async def end(self) -> None:
         """Return when no connection is left on either side."""
         for writer in self._writers:
-            writer.transport.abort()
+            if not writer.is_closing():  # Python 3.11.2 aborts no transport that has ended
+                writer.transport.abort()
             with suppress(OSError):
                 await writer.wait_closed()
         await until(lambda: all(one._phase == incoming.LOST for one in self.accepted))
@@ -126,10 +127,12 @@ async def serving(pair: Pair) -> AsyncIterator[Server]:
 
     listening = await loop.create_server(accept, server.host, 0)
     server.port = listening.sockets[0].getsockname()[1]
-    async with asyncio.timeout(30):
-        yield server
-        await server.end()
-    listening.close()
+    try:
+        async with asyncio.timeout(30):
+            yield server
+            await server.end()
+    finally:
+        listening.close()
 
 
 def hello(size: int, fragment: int = 16 * 1024, kind: int = 1) -> bytes:
