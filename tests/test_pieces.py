@@ -229,13 +229,14 @@ async def test_a_piece_holds_the_metadata_when_its_request_is_gone() -> None:
 async def test_what_resources_repeat_is_not_copied_before_there_is_room() -> None:
     budget = Budget(64 * MIB)
     one = large(10, budget, resource=3 * MIB)
+    gc.collect()  # what others left may be freed in between, but for little
     before = allocated()
     cutting = Cutting(one.chunks, 4)
     await step(cutting)
     assert cutting.need > 6 * MIB  # the piece, and what is kept for the next one
     assert allocated() - before < MIB
     await step(cutting)
-    assert allocated() - before > 6 * MIB - 1000
+    assert allocated() - before > 5 * MIB
 
 
 async def test_the_rest_is_all_of_a_request_that_no_piece_was_made_of() -> None:
