@@ -199,7 +199,9 @@ class Server:
             await serving.stop(grace)
 
     def _has_room(self, connections: int) -> bool:
-        return connections < MAX_CONNECTIONS
+        if connections < MAX_CONNECTIONS:
+            return True
+        return self._serving is not None and self._serving.shared.evict()
 
     # As a site
 

@@ -26,6 +26,7 @@ GOOD = request(5).SerializeToString()
 async def test_who_is_too_many_is_closed_at_once(
     what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """Where nobody can make room, as the one that is there brought a request just now."""
     async with Receiving(http={}) as receiving, aiohttp.ClientSession() as session:
 
         async def send() -> int:
@@ -51,6 +52,23 @@ async def test_who_is_too_many_is_closed_at_once(
     warnings = [one for one in caplog.records if one.levelno == logging.WARNING]
     assert len(warnings) == 1
     assert "refused 1 connections" in warnings[0].message
+
+
+async def test_of_too_many_the_oldest_goes_that_brought_no_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(_otlp_http, "MAX_CONNECTIONS", 2)
+    async with Receiving(http={}) as receiving, aiohttp.ClientSession() as session:
+        first, its_writer = await receiving.connect()
+        async with session.post(receiving.url, data=GOOD, headers=HEADERS) as answer:
+            assert answer.status == HTTPStatus.OK
+        _, writer = await receiving.connect()
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(first.read(1), 20) == b""
+        async with session.post(receiving.url, data=GOOD, headers=HEADERS) as answer:
+            assert answer.status == HTTPStatus.OK
+        for one in (its_writer, writer):
+            one.close()
 
 
 async def test_http_at_the_port_of_grpc_is_told_where_to_go(
