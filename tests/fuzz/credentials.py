@@ -29,7 +29,8 @@ def basic(data: bytes) -> None:
     else:
         both = found.user + b":" + found.password
         assert b":" not in found.user
-        assert same(b64encode(both), data[len(b"basic ") :])
+        encoded = data.strip(b" ")[len(b"basic") :].lstrip(b" ")
+        assert same(b64encode(both), encoded)
 
 
 def same(one: bytes, other: bytes) -> bool:
