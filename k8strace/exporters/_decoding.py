@@ -12,10 +12,8 @@ a larger one is halved until it is small, and a large span is refused for now.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from math import inf
-from time import monotonic
 
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -23,6 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 
 from k8strace._complexity import fields_within
+from k8strace.background import Turn
 from k8strace.errors import MalformedPayloadError, RejectedError
 from k8strace.exporters._delivery import TooLargeError
 from k8strace.passes import Loan, Spare
@@ -41,7 +40,6 @@ PER_BYTE = 16  # of text: copies, four bytes a character, and escapes of six cha
 BUDGET_SHARE = 4  # a quarter of the budget is the most that one step may take
 PAST_SHARE = 32  # and this part of it is the most that goes past its limit
 
-TURN = 0.005  # seconds of printing after which others go on
 LOOK = 64  # fragments, or `LOOK_BYTES` of them, between two looks at the clock
 LOOK_BYTES = 16 * 1024
 SLICE = 64 * 1024  # bytes of what is printed that become one piece
@@ -82,7 +80,7 @@ async def gathered(fragments: Iterable[bytes]) -> tuple[bytes, ...]:
     made: list[bytes] = []
     some: list[bytes] = []
     size = number = since = 0
-    end = monotonic() + TURN
+    turn = Turn()
     for fragment in fragments:
         some.append(fragment)
         size += len(fragment)
@@ -94,9 +92,7 @@ async def gathered(fragments: Iterable[bytes]) -> tuple[bytes, ...]:
         if number < LOOK and since < LOOK_BYTES:
             continue
         number = since = 0
-        if monotonic() >= end:
-            await asyncio.sleep(0)
-            end = monotonic() + TURN
+        await turn.end()
     if some:
         made.append(b"".join(some))
     return tuple(made)

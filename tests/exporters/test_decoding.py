@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from msgspec import structs
 
-from k8strace import passes
+from k8strace import background, passes
 from k8strace.budget import Budget, Lease
 from k8strace.errors import RefusedError, RejectedError
 from k8strace.exporters import _decoding
@@ -148,7 +148,7 @@ async def test_others_go_on_meanwhile(monkeypatch: pytest.MonkeyPatch, length: i
     def fragments() -> Iterator[bytes]:
         nonlocal now
         for _ in range(1_000):
-            now += _decoding.TURN
+            now += background.TURN
             yield b"x" * length
 
     async def others() -> None:
@@ -157,7 +157,7 @@ async def test_others_go_on_meanwhile(monkeypatch: pytest.MonkeyPatch, length: i
             turns += 1
             await asyncio.sleep(0)
 
-    monkeypatch.setattr(_decoding, "monotonic", lambda: now)
+    monkeypatch.setattr(background, "monotonic", lambda: now)
     task = asyncio.ensure_future(others())
     made = await gathered(fragments())
     task.cancel()
